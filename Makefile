@@ -1,0 +1,80 @@
+# Every stage makes a real file, so nothing is done twice:
+#   environment -> corpus -> tokenizer -> trained model -> scores
+#
+#   make eval                                      the default experiment, from nothing to BLEU
+#   make eval CONFIG=configs/multi30k-de-en.toml   another one
+#   make train ARGS="--model.dropout 0.2"          with a setting changed
+
+CONFIG ?= configs/default.toml
+RUN ?= runs/$(basename $(notdir $(CONFIG)))
+ARGS ?=
+PYTHON ?= python3
+TEXT ?= Ein Mann sucht im Park eine rote Tasche.
+export TEXT ARGS
+
+VENV := .venv
+SEQ2SEQ := $(VENV)/bin/seq2seq
+TOY := data/toy/train.de
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data tokenizer train eval predict test check clean FORCE
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo "  CONFIG=$(CONFIG) picks the experiment, RUN=$(RUN) its folder,"
+	@echo "  ARGS=\"--model.dropout 0.2\" changes settings of data, tokenizer, train and eval"
+
+setup: $(VENV)/ready ## make the virtual environment
+data: $(RUN)/corpus/report.json ## read the corpus
+tokenizer: $(RUN)/tokenizer.model ## learn the subwords
+train: $(RUN)/training.json ## train the model
+eval: $(RUN)/eval.json ## translate the test set and score it
+	@echo 'scores: $(RUN)/eval.json, translations: $(RUN)/hypotheses.txt'
+
+predict: $(RUN)/training.json ## translate TEXT="..."
+	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
+
+test: setup ## run the tests
+	$(VENV)/bin/pytest
+
+check: test ## the tests, lint, format and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## remove all that was made: environment, corpora, runs
+	rm -rf $(VENV) runs data/toy build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find seq2seq data tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(TOY): data/toy.py
+	$(PYTHON) data/toy.py data/toy
+	@touch $@
+
+# Settings given in ARGS that differ from the last ones given count as a change.
+$(RUN)/args: FORCE
+	@mkdir -p $(RUN)
+	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
+
+$(RUN)/corpus/report.json: $(CONFIG) $(TOY) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
+	$(SEQ2SEQ) prepare corpus --config $(CONFIG) --run $(RUN) $(ARGS)
+	@touch $@
+
+$(RUN)/tokenizer.model: $(RUN)/corpus/report.json
+	$(SEQ2SEQ) prepare tokenizer --config $(CONFIG) --run $(RUN) $(ARGS)
+	@touch $@
+
+# training.json is written when training ends; model.safetensors whenever validation finds a
+# better one. A training that was stopped goes on when make is called again.
+$(RUN)/training.json: $(RUN)/tokenizer.model
+	$(SEQ2SEQ) train --config $(CONFIG) --run $(RUN) $(ARGS)
+
+$(RUN)/model.safetensors: $(RUN)/training.json ;
+
+$(RUN)/eval.json: $(RUN)/training.json
+	$(SEQ2SEQ) evaluate --run $(RUN)

@@ -1,0 +1,16 @@
+"""seq2seq: a Transformer for translation, small enough to read in an afternoon.
+
+Where things are. A file imports only from lines above its own (a test holds this):
+
+    errors                                   the one error a user can cause
+    config  files  machine                   settings; strict reading, whole writing; the computer
+    tokenizer  corpus  metrics               subwords; sentence pairs; BLEU and chrF
+    attention  loss                          the heart; what training minimises
+    batches  layers                          padded rectangles; what the model is stacked from
+    model                                    encoder and decoder
+    decoding  checkpoint                     greedy and beam search; what a run folder holds
+    preparation  translator                  a run folder made ready; text in, text out
+    training  evaluation                     the loop; the score
+    cli                                      one sub-command a stage
+    __main__                                 python -m seq2seq
+"""

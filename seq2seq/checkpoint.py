@@ -1,0 +1,106 @@
+"""A run folder: what is in it, how it is read safely.
+
+``config.toml``, ``corpus/``, ``tokenizer.model`` and ``model.safetensors`` are all that is needed
+to translate and to evaluate; ``last.pt`` is what training continues from.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
+from seq2seq.errors import UserError
+from seq2seq.files import read_bytes, write_bytes, write_text
+from seq2seq.model import Seq2Seq
+from seq2seq.tokenizer import PAD, Tokenizer
+
+
+def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
+    """A model with fresh weights, of the shape that ``config`` and ``tokenizer`` ask for."""
+    return Seq2Seq(
+        config.model,
+        tokenizer.src_vocab_size,
+        tokenizer.tgt_vocab_size,
+        joint=tokenizer.joint,
+        pad=PAD,
+    )
+
+
+def load_run_config(run: Path) -> Config:
+    """The configuration saved with a run."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    return load_config(run / "config.toml")
+
+
+def claim_run(run: Path, config: Config) -> None:
+    """Save ``config`` in ``run``, unless training has begun there with another.
+
+    How translations are found (``decoding``) may change at any time.
+
+    Raises:
+        UserError: it has; the message names the first setting that differs.
+    """
+    path = run / "config.toml"
+    if path.exists() and (run / "last.pt").exists():
+        there = flatten(load_config(path))
+        for key, value in flatten(config).items():
+            if there[key] != value and not key.startswith("decoding."):
+                raise UserError(
+                    f"{run} was trained with {key} = {toml_value(there[key])}, not "
+                    f"{toml_value(value)}: name another folder (--run; make: RUN=), or remove it"
+                )
+    write_text(path, dump_config(config))
+
+
+def save_weights(model: Seq2Seq, path: Path) -> None:
+    """Write every weight once, shared ones too, as safetensors."""
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    write_bytes(path, save_safetensors(tensors))
+
+
+def load_weights(model: Seq2Seq, path: Path) -> None:
+    """Read weights that ``save_weights`` wrote.
+
+    Raises:
+        UserError: the file is damaged, or holds other tensors or shapes than ``model``.
+    """
+    try:
+        tensors = load_safetensors(read_bytes(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file: {error}") from None
+    parameters = dict(model.named_parameters())
+    for name in sorted(parameters.keys() | tensors.keys()):
+        there = tuple(tensors[name].shape) if name in tensors else "missing"
+        here = tuple(parameters[name].shape) if name in parameters else "missing"
+        if there != here:
+            raise UserError(f"{path}: {name} is {there}, but the configuration asks for {here}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write what training continues from."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what ``save_state`` wrote; tensors and plain values only, never code.
+
+    Raises:
+        UserError: the file is damaged or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: not a training state of this program: {reason}") from None
+    return dict(state)

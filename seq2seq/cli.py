@@ -1,0 +1,184 @@
+"""The command line: one sub-command a stage, no logic of its own."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seq2seq.config import Config, DecodingConfig, load_config, nearest, options
+from seq2seq.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from seq2seq.translator import Translator
+
+LINES_AT_A_TIME = 1000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one sub-command; returns the exit status."""
+    parser = build_parser()
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [f"--{key}" for key in options()]
+        parser.error(f"unknown argument {unknown[0]}{nearest(unknown[0], known)}")
+    try:
+        chosen.command(chosen)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"seq2seq: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"seq2seq: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The sub-commands and everything they take."""
+    parser = argparse.ArgumentParser(
+        prog="seq2seq",
+        description="A small, readable Transformer: train it, score it, translate with it.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(command=command)
+        return sub
+
+    prepare = add("prepare", run_prepare, "read a corpus and learn its subwords")
+    prepare.add_argument(
+        "stage", nargs="?", choices=("corpus", "tokenizer", "all"), default="all", help="only this"
+    )
+    train = add("train", run_train, "train a model, or go on where a training was stopped")
+    for sub in (prepare, train):
+        sub.add_argument(
+            "--config",
+            type=Path,
+            default=Path("configs/default.toml"),
+            help="settings, as TOML (%(default)s)",
+        )
+        sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
+        _add_options(sub, "")
+    evaluate = add("evaluate", run_evaluate, "translate the test set and score the result")
+    predict = add("predict", run_predict, "translate sentences, or standard input line by line")
+    for sub in (evaluate, predict):
+        sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
+        _add_options(sub, "decoding.")
+    predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, prefix: str) -> None:
+    """A flag for every setting whose key starts with ``prefix``; ``--beam`` for the handiest."""
+    group = parser.add_argument_group("settings (on top of the configuration)")
+    for key, option in options().items():
+        if key.startswith(prefix):
+            flags = [f"--{key}", "--beam"] if key == "decoding.beam" else [f"--{key}"]
+            text = f"{option.help} ({option.default!r})".replace("%", "%%")
+            group.add_argument(*flags, dest=key, metavar="VALUE", default=None, help=text)
+
+
+def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
+    given = {key: getattr(chosen, key, None) for key in options()}
+    return {key: text for key, text in given.items() if text is not None}
+
+
+def _experiment(chosen: argparse.Namespace) -> tuple[Config, Path]:
+    config = load_config(chosen.config, _overrides(chosen))
+    return config, chosen.run or Path("runs") / chosen.config.stem
+
+
+def _decoding(chosen: argparse.Namespace) -> DecodingConfig | None:
+    from seq2seq.checkpoint import load_run_config
+
+    load_run_config(chosen.run)  # its complaints come first
+    return load_config(chosen.run / "config.toml", _overrides(chosen)).decoding
+
+
+def run_prepare(chosen: argparse.Namespace) -> None:
+    """``seq2seq prepare``"""
+    from seq2seq.preparation import prepare
+
+    config, run = _experiment(chosen)
+    print(prepare(config, run, chosen.stage))
+
+
+def run_train(chosen: argparse.Namespace) -> None:
+    """``seq2seq train``"""
+    from seq2seq.preparation import is_prepared, prepare
+    from seq2seq.training import train
+
+    config, run = _experiment(chosen)
+    if not is_prepared(config, run):
+        print(prepare(config, run))
+    summary = train(config, run)
+    print(
+        f"{run}: best validation BLEU {summary['best_valid_bleu']:.2f} at step "
+        f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} minutes, "
+        f"{summary['parameters']:,} parameters"
+    )
+
+
+def run_evaluate(chosen: argparse.Namespace) -> None:
+    """``seq2seq evaluate``"""
+    from seq2seq.evaluation import evaluate
+
+    result = evaluate(chosen.run, _decoding(chosen))
+    print(
+        f"{result['test_set']}: {result['sentences']:,} sentences "
+        f"in {result['decoding_seconds']:.1f} s, beam {result['beam']}"
+    )
+    names = {"bleu": "BLEU", "bleu_lowercased": "BLEU lower-cased", "chrf": "chrF"}
+    for key, name in names.items():
+        print(f"{name:16} {result[key]:6.2f}  {result[key + '_signature']}")
+
+
+def run_predict(chosen: argparse.Namespace) -> None:
+    """``seq2seq predict``"""
+    from seq2seq.translator import Translator
+
+    translator = Translator.load(chosen.run, _decoding(chosen))
+    if chosen.sentences:
+        lines: Iterable[str] = chosen.sentences
+    elif sys.stdin.isatty():
+        lines = _prompt()
+    else:
+        lines = (raw.rstrip(b"\r\n").decode("utf-8", "replace") for raw in sys.stdin.buffer)
+    _translate_lines(translator, iter(lines), 1 if sys.stdin.isatty() else LINES_AT_A_TIME)
+
+
+def _prompt() -> Iterator[str]:
+    """What the user types, line by line, until the end of input (Ctrl-D)."""
+    print("One sentence a line; Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+
+
+def _translate_lines(translator: "Translator", lines: Iterator[str], at_a_time: int) -> None:
+    """One line out for each line in, in order, some at a time."""
+    first = 1
+    while chunk := list(islice(lines, at_a_time)):
+
+        def warn(index: int, n_tokens: int, first: int = first) -> None:
+            limit = translator.config.data.max_tokens
+            line = f"line {first + index}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
+            print(f"seq2seq: {line}", file=sys.stderr)
+
+        for translation in translator.translate(chunk, warn):
+            sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
+        sys.stdout.flush()
+        first += len(chunk)

@@ -1,0 +1,230 @@
+"""Parallel corpora: from files, or from the Hugging Face hub, into a run folder.
+
+Whatever the source, the result is the same: three splits of sentence pairs as plain text under
+``corpus/`` in the run folder, with a report of what was read and what was left out.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seq2seq.config import Config, DataConfig
+from seq2seq.errors import UserError
+from seq2seq.files import read_bytes, read_lines, write_lines, write_text
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentence pairs: ``tgt[i]`` translates ``src[i]``."""
+
+    src: list[str]
+    tgt: list[str]
+
+    def __len__(self) -> int:
+        return len(self.src)
+
+    def select(self, keep: list[int]) -> "Corpus":
+        """Only the pairs at these indices."""
+        return Corpus([self.src[i] for i in keep], [self.tgt[i] for i in keep])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``prepare`` read and what it left out; kept as ``corpus/report.json``."""
+
+    source: str
+    test_name: str
+    train_pairs: int
+    valid_pairs: int
+    test_pairs: int
+    empty_pairs_left_out: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source}: {self.train_pairs:,} training, {self.valid_pairs:,} validation, "
+            f"{self.test_pairs:,} test pairs; left out of training for an empty side: "
+            f"{self.empty_pairs_left_out:,}"
+        )
+
+
+def prepare_corpus(config: Config, run: Path) -> Report:
+    """Read the corpus that ``config`` names and write its splits into ``run/corpus``.
+
+    Validation and test pairs are kept as they are, whatever they hold: they are what a system
+    is judged by. Training pairs with an empty side are left out and counted.
+
+    Raises:
+        UserError: the corpus cannot be reached or read, or a split is empty.
+    """
+    data = config.data
+    if data.directory:
+        read, names = _from_files(data), (data.train, data.valid, data.test)
+        source = data.directory
+    else:
+        read, names = _from_hub(data), (data.hub.train, data.hub.valid, data.hub.test)
+        source = data.hub.name
+    splits = {split: read[split] for split in SPLITS if split in read}
+    for split in ("test", "valid"):
+        if split not in splits:
+            splits["train"], splits[split] = _hold_out(splits["train"], data.held_out, split)
+    train = splits["train"]
+    full = [i for i in range(len(train)) if train.src[i].strip() and train.tgt[i].strip()]
+    splits["train"] = train.select(full)
+    for split, pairs in splits.items():
+        if not len(pairs):
+            raise UserError(f"{source}: the {split} split has no sentence pairs")
+        write_lines(_path(run, split, data.src), pairs.src)
+        write_lines(_path(run, split, data.tgt), pairs.tgt)
+    report = Report(
+        source=source,
+        test_name=names[2] or f"{data.held_out} held out",
+        train_pairs=len(splits["train"]),
+        valid_pairs=len(splits["valid"]),
+        test_pairs=len(splits["test"]),
+        empty_pairs_left_out=len(train) - len(full),
+    )
+    write_text(run / "corpus" / "report.json", json.dumps(asdict(report), indent=2) + "\n")
+    return report
+
+
+def load_report(run: Path) -> Report:
+    """The report of the corpus in a run folder."""
+    path = run / "corpus" / "report.json"
+    try:
+        return Report(**json.loads(read_bytes(path)))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: not a report that this program wrote") from None
+
+
+def load_split(data: DataConfig, run: Path, split: str) -> Corpus:
+    """One split of the corpus in a run folder."""
+    return read_pair(_path(run, split, data.src), _path(run, split, data.tgt))
+
+
+def read_pair(src: Path, tgt: Path) -> Corpus:
+    """Two files of which line n of one translates line n of the other.
+
+    Raises:
+        UserError: a file cannot be read, is not UTF-8, or they differ in their number of lines.
+    """
+    corpus = Corpus(read_lines(src), read_lines(tgt))
+    if len(corpus.src) != len(corpus.tgt):
+        raise UserError(
+            f"{src} has {len(corpus.src):,} lines but {tgt} has {len(corpus.tgt):,}: "
+            "line n of one must translate line n of the other"
+        )
+    return corpus
+
+
+def _path(run: Path, split: str, language: str) -> Path:
+    return run / "corpus" / f"{split}.{language}"
+
+
+def _from_files(data: DataConfig) -> dict[str, Corpus]:
+    folder = Path(data.directory)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (data.directory)")
+    prefixes = {"train": data.train, "valid": data.valid, "test": data.test}
+    return {
+        split: read_pair(folder / f"{prefix}.{data.src}", folder / f"{prefix}.{data.tgt}")
+        for split, prefix in prefixes.items()
+        if prefix
+    }
+
+
+def _hold_out(train: Corpus, n_sentences: int, salt: str) -> tuple[Corpus, Corpus]:
+    """Take about ``n_sentences`` pairs out of ``train``: what is left, and what was taken.
+
+    Which ones depends on the source sentences alone, so the split is the same in any order, and
+    a sentence that occurs several times is never on both sides.
+    """
+
+    def rank(sentence: str) -> bytes:
+        return hashlib.sha256(f"{salt}\0{sentence}".encode()).digest()
+
+    distinct = sorted(set(train.src), key=rank)
+    if len(distinct) <= n_sentences:
+        raise UserError(
+            f"data.held_out = {n_sentences}: the training split has only {len(distinct):,} "
+            f"distinct sentences to hold a {salt} split out of"
+        )
+    taken = set(distinct[:n_sentences])
+    rows = range(len(train))
+    left = train.select([i for i in rows if train.src[i] not in taken])
+    return left, train.select([i for i in rows if train.src[i] in taken])
+
+
+def _from_hub(data: DataConfig) -> dict[str, Corpus]:
+    hub = data.hub
+    names = {"train": hub.train, "valid": hub.valid, "test": hub.test}
+    corpora = {}
+    with _hub_or_cache() as datasets:
+        for split, name in names.items():
+            if not name:
+                continue
+            try:
+                rows = datasets.load_dataset(
+                    hub.name, hub.subset or None, split=name, revision=hub.revision or None
+                )
+            except Exception as error:  # the library raises many kinds, all of them the user's
+                raise UserError(_hub_complaint(hub.name, name, error)) from None
+            corpora[split] = pairs_of(rows, data)
+    return corpora
+
+
+def pairs_of(rows: Any, data: DataConfig) -> Corpus:
+    """The sentence pairs in rows of a hub data set.
+
+    Args:
+        rows: dictionaries with a field a language, or with a ``translation`` dictionary of them.
+        data: names the languages.
+
+    Raises:
+        UserError: the rows have neither form.
+    """
+    src, tgt = [], []
+    for row in rows:
+        pair = row.get("translation", row)
+        if not isinstance(pair.get(data.src), str) or not isinstance(pair.get(data.tgt), str):
+            raise UserError(
+                f"{data.hub.name}: no text in fields {data.src!r} and {data.tgt!r}; "
+                f"it has {', '.join(sorted(pair))}"
+            )
+        # One sentence a line: a line break within a sentence becomes a space.
+        src.append(pair[data.src].replace("\r", " ").replace("\n", " "))
+        tgt.append(pair[data.tgt].replace("\r", " ").replace("\n", " "))
+    return Corpus(src, tgt)
+
+
+@contextlib.contextmanager
+def _hub_or_cache() -> Iterator[Any]:
+    """The ``datasets`` library, told to use its cache at once where the hub is out of reach."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(endpoint, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except (OSError, ValueError):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
+    import datasets  # here, because it takes seconds and few commands need it
+
+    datasets.disable_progress_bars()
+    yield datasets
+
+
+def _hub_complaint(name: str, split: str, error: Exception) -> str:
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return (
+            f"{name}: the Hugging Face hub cannot be reached and the data set is not in its cache; "
+            "connect to the network, or give the corpus as files with --data.directory PATH"
+        )
+    return f"{name}, split {split!r}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,22 @@
+"""The one kind of error that a user can cause."""
+
+
+class UserError(Exception):
+    """Something the user can mend: a missing file, a misspelt key, a broken corpus.
+
+    The command line prints its message as one line and leaves with status 1. Anything
+    that is not a ``UserError`` is a defect of this program and keeps its traceback.
+    """
+
+
+class Stopped(Exception):  # noqa: N818 (no error: the user asked for it)
+    """Work that a signal ended early, after saving what it had.
+
+    Args:
+        message: how to go on, as one line.
+        signal_number: the signal; the process leaves with 128 plus it, as shells expect.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -1,0 +1,177 @@
+"""The Transformer: an encoder that reads the source, a decoder that writes the target.
+
+Shapes: see ``attention.py``. The decoder is one function, ``decode``: given the tokens that
+follow those already in its state, it returns their vectors and the state after them. Training
+calls it once with the whole target; decoding calls it once a token. There is no second code
+path that could drift from the first.
+"""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from seq2seq.attention import causal_mask
+from seq2seq.config import ModelConfig
+from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache, sinusoidal_positions
+
+
+class DecoderState(NamedTuple):
+    """Everything that the next target token depends on, besides itself."""
+
+    layers: tuple[LayerCache, ...]
+    src_mask: Tensor  # (B, 1, 1, S)
+    length: int  # target tokens so far
+
+    def select(self, rows: Tensor) -> "DecoderState":
+        """Only these ``rows`` of the batch, in this order: to drop, repeat or reorder."""
+        layers = tuple(LayerCache(*(part.select(rows) for part in layer)) for layer in self.layers)
+        return DecoderState(layers, self.src_mask[rows], self.length)
+
+
+class AttentionWeights(NamedTuple):
+    """The weights of every attention, a tensor a layer."""
+
+    encoder: list[Tensor]  # each (B, H, S, S)
+    decoder: list[Tensor]  # each (B, H, T, T)
+    cross: list[Tensor]  # each (B, H, T, S)
+
+
+class Seq2Seq(nn.Module):
+    """Encoder and decoder over subword ids.
+
+    Args:
+        config: the model's shape.
+        src_vocab_size: subwords of the source language.
+        tgt_vocab_size: subwords of the target language.
+        joint: whether both languages share one vocabulary.
+        pad: the id that fills up short sentences; never attended to.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        joint: bool,
+        pad: int,
+    ) -> None:
+        super().__init__()
+        self.pad = pad
+        self.tgt_embedding = nn.Embedding(tgt_vocab_size, config.d_model)
+        share = joint and config.tie_embeddings
+        self.src_embedding = (
+            self.tgt_embedding if share else nn.Embedding(src_vocab_size, config.d_model)
+        )
+        self.output = nn.Linear(config.d_model, tgt_vocab_size, bias=False)
+        self.dropout = Dropout(config.dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        # Pre-norm layers leave the sum of all sub-layers unnormalised: one norm more at the end.
+        pre_norm = config.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
+        self.register_buffer(
+            "positions", sinusoidal_positions(512, config.d_model), persistent=False
+        )
+        self.apply(_initialize)
+        if config.tie_embeddings:
+            self.output.weight = self.tgt_embedding.weight
+
+    def encode(self, src: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the source.
+
+        Args:
+            src: (B, S) subword ids, padded.
+
+        Returns:
+            memory (B, S, D) and its mask (B, 1, 1, S).
+        """
+        memory, src_mask, _ = self._encode(src)
+        return memory, src_mask
+
+    def start(self, memory: Tensor, src_mask: Tensor) -> DecoderState:
+        """The decoder's state before the first target token, for what ``encode`` returned."""
+        caches = tuple(layer.start(memory) for layer in self.decoder)  # type: ignore[operator]
+        return DecoderState(caches, src_mask, 0)
+
+    def decode(self, tgt: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read the target tokens that come next.
+
+        Args:
+            tgt: (B, T) subword ids that follow those in ``state``.
+            state: from ``start`` or an earlier ``decode``.
+
+        Returns:
+            vectors (B, T, D), to be turned into ``logits``, and the state after these tokens.
+        """
+        x, state, _, _ = self._decode(tgt, state)
+        return x, state
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., D) decoder vectors to (..., V) scores of the token that follows each."""
+        return self.output(x)
+
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each of ``tgt`` (B, T), for ``src`` (B, S)."""
+        x, _ = self.decode(tgt, self.start(*self.encode(src)))
+        return self.logits(x)
+
+    def attention_weights(self, src: Tensor, tgt: Tensor) -> AttentionWeights:
+        """Who attends to whom when ``tgt`` (B, T) is read after ``src`` (B, S)."""
+        memory, src_mask, encoder = self._encode(src)
+        _, _, decoder, cross = self._decode(tgt, self.start(memory, src_mask))
+        return AttentionWeights(encoder, decoder, cross)
+
+    def _encode(self, src: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        src_mask = (src != self.pad)[:, None, None, :]  # (B, 1, 1, S)
+        x = self._embed(src, self.src_embedding, 0)  # (B, S, D)
+        all_weights = []
+        for layer in self.encoder:
+            x, weights = layer(x, src_mask)
+            all_weights.append(weights)
+        return self.encoder_norm(x), src_mask, all_weights
+
+    def _decode(
+        self, tgt: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState, list[Tensor], list[Tensor]]:
+        n_new = tgt.shape[1]
+        length = state.length + n_new
+        # A single new token may see everything before it: nothing to mask.
+        tgt_mask = causal_mask(n_new, length, tgt.device) if n_new > 1 else None
+        x = self._embed(tgt, self.tgt_embedding, state.length)  # (B, T, D)
+        caches, decoder, cross = [], [], []
+        for layer, cache in zip(self.decoder, state.layers, strict=True):
+            x, grown, self_weights, cross_weights = layer(x, cache, tgt_mask, state.src_mask)
+            caches.append(grown)
+            decoder.append(self_weights)
+            cross.append(cross_weights)
+        state = DecoderState(tuple(caches), state.src_mask, length)
+        return self.decoder_norm(x), state, decoder, cross
+
+    def _embed(self, ids: Tensor, embedding: nn.Embedding, start: int) -> Tensor:
+        """(B, T) ids, the first at position ``start``, to (B, T, D) vectors."""
+        end = start + ids.shape[1]
+        if end > len(self.positions):
+            longer = sinusoidal_positions(2 * end, self.positions.shape[1])
+            self.positions = longer.to(self.positions)
+        # Scaled up because embeddings are drawn small enough to serve as output weights too.
+        x = embedding(ids) * math.sqrt(embedding.embedding_dim)
+        return self.dropout(x + self.positions[start:end])
+
+
+def _initialize(module: nn.Module) -> None:
+    """Xavier's uniform for projections; embeddings such that first logits have variance one."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learned numbers in ``model``, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

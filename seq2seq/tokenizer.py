@@ -1,0 +1,168 @@
+"""Subwords: learned by byte-pair encoding, ids for text, text for ids.
+
+sentencepiece does the work. Unknown characters fall back to their bytes, so nothing is lost.
+Padding, beginning, end and unknown are ids 0 to 3.
+"""
+
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from seq2seq.config import TokenizerConfig
+from seq2seq.errors import UserError
+from seq2seq.files import read_bytes, write_bytes
+
+PAD, BOS, EOS, UNK = range(4)
+
+
+def clean(line: str) -> str:
+    """``line`` as the tokenizer reads it: valid, composed characters (NFC), no NUL."""
+    valid = line.encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFC", valid).replace("\0", " ")
+
+
+class Tokenizer:
+    """Two sentencepiece models, source and target; one and the same for a joint vocabulary.
+
+    Args:
+        src: bytes of the source language's model.
+        tgt: bytes of the target language's model, or None if the languages share ``src``.
+
+    Raises:
+        UserError: the bytes are no sentencepiece model.
+    """
+
+    def __init__(self, src: bytes, tgt: bytes | None = None) -> None:
+        self.joint = tgt is None
+        self._bytes = (src, tgt)
+        self._src = _processor(src)
+        self._tgt = self._src if tgt is None else _processor(tgt)
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, src: Iterable[str], tgt: Iterable[str]) -> "Tokenizer":
+        """Learn from the training split's sentences.
+
+        Raises:
+            UserError: the text is too small for the vocabulary asked for.
+        """
+        if config.joint:
+            return cls(_train(config.vocab_size, [*src, *tgt]))
+        return cls(_train(config.vocab_size, src), _train(config.vocab_size, tgt))
+
+    @property
+    def src_vocab_size(self) -> int:
+        """Subwords of the source language, special ones included."""
+        return int(self._src.get_piece_size())
+
+    @property
+    def tgt_vocab_size(self) -> int:
+        """Subwords of the target language, special ones included."""
+        return int(self._tgt.get_piece_size())
+
+    def encode_src(
+        self, sentences: Sequence[str], bpe_dropout: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
+        """Ids of each source sentence, EOS at the end.
+
+        Args:
+            sentences: text.
+            bpe_dropout: chance to skip each merge (BPE-dropout, Provilkov et al. 2020).
+            seed: the same seed gives the same subwords.
+        """
+        return [[*ids, EOS] for ids in _encode(self._src, sentences, bpe_dropout, seed)]
+
+    def encode_tgt(
+        self, sentences: Sequence[str], bpe_dropout: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
+        """Ids of each target sentence between BOS and EOS; arguments as in ``encode_src``."""
+        return [[BOS, *ids, EOS] for ids in _encode(self._tgt, sentences, bpe_dropout, seed)]
+
+    def decode_tgt(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each sequence of target ids, always one line each."""
+        return [" ".join(text.splitlines()) for text in self._tgt.decode([list(i) for i in ids])]
+
+    def tgt_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The subwords that these target ids stand for."""
+        return [self._tgt.id_to_piece(int(i)) for i in ids]
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.model``, and ``tokenizer.tgt.model`` if the target has its own."""
+        src, tgt = self._bytes
+        if tgt is not None:
+            write_bytes(folder / "tokenizer.tgt.model", tgt)
+        write_bytes(folder / "tokenizer.model", src)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer that ``save`` wrote into ``folder``; ``UserError`` if there is none."""
+        path, tgt = folder / "tokenizer.model", folder / "tokenizer.tgt.model"
+        models = read_bytes(path), read_bytes(tgt) if tgt.exists() else None
+        try:
+            return cls(*models)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except RuntimeError as error:
+        raise UserError(f"not a sentencepiece model: {error}") from None
+    if (processor.pad_id(), processor.bos_id(), processor.eos_id()) != (PAD, BOS, EOS):
+        raise UserError("the sentencepiece model was not made by this program: special ids differ")
+    return processor
+
+
+def _train(vocab_size: int, sentences: Iterable[str]) -> bytes:
+    cleaned = [clean(sentence) for sentence in sentences]
+    longest = max((len(sentence.encode()) for sentence in cleaned), default=0)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(cleaned),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            normalization_rule_name="identity",  # the scorer sees the text that people wrote
+            max_sentence_length=longest + 1,  # longer ones would be skipped silently
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"tokenizer.vocab_size = {vocab_size}: {_reason(error)}") from None
+    return model.getvalue()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What sentencepiece's message means to a user."""
+    if "required_chars" in str(error):
+        return "too small: it must hold every character of the corpus"
+    limit = re.search(r"<= ?(\d+)", str(error))
+    if limit:
+        return f"too large for this corpus; it allows at most {limit.group(1)}"
+    return f"sentencepiece cannot learn from this corpus: {error}"
+
+
+def _encode(
+    processor: sentencepiece.SentencePieceProcessor,
+    sentences: Sequence[str],
+    bpe_dropout: float,
+    seed: int,
+) -> list[list[int]]:
+    cleaned = [clean(sentence) for sentence in sentences]
+    if bpe_dropout == 0:
+        return list(processor.encode(cleaned))
+    # The generator is reseeded in the one thread that a call starts.
+    sentencepiece.set_random_generator_seed(seed)
+    sampled = processor.encode(cleaned, enable_sampling=True, alpha=bpe_dropout, num_threads=1)
+    return list(sampled)

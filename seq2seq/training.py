@@ -1,0 +1,378 @@
+"""Training: batches in, better weights out.
+
+A step sums the loss over its batches, follows the gradient once, and moves a running average of
+the weights along. Every ``validate_every`` steps the average is judged on the validation split;
+the best by BLEU is kept as ``model.safetensors``. Everything that the next step depends on is in
+``Trainer.state``, so a run that was stopped goes on as if it had not been.
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from seq2seq.batches import Batch, Ids, make_batch, plan_batches
+from seq2seq.checkpoint import build_model, claim_run, load_state, save_state, save_weights
+from seq2seq.config import Config, TrainConfig
+from seq2seq.corpus import Corpus, load_split
+from seq2seq.errors import Stopped, UserError
+from seq2seq.files import read_lines, write_lines, write_text
+from seq2seq.loss import vocabulary_loss
+from seq2seq.machine import autocast, keep_freed_memory, pick_device
+from seq2seq.metrics import bleu
+from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.tokenizer import PAD, Tokenizer
+from seq2seq.translator import Translator
+
+
+def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
+    """The rate of a step: a linear rise, then a fall to zero at the end of training.
+
+    Args:
+        config: ``learning_rate``, ``warmup_steps`` and ``decay``.
+        step: steps taken so far.
+        progress: share of the training that is done, in [0, 1].
+    """
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fall = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * warmup * fall
+
+
+def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
+    """Loss of a batch, summed over its target tokens (padding does not count)."""
+    x, _ = model.decode(batch.tgt_in, model.start(*model.encode(batch.src)))
+    counts = batch.labels != PAD
+    return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
+
+
+class TrainingData:
+    """The training pairs as batches, epoch by epoch."""
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, config: Config) -> None:
+        self.tokenizer, self.config = tokenizer, config
+        src, tgt = tokenizer.encode_src(corpus.src), tokenizer.encode_tgt(corpus.tgt)
+        limit = config.data.max_tokens
+        kept = [i for i in range(len(corpus)) if max(len(src[i]), len(tgt[i])) <= limit]
+        self.too_long = len(corpus) - len(kept)
+        self.corpus = corpus.select(kept)
+        self.src, self.tgt = [src[i] for i in kept], [tgt[i] for i in kept]
+        if not kept:
+            raise UserError(f"data.max_tokens = {limit}: every training pair is longer")
+        batch_tokens = config.train.batch_tokens
+        self.n_batches = len(plan_batches(self.src, self.tgt, batch_tokens, shuffle=None))
+
+    def epoch(self, number: int) -> tuple[list[list[int]], list[Ids], list[Ids]]:
+        """Batches of pair indices, and the ids they point into, of one epoch."""
+        seed, dropout = self.config.train.seed, self.config.tokenizer.bpe_dropout
+        src, tgt = self.src, self.tgt
+        if dropout:
+            draw = (seed * 10_000 + number) % 2**32
+            src = self.tokenizer.encode_src(self.corpus.src, dropout, draw)
+            tgt = self.tokenizer.encode_tgt(self.corpus.tgt, dropout, draw)
+        plan = plan_batches(src, tgt, self.config.train.batch_tokens, (seed, number))
+        return plan, src, tgt
+
+
+@dataclass
+class Progress:
+    """Where training stands: all of it that is not a tensor."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch already used
+    best_bleu: float = -1.0
+    best_step: int = 0
+    validations_without_gain: int = 0
+    loss: float = 0.0  # summed since the last validation
+    labels: int = 0  # target tokens since the last validation
+    step_seconds: float = 0.0  # spent on steps since the last validation
+    seconds: float = 0.0  # spent training, validation included
+    finished: bool = False
+
+
+class Trainer:
+    """One training run in one run folder.
+
+    Args:
+        config: every setting.
+        run: the folder; it holds the prepared corpus and the tokenizer.
+    """
+
+    def __init__(self, config: Config, run: Path) -> None:
+        keep_freed_memory()
+        torch.manual_seed(config.train.seed)
+        self.config, self.run = config, run
+        self.device = pick_device()
+        self.tokenizer = Tokenizer.load(run)
+        self.data = TrainingData(load_split(config.data, run, "train"), self.tokenizer, config)
+        self.valid = load_split(config.data, run, "valid")
+        self.model = build_model(config, self.tokenizer).to(self.device)
+        # Without averaging, the average is the model itself.
+        self.average = deepcopy(self.model) if config.train.average else self.model
+        self.average.eval()
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.progress = Progress()
+
+    # --- a step ---
+
+    def step(self, batches: list[Batch], rate: float) -> None:
+        """Follow the gradient of some batches once.
+
+        Args:
+            batches: counted as one: the loss is averaged over all their target tokens.
+            rate: learning rate.
+        """
+        config, progress = self.config.train, self.progress
+        self.model.train()
+        n_labels = sum(batch.n_labels for batch in batches)
+        for batch in batches:
+            with autocast(config.precision, self.device):
+                loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
+            (loss / n_labels).backward()
+            progress.loss += loss.item()
+        if config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        progress.labels += n_labels
+        self._move_average()
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        """average ← β average + (1 - β) model, with β rising to its value over the first steps."""
+        if self.average is self.model:
+            return
+        step = self.progress.step
+        beta = min(self.config.train.average, (1 + step) / (10 + step))
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        for average, new in pairs:
+            average.lerp_(new, 1 - beta)
+
+    # --- validation ---
+
+    @torch.inference_mode()
+    def validation_loss(self) -> float:
+        """Unsmoothed loss a target token on the validation split, in nats."""
+        src = self.tokenizer.encode_src(self.valid.src)
+        tgt = self.tokenizer.encode_tgt(self.valid.tgt)
+        self.average.eval()
+        loss, labels = 0.0, 0
+        for rows in plan_batches(src, tgt, self.config.train.batch_tokens, shuffle=None):
+            batch = make_batch(src, tgt, rows).to(self.device)
+            loss += batch_loss(self.average, batch, 0.0).item()
+            labels += batch.n_labels
+        return loss / labels
+
+    def validate(self) -> dict[str, Any]:
+        """Judge the average by loss and greedy BLEU; keep it if it is the best yet.
+
+        Returns:
+            a line for ``metrics.jsonl``.
+        """
+        progress = self.progress
+        greedily = replace(self.config, decoding=replace(self.config.decoding, beam=1))
+        translator = Translator(self.average, self.tokenizer, greedily)
+        valid_bleu = bleu(translator.translate(self.valid.src), self.valid.tgt)
+        if valid_bleu > progress.best_bleu:
+            progress.best_bleu, progress.best_step = valid_bleu, progress.step
+            progress.validations_without_gain = 0
+            save_weights(self.average, self.run / "model.safetensors")
+        else:
+            progress.validations_without_gain += 1
+        metrics = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": round(progress.loss / progress.labels, 4),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "tokens_per_second": round(progress.labels / progress.step_seconds),
+            "valid_loss": round(self.validation_loss(), 4),
+            "valid_bleu": round(valid_bleu, 2),
+        }
+        progress.loss, progress.labels = 0.0, 0
+        return metrics
+
+    # --- what a run that was stopped goes on from ---
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            UserError: it is of another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+            torch.set_rng_state(state["random"])
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{self.run / 'last.pt'} does not fit this run: {reason}") from None
+
+    # --- the loop ---
+
+    def steps(self) -> Iterator[tuple[list[Batch], float]]:
+        """The batches of each step from here on, and the share of the training done before it."""
+        config, progress = self.config.train, self.progress
+        while progress.epoch < config.epochs:
+            plan, src, tgt = self.data.epoch(progress.epoch)
+            while progress.batch < len(plan):
+                share = (progress.epoch + progress.batch / len(plan)) / config.epochs
+                chosen = plan[progress.batch : progress.batch + config.accumulate]
+                progress.batch += len(chosen)
+                yield [make_batch(src, tgt, rows) for rows in chosen], share
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def fit(self, stop: "StopRequest") -> None:
+        """Train until the last epoch, or until BLEU has not risen for ``patience`` validations.
+
+        Raises:
+            Stopped: a signal came; everything so far is saved.
+        """
+        config, progress = self.config.train, self.progress
+        n_steps = math.ceil(self.data.n_batches / config.accumulate) * config.epochs
+        bar = tqdm(total=n_steps, initial=progress.step, unit="step", disable=None)
+        with bar:
+            for batches, share in self.steps():
+                began = time.perf_counter()
+                self.step(batches, learning_rate(config, progress.step, share))
+                progress.step_seconds += time.perf_counter() - began
+                bar.set_postfix_str(self._summary(), refresh=False)
+                bar.update()
+                if progress.step % config.validate_every == 0:
+                    self.checkpoint()
+                if config.patience and progress.validations_without_gain >= config.patience:
+                    break
+                if stop.signal_number:
+                    self.save()
+                    how = f"stopped at step {progress.step:,}; the same command goes on from there"
+                    raise Stopped(how, stop.signal_number)
+        if progress.labels:
+            self.checkpoint()
+        progress.finished = True
+        self.save()
+
+    def checkpoint(self) -> None:
+        """Validate, note the result in ``metrics.jsonl``, save the state."""
+        began = time.perf_counter()
+        path = self.run / "metrics.jsonl"
+        step = self.progress.step
+        lines = read_lines(path) if path.exists() else []
+        earlier = [line for line in lines if json.loads(line)["step"] < step]
+        metrics = self.validate()
+        write_lines(path, [*earlier, json.dumps(metrics)])
+        self.progress.seconds += self.progress.step_seconds + time.perf_counter() - began
+        self.progress.step_seconds = 0.0
+        self.save()
+
+    def save(self) -> None:
+        """Write the state that training continues from."""
+        save_state(self.state(), self.run / "last.pt")
+
+    def _summary(self) -> str:
+        progress = self.progress
+        return (
+            f"loss {progress.loss / progress.labels:.2f}, "
+            f"{progress.labels / progress.step_seconds:,.0f} tokens/s, "
+            f"BLEU {max(0.0, progress.best_bleu):.1f}"
+        )
+
+
+class StopRequest:
+    """While active, SIGINT (Ctrl-C) and SIGTERM ask for a stop after the step; twice, at once."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._before: dict[int, Any] = {}
+
+    def _note(self, signal_number: int, frame: FrameType | None) -> None:
+        self.signal_number = signal_number
+        self.__exit__()  # the next signal does what it did before
+        print("\nstopping after this step; again to stop at once", file=sys.stderr)
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def train(config: Config, run: Path) -> dict[str, Any]:
+    """Train the model of a prepared run folder, or go on where a stopped training was.
+
+    Args:
+        config: every setting.
+        run: folder with the corpus and the tokenizer; gets ``model.safetensors`` (the best by
+            validation BLEU), ``metrics.jsonl``, ``last.pt`` and, at the end, ``training.json``.
+
+    Returns:
+        what ``training.json`` holds.
+
+    Raises:
+        UserError: the folder is not prepared, or the configuration does not fit it.
+        Stopped: a signal ended it early.
+    """
+    claim_run(run, config)
+    trainer = Trainer(config, run)
+    last = run / "last.pt"
+    if last.exists():
+        trainer.restore(load_state(last))
+    if not trainer.progress.finished:
+        with StopRequest() as stop:
+            trainer.fit(stop)
+    progress = trainer.progress
+    summary = {
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "best_step": progress.best_step,
+        "best_valid_bleu": round(progress.best_bleu, 2),
+        "minutes": round(progress.seconds / 60, 2),
+        "parameters": count_parameters(trainer.model),
+        "device": trainer.device.type,
+        "threads": torch.get_num_threads(),
+        "pairs_left_out_as_too_long": trainer.data.too_long,
+    }
+    write_text(run / "training.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def make_optimizer(model: Seq2Seq, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and norms are not decayed."""
+    parameters = list(model.parameters())
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    betas = (0.9, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)

@@ -1,0 +1,94 @@
+"""The Python interface: a trained run that turns sentences into translations.
+
+translator = Translator.load("runs/default")
+translator.translate(["Ein Mann liest ein Buch."])
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from seq2seq.batches import pad
+from seq2seq.checkpoint import build_model, load_run_config, load_weights
+from seq2seq.config import Config, DecodingConfig
+from seq2seq.decoding import beam_search, greedy
+from seq2seq.machine import pick_device
+from seq2seq.model import Seq2Seq
+from seq2seq.tokenizer import EOS, Tokenizer
+
+
+class Translator:
+    """A model with its tokenizer: text in, text out.
+
+    Args:
+        model: trained weights.
+        tokenizer: the subwords that they were trained with.
+        config: the run's settings; ``decoding`` says how translations are found.
+    """
+
+    def __init__(self, model: Seq2Seq, tokenizer: Tokenizer, config: Config) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+
+    @classmethod
+    def load(cls, run: Path | str, decoding: DecodingConfig | None = None) -> "Translator":
+        """The best model of a run folder.
+
+        Args:
+            run: folder that training wrote.
+            decoding: how to find translations, if not as the run's configuration says.
+
+        Raises:
+            UserError: something is missing from the folder or does not fit.
+        """
+        run = Path(run)
+        config = load_run_config(run)
+        if decoding is not None:
+            config = replace(config, decoding=decoding)
+        tokenizer = Tokenizer.load(run)
+        model = build_model(config, tokenizer)
+        load_weights(model, run / "model.safetensors")
+        return cls(model.to(pick_device()), tokenizer, config)
+
+    def translate(
+        self, sentences: Sequence[str], on_cut: Callable[[int, int], None] | None = None
+    ) -> list[str]:
+        """One translation a sentence, in order; blank sentences stay empty.
+
+        Args:
+            sentences: text, one sentence each.
+            on_cut: called with the index and the number of tokens of each sentence that is cut
+                because it is longer than ``data.max_tokens``.
+        """
+        translations = [""] * len(sentences)
+        rows = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        encoded = dict(
+            zip(rows, self.tokenizer.encode_src([sentences[i] for i in rows]), strict=True)
+        )
+        longest = self.config.data.max_tokens
+        for i, ids in encoded.items():
+            if len(ids) > longest:
+                encoded[i] = [*ids[: longest - 1], EOS]
+                if on_cut:
+                    on_cut(i, len(ids))
+        rows.sort(key=lambda i: len(encoded[i]))  # sentences of one length need no padding
+        size = self.config.decoding.batch_size
+        for first in range(0, len(rows), size):
+            batch = rows[first : first + size]
+            hypotheses = self._decode([encoded[i] for i in batch])
+            for i, text in zip(batch, self.tokenizer.decode_tgt(hypotheses), strict=True):
+                translations[i] = text
+        return translations
+
+    def _decode(self, src: list[list[int]]) -> list[list[int]]:
+        decoding = self.config.decoding
+        batch = pad(src).to(next(self.model.parameters()).device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            if decoding.beam == 1:
+                return greedy(self.model, batch, decoding.max_ratio)
+            return beam_search(
+                self.model, batch, decoding.beam, decoding.length_penalty, decoding.max_ratio
+            )
+        finally:
+            self.model.train(was_training)

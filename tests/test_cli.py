@@ -1,0 +1,290 @@
+"""The command line, as its users meet it."""
+
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SACREBLEU, SEQ2SEQ, write_lines
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import seq2seq.cli
+from seq2seq.checkpoint import load_run_config
+from seq2seq.cli import main
+from seq2seq.config import options
+from seq2seq.translator import Translator
+
+ROOT = Path(__file__).parent.parent
+
+
+def failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a failing command prints."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("seq2seq: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("seq2seq: ").strip()
+
+
+def predict(run: Path, text: bytes, monkeypatch: pytest.MonkeyPatch, *more: str) -> bytes:
+    """What ``predict`` writes for this standard input."""
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
+    assert main(["predict", "--run", str(run), *more]) == 0
+    return out.getvalue()
+
+
+# --- the whole way ---
+
+
+def test_it_learns_to_reverse(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--run", str(trained_run)]) == 0
+    out = capsys.readouterr().out
+    result = json.loads((trained_run / "eval.json").read_text(encoding="utf-8"))
+    assert result["bleu"] > 95
+    assert result["bleu_signature"] in out
+    assert result["chrf_signature"] in out
+    assert result["sentences"] == 100
+    assert result["test_set"] == "test"
+    assert result["decoding_seconds"] > 0
+    assert result["parameters"] == sum(
+        tensor.numel() for tensor in load_file(trained_run / "model.safetensors").values()
+    )
+    assert main(["predict", "--run", str(trained_run), "ba du ke lo", "mi na"]) == 0
+    assert capsys.readouterr().out == "lo ke du ba\nna mi\n"
+
+
+def test_eval_json_holds_sacrebleus_own_scores(trained_run: Path) -> None:
+    assert main(["evaluate", "--run", str(trained_run), "--beam", "3"]) == 0
+    result = json.loads((trained_run / "eval.json").read_text(encoding="utf-8"))
+    assert result["beam"] == 3
+    references = load_run_config(trained_run).data.directory + "/test.tgt"
+    command = [*SACREBLEU, references, "-i", str(trained_run / "hypotheses.txt")]
+    for metric in ("bleu", "chrf"):
+        done = subprocess.run([*command, "-m", metric, "-w", "4"], capture_output=True, check=True)
+        assert json.loads(done.stdout)["score"] == round(result[metric], 4)
+
+
+def test_a_run_folder_is_all_that_is_needed(trained_run: Path, tmp_path: Path) -> None:
+    """Moved, without the corpus and the configuration it came from, seen from another folder."""
+    run = tmp_path / "moved"
+    shutil.copytree(trained_run, run)
+    (run / "last.pt").unlink()
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    directory = load_run_config(run).data.directory
+    (run / "config.toml").write_text(config.replace(directory, "gone"), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for words in (["evaluate", "--run", "moved"], ["predict", "--run", "moved", "ba du"]):
+        subprocess.run([*SEQ2SEQ, *words], cwd=tmp_path, env=environment, check=True)
+
+
+def test_metrics_of_a_run(trained_run: Path) -> None:
+    lines = (trained_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0])
+    assert set(first) == {
+        "step", "epoch", "loss", "learning_rate", "tokens_per_second", "valid_loss", "valid_bleu"
+    }  # fmt: skip
+    assert first["step"] == 150
+    assert json.loads(lines[-1])["valid_loss"] < first["valid_loss"]
+    summary = json.loads((trained_run / "training.json").read_text(encoding="utf-8"))
+    assert summary["best_valid_bleu"] == max(json.loads(line)["valid_bleu"] for line in lines)
+
+
+# --- predict ---
+
+HARD = [
+    "ba du ke", "", " ", "\t", "ba\tdu", "mi \U0001f600 na", "中文 ba", "ba\0du", "\0", "ba\u2028du",
+    "\u2029", "\x85", "\x0b\x0c", "ba\rdu", "ba " * 1000, "x" * 5000, "e\u0301", "\u202eba", "\ufeff",
+]  # fmt: skip
+
+
+def test_a_thousand_hard_lines_give_a_thousand_lines(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [HARD[i % len(HARD)] for i in range(1000)]
+    text = "".join(line + "\n" for line in lines).encode() + b""
+    out = predict(trained_run, text, monkeypatch)
+    assert out.count(b"\n") == 1000
+    translations = out.decode("utf-8").split("\n")[:-1]
+    assert all(len(line.splitlines()) <= 1 for line in translations)
+    for i, line in enumerate(lines):
+        assert translations[i] == translations[i % len(HARD)]
+        assert bool(translations[i]) or not line.strip("\0 \t\x0b\x0c\x85\u2028\u2029\ufeff")
+    assert translations[0] == "ke du ba"
+    assert translations[1] == translations[2] == ""
+    warned = capsys.readouterr().err.splitlines()
+    cut = [i + 1 for i, line in enumerate(lines) if len(line) > 1000]
+    assert [int(line.split("line ")[1].split(":")[0]) for line in warned] == sorted(cut)
+
+
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(text=st.binary(max_size=200))
+def test_as_many_lines_out_as_in_whatever_the_bytes(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    out = predict(trained_run, text, monkeypatch)
+    expected = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
+    assert out.count(b"\n") == expected
+
+
+def test_order_is_kept_across_chunks_and_batches(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ba", "du", "ke", "lo", "mi"]
+    lines = [" ".join(words[j % 5] for j in range(i, i + 2 + i % 3)) for i in range(60)]
+    text = "".join(line + "\n" for line in lines).encode()
+    monkeypatch.setattr(seq2seq.cli, "LINES_AT_A_TIME", 7)
+    small = predict(trained_run, text, monkeypatch, "--decoding.batch_size", "4")
+    expected = "".join(" ".join(reversed(line.split())) + "\n" for line in lines).encode()
+    assert small == expected
+
+
+def test_the_prompt(trained_run: Path) -> None:
+    """On a terminal, predict answers each line as it is typed."""
+    controller, terminal = pty.openpty()
+    command = [*SEQ2SEQ, "predict", "--run", str(trained_run)]
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    os.close(terminal)
+    os.write(controller, b"ba du\n\nke lo\n\x04")
+    out, _ = process.communicate(timeout=60)
+    os.close(controller)
+    assert process.returncode == 0
+    assert out.decode().replace("> ", "") == "du ba\n\nlo ke\n"
+
+
+def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
+    command = f"yes 'ba du' | head -n 3000 | {sys.executable} -m seq2seq predict --run {trained_run} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120)
+    assert done.stdout == b"du ba\n"
+    assert done.stderr == b""
+
+
+def test_sentences_may_look_like_anything(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--run", str(trained_run), "--", "--ba", "", "a\nb", "\udcff"]) == 0
+    assert capsys.readouterr().out.count("\n") == 4
+
+
+def test_translate_leaves_the_model_as_it_was(trained_run: Path) -> None:
+    translator = Translator.load(trained_run)
+    translator.model.train()
+    assert translator.translate(["ba du"]) == ["du ba"]
+    assert translator.model.training
+    assert translator.translate([]) == []
+
+
+# --- mistakes ---
+
+
+def test_run_folders_that_are_none(
+    tmp_path: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = str(tmp_path / "gone")
+    assert failure(["evaluate", "--run", gone], capsys) == f"{gone}: no such run folder"
+    assert failure(["predict", "--run", gone, "x"], capsys) == f"{gone}: no such run folder"
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    damages = {
+        "model.safetensors": b"\x00" * 20,
+        "tokenizer.model": b"junk",
+        "config.toml": b"[model]\nd_ff = 'x'\n",
+        "corpus/test.tgt": b"\xff\n" * 100,
+        "corpus/report.json": b"[]",
+    }
+    for name, content in damages.items():
+        before = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        assert Path(name).name in failure(["evaluate", "--run", str(run)], capsys)
+        (run / name).unlink()
+        assert "No such file" in failure(["evaluate", "--run", str(run)], capsys)
+        (run / name).write_bytes(before)
+
+
+def test_weights_of_another_model(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    path = run / "model.safetensors"
+    tensors = load_file(path)
+    name = "decoder.0.feed_forward.expand.weight"
+    save_file(tensors | {name: tensors[name][:5].clone()}, path)
+    message = failure(["predict", "--run", str(run), "x"], capsys)
+    assert f"{name} is (5, 64), but the configuration asks for (128, 64)" in message
+    save_file({key: value for key, value in tensors.items() if key != name}, path)
+    assert f"{name} is missing" in failure(["predict", "--run", str(run), "x"], capsys)
+
+
+def test_unknown_flags_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--model.droput", "0.1"])
+    assert caught.value.code == 2
+    assert "did you mean '--model.dropout'?" in capsys.readouterr().err
+
+
+def test_a_misspelt_value_changes_nothing(
+    tiny_config: Path, trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained_run / "config.toml").read_bytes()
+    words = ["train", "--config", str(tiny_config), "--run", str(trained_run)]
+    assert "not a number" in failure([*words, "--model.dropout", "x"], capsys)
+    assert "trained with model.d_ff" in failure([*words, "--model.d_ff", "64"], capsys)
+    assert (trained_run / "config.toml").read_bytes() == before
+
+
+def test_training_prepares_what_is_missing_and_prepare_has_stages(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(tiny_config), "--run", str(tmp_path / "r")]
+    assert "No such file" in failure(["prepare", "tokenizer", *words], capsys)
+    assert main(["prepare", "corpus", *words]) == 0
+    assert not (tmp_path / "r" / "tokenizer.model").exists()
+    assert main(["prepare", "tokenizer", *words]) == 0
+    assert (tmp_path / "r" / "tokenizer.model").exists()
+    assert "3,000 training, 60 validation, 100 test" in capsys.readouterr().out
+    # Another corpus setting prepares again.
+    assert main(["train", *words, "--train.epochs", "1", "--tokenizer.vocab_size", "280"]) == 0
+    assert "280 subwords" in capsys.readouterr().out
+
+
+def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    for key in options():
+        assert f"--{key} " in out
+
+
+def test_settings_reach_the_saved_configuration(tiny_config: Path, tmp_path: Path) -> None:
+    words = ["--config", str(tiny_config), "--run", str(tmp_path)]
+    assert main(["prepare", *words, "--model.dropout", "0.25", "--model.norm=post"]) == 0
+    config = load_run_config(tmp_path)
+    assert (config.model.dropout, config.model.norm) == (0.25, "post")
+
+
+def test_file_names_that_need_quoting(tmp_path: Path) -> None:
+    folder = tmp_path / 'ein "Ordner" — 日本'
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        write_lines(folder / f"{split}.de", ["ein Satz mit Wörtern", "noch einer davon"])
+        write_lines(folder / f"{split}.en", ["a sentence with words", "another one of them"])
+    config = tmp_path / "c.toml"
+    config.write_text("[tokenizer]\nvocab_size = 290\n", encoding="utf-8")
+    words = ["--config", str(config), "--run", str(tmp_path / "run")]
+    assert main(["prepare", *words, "--data.directory", str(folder)]) == 0
+    assert load_run_config(tmp_path / "run").data.directory == str(folder)

@@ -1,0 +1,158 @@
+"""Configuration: what is accepted, what is refused, and in which words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seq2seq.config import Config, dump_config, flatten, load_config, options
+from seq2seq.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(tmp_path: Path, text: str, **overrides: str) -> Config:
+    path = tmp_path / "some.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, {key.replace("__", "."): v for key, v in overrides.items()})
+
+
+def complaint(tmp_path: Path, text: str, **overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, **overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(tmp_path) + "/", "")
+
+
+BASE = '[data]\ndirectory = "x"\n'
+
+
+def test_layers_of_settings(tmp_path: Path) -> None:
+    config = load(tmp_path, BASE + "[model]\ndropout = 0.3\nd_model = 64", model__dropout="0.5")
+    assert config.model.dropout == 0.5  # the command line wins over the file
+    assert config.model.d_model == 64  # the file wins over the defaults
+    assert config.model.d_ff == Config().model.d_ff
+
+
+def test_values_from_the_command_line(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        BASE,
+        train__learning_rate="3e-4",
+        tokenizer__joint="false",
+        data__directory="some folder",
+        model__norm="post",
+        train__epochs="7",
+        model__dropout="0",
+    )
+    assert config.train.learning_rate == 3e-4
+    assert config.tokenizer.joint is False
+    assert config.data.directory == "some folder"
+    assert config.model.norm == "post"
+    assert config.train.epochs == 7
+    assert config.model.dropout == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[model]\ndroput = 0.1", "some.toml: unknown key 'model.droput'; did you mean 'model.dropout'?"),
+        ("[train]\ndropout = 0.1", "some.toml: unknown key 'train.dropout'; did you mean 'model.dropout'?"),
+        ("[modle]\nd_ff = 1", "some.toml: unknown key 'modle'; did you mean 'model'?"),
+        ("[model]\nd_model = '64'", "some.toml: model.d_model: '64' is not an integer"),
+        ("[model]\nd_model = 64.0", "some.toml: model.d_model: 64.0 is not an integer"),
+        ("[model]\nd_model = true", "some.toml: model.d_model: True is not an integer"),
+        ("[model]\nd_model = -2", "some.toml: model.d_model: -2 is not above 0"),
+        ("[model]\ndropout = 1.0", "some.toml: model.dropout: 1.0 is not at least 0 and below 1"),
+        ("[model]\ndropout = nan", "some.toml: model.dropout: nan is not at least 0 and below 1"),
+        ("[train]\nlearning_rate = inf", "some.toml: train.learning_rate: inf is not above 0"),
+        ("[model]\nnorm = 'both'", "some.toml: model.norm: 'both' is not 'pre' or 'post'"),
+        ("[model]\nn_heads = 7", "some.toml: model.n_heads = 7: must divide model.d_model = 256"),
+        ("model = 3", "some.toml: 'model' is a section: write [model]"),
+        ("[model.norm]\nkind = 1", "some.toml: model.norm: {'kind': 1} is not 'pre' or 'post'"),
+        ("[tokenizer]\nvocab_size = 200", "some.toml: tokenizer.vocab_size = 200: must be above 260: 4 special tokens and 256 bytes come first"),
+        ("[train]\nbatch_tokens = 100", "some.toml: train.batch_tokens = 100: must hold the longest pair, data.max_tokens = 256"),
+    ],
+)  # fmt: skip
+def test_complaints(tmp_path: Path, text: str, expected: str) -> None:
+    prefix = "" if text.startswith("model") else BASE
+    assert complaint(tmp_path, prefix + text) == expected
+
+
+def test_complaints_about_the_command_line(tmp_path: Path) -> None:
+    assert complaint(tmp_path, BASE, model__dropout="much") == (
+        "command line: model.dropout: 'much' is not a number"
+    )
+    assert complaint(tmp_path, BASE, model__n_heads="3") == (
+        "command line: model.n_heads = 3: must divide model.d_model = 256"
+    )
+
+
+def test_no_corpus_is_a_complaint(tmp_path: Path) -> None:
+    assert "data.directory" in complaint(tmp_path, "")
+    assert "data.tgt" in complaint(tmp_path, BASE + "src = 'en'")
+    assert "data.src" in complaint(tmp_path, BASE + "src = '../x'")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[model\n", b"\xff\xfe", b"a = 1\na = 2", b"x = " + b"[" * 5000]
+)
+def test_broken_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.toml: not a TOML file"):
+        load_config(path)
+    with pytest.raises(UserError, match=r"missing\.toml: No such file"):
+        load_config(tmp_path / "missing.toml")
+
+
+VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    int: st.integers(1, 10**6),
+    float: st.floats(0, 0.99),
+    bool: st.booleans(),
+    str: st.text(st.characters(codec="utf-8"), max_size=20),
+}
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_what_is_saved_is_read_back(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines: dict[str, list[str]] = {}
+    for key, option in options().items():
+        if key in ("data.src", "data.tgt", "model.d_model", "model.n_heads") or "tokens" in key:
+            continue
+        if option.type in (str, bool) or (option.type is float and key != "train.learning_rate"):
+            value = data.draw(VALUES[option.type])
+            lines.setdefault(key, [dump_value(value)])
+    path = tmp_path_factory.mktemp("config") / "c.toml"
+    path.write_bytes("".join(f"{key} = {value[0]}\n" for key, value in lines.items()).encode())
+    try:
+        config = load_config(path)
+    except UserError as error:  # no corpus was drawn
+        assert "data.directory" in str(error)  # noqa: PT017
+        return
+    path.write_bytes(dump_config(config).encode())
+    assert load_config(path) == config
+
+
+def dump_value(value: Any) -> str:
+    from seq2seq.config import toml_value
+
+    return toml_value(value)
+
+
+def test_every_setting_has_help_and_a_legal_default() -> None:
+    defaults = flatten(Config())
+    for key, option in options().items():
+        assert len(option.help) > 10
+        assert option.accept(defaults[key]) == option.default
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_ready_configurations_are_valid(path: Path) -> None:
+    load_config(path)

@@ -1,0 +1,214 @@
+"""Reading corpora: strictly, from files and from hub data sets, nothing lost silently."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seq2seq import corpus as corpus_module
+from seq2seq.config import Config, DataConfig, HubConfig
+from seq2seq.corpus import Corpus, load_report, load_split, pairs_of, prepare_corpus, read_pair
+from seq2seq.errors import UserError
+from seq2seq.files import read_lines
+
+ROOT = Path(__file__).parent.parent
+
+
+def files(folder: Path, **content: bytes) -> Config:
+    """A configuration that reads these files; ``train_de`` is ``train.de``."""
+    folder.mkdir(exist_ok=True)
+    for name, text in content.items():
+        (folder / name.replace("_", ".")).write_bytes(text)
+    return Config(data=DataConfig(directory=str(folder), held_out=2))
+
+
+FULL = {
+    "train_de": b"eins\nzwei\n", "train_en": b"one\ntwo\n",
+    "valid_de": b"drei\n", "valid_en": b"three\n",
+    "test_de": b"vier\n", "test_en": b"four\n",
+}  # fmt: skip
+
+
+def test_splits_reach_the_run(tmp_path: Path) -> None:
+    report = prepare_corpus(files(tmp_path / "c", **FULL), tmp_path / "run")
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, 1)
+    assert report.test_name == "test"
+    assert load_report(tmp_path / "run") == report
+    data = DataConfig(directory="unused")
+    assert load_split(data, tmp_path / "run", "train") == Corpus(["eins", "zwei"], ["one", "two"])
+
+
+def test_lines_split_at_newlines_only(tmp_path: Path) -> None:
+    odd = "a\u2028b\x0bc\x85d\x1ce\tf"
+    path = tmp_path / "x"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{odd}\r\n\nlast".encode())
+    assert read_lines(path) == [odd, "", "last"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+    path.write_bytes(b"\n")
+    assert read_lines(path) == [""]
+
+
+def test_bad_utf8_names_file_and_line(tmp_path: Path) -> None:
+    config = files(tmp_path, **(FULL | {"train_en": b"one\nt\xffwo\n"}))
+    with pytest.raises(UserError, match=r"train\.en, line 2: not UTF-8"):
+        prepare_corpus(config, tmp_path / "run")
+
+
+def test_unequal_line_counts_name_both(tmp_path: Path) -> None:
+    config = files(tmp_path, **(FULL | {"train_en": b"one\n"}))
+    with pytest.raises(UserError, match=r"train\.de has 2 lines but .*train\.en has 1"):
+        prepare_corpus(config, tmp_path / "run")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.de: No such file"):
+        prepare_corpus(files(tmp_path / "empty"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"no such folder \(data\.directory\)"):
+        prepare_corpus(Config(data=DataConfig(directory="nowhere")), tmp_path / "run")
+
+
+def test_empty_pairs_leave_training_and_are_counted_but_stay_in_the_test(tmp_path: Path) -> None:
+    content = FULL | {
+        "train_de": b"eins\n\nzwei\n \n", "train_en": b"one\nx\n \nboth\n",
+        "test_de": b"\nvier\n", "test_en": b"nothing\n\n",
+    }  # fmt: skip
+    config = files(tmp_path / "c", **content)
+    report = prepare_corpus(config, tmp_path / "run")
+    assert (report.train_pairs, report.empty_pairs_left_out) == (1, 3)
+    assert "3" in str(report)
+    assert load_split(config.data, tmp_path / "run", "test") == Corpus(
+        ["", "vier"], ["nothing", ""]
+    )
+
+
+def test_references_are_untouched(tmp_path: Path) -> None:
+    # Spaces, quotes, composed and decomposed characters, ligatures: what NFKC would change.
+    odd = "  ﬁve «½» e\u0301 é … \u00a0 Ａ\t"
+    config = files(tmp_path / "c", **(FULL | {"test_en": odd.encode() + b"\n"}))
+    prepare_corpus(config, tmp_path / "run")
+    assert load_split(config.data, tmp_path / "run", "test").tgt == [odd]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_an_empty_split_is_a_complaint(tmp_path: Path, split: str) -> None:
+    config = files(tmp_path / "c", **(FULL | {f"{split}_de": b"", f"{split}_en": b""}))
+    with pytest.raises(UserError, match=f"the {split} split has no sentence pairs"):
+        prepare_corpus(config, tmp_path / "run")
+
+
+def test_missing_splits_are_held_out_the_same_way_in_any_order(tmp_path: Path) -> None:
+    lines = [f"satz {i % 40}" for i in range(50)]  # ten sentences occur twice
+    splits = {}
+    for name, rows in (("a", lines), ("b", lines[::-1])):
+        text = "".join(line + "\n" for line in rows).encode()
+        folder = tmp_path / name
+        config = files(folder, train_de=text, train_en=text)
+        data = DataConfig(directory=str(folder), valid="", test="", held_out=5)
+        config = Config(data=data)
+        report = prepare_corpus(config, tmp_path / f"run-{name}")
+        assert report.test_name == "5 held out"
+        splits[name] = {
+            s: load_split(data, tmp_path / f"run-{name}", s).src for s in corpus_module.SPLITS
+        }
+    for split in corpus_module.SPLITS:
+        assert sorted(splits["a"][split]) == sorted(splits["b"][split])
+    distinct = [set(splits["a"][split]) for split in corpus_module.SPLITS]
+    assert [len(part) for part in distinct] == [30, 5, 5]
+    assert not distinct[0] & distinct[1]
+    assert not distinct[0] & distinct[2]
+    assert not distinct[1] & distinct[2]
+    assert sum(len(part) for part in splits["a"].values()) == 50  # no pair is lost
+
+
+def test_too_little_to_hold_out(tmp_path: Path) -> None:
+    files(tmp_path, train_de=b"a\nb\n", train_en=b"a\nb\n")
+    data = DataConfig(directory=str(tmp_path), valid="", test="")
+    with pytest.raises(UserError, match=r"data\.held_out = 1000"):
+        prepare_corpus(Config(data=data), tmp_path / "run")
+
+
+# --- the hub ---
+
+HUB = DataConfig(hub=HubConfig(name="some/set"))
+
+
+def test_rows_with_columns_and_with_translation_dictionaries() -> None:
+    expected = Corpus(["eins"], ["one"])
+    assert pairs_of([{"de": "eins", "en": "one", "id": 3}], HUB) == expected
+    assert pairs_of([{"id": "3", "translation": {"de": "eins", "en": "one"}}], HUB) == expected
+    assert pairs_of([{"de": "a\nb\r\nc", "en": "x"}], HUB).src == ["a b  c"]
+
+
+def test_rows_without_the_languages() -> None:
+    with pytest.raises(UserError, match="no text in fields 'de' and 'en'; it has fr, nl"):
+        pairs_of([{"translation": {"fr": "un", "nl": "een"}}], HUB)
+
+
+def local_hub(folder: Path, splits: dict[str, str]) -> HubConfig:
+    """A data set that the library loads from disk as it would from the hub."""
+    folder.mkdir()
+    for name, rows in splits.items():
+        (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    return HubConfig(name=str(folder))
+
+
+def test_a_data_set_with_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    rows = {
+        "train": '{"de": "eins", "en": "one"}\n{"de": "zwei", "en": "two"}\n',
+        "validation": '{"de": "drei", "en": "three"}\n',
+        "test": '{"de": "vier", "en": "four"}\n',
+    }
+    config = Config(data=DataConfig(hub=local_hub(tmp_path / "set", rows)))
+    report = prepare_corpus(config, tmp_path / "run")
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, 1)
+    assert load_split(config.data, tmp_path / "run", "test") == Corpus(["vier"], ["four"])
+
+
+def test_a_data_set_with_one_split(tmp_path: Path) -> None:
+    rows = "".join(f'{{"translation": {{"de": "s {i}", "en": "t {i}"}}}}\n' for i in range(20))
+    hub = local_hub(tmp_path / "one", {"train": rows})
+    hub = HubConfig(name=hub.name, valid="", test="")
+    config = Config(data=DataConfig(hub=hub, held_out=4))
+    report = prepare_corpus(config, tmp_path / "run")
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (12, 4, 4)
+    train = load_split(config.data, tmp_path / "run", "train")
+    assert [s.replace("s", "t") for s in train.src] == train.tgt
+
+
+def test_an_unreachable_hub_is_one_line_at_once(tmp_path: Path) -> None:
+    """In a process of its own: the library reads its environment when it is imported."""
+    config = tmp_path / "hub.toml"
+    config.write_text('[data.hub]\nname = "some/set"\n', encoding="utf-8")
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "seq2seq", "prepare", "--config", config, "--run", tmp_path / "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "some/set: the Hugging Face hub cannot be reached" in done.stderr
+    assert "--data.directory" in done.stderr
+
+
+# --- the bundled corpus ---
+
+
+def test_the_bundled_corpus_is_reproducible_and_without_leaks(tmp_path: Path) -> None:
+    script = ROOT / "data" / "toy.py"
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, script, tmp_path / name], check=True)
+    seen: set[str] = set()
+    for split in ("train", "valid", "test"):
+        a = read_pair(tmp_path / "a" / f"{split}.de", tmp_path / "a" / f"{split}.en")
+        b = read_pair(tmp_path / "b" / f"{split}.de", tmp_path / "b" / f"{split}.en")
+        assert a == b
+        assert not seen & set(a.src)
+        seen |= set(a.src)
+    assert len(seen) == 4600

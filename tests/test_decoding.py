@@ -1,0 +1,129 @@
+"""Decoding against plain decoders without a cache, and against exhaustive search."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SMALL, small_model
+
+from seq2seq.batches import pad
+from seq2seq.decoding import NEVER_WRITTEN, Search, beam_search, greedy, normalized, output_limits
+from seq2seq.model import Seq2Seq
+from seq2seq.tokenizer import BOS, EOS
+
+SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
+
+
+def plain_greedy(model: Seq2Seq, ids: list[int], limit: int) -> list[int]:
+    """One sentence at a time, the whole target read again for each token."""
+    tgt = [BOS]
+    while len(tgt) <= limit:
+        logits = model(torch.tensor([ids]), torch.tensor([tgt]))[0, -1]
+        logits[NEVER_WRITTEN] = -torch.inf
+        token = int(logits.argmax())
+        if token == EOS:
+            break
+        tgt.append(token)
+    return tgt[1:]
+
+
+def eager_to_stop(seed: int) -> Seq2Seq:
+    """A random model of which some sentences end early and some at their limit."""
+    model = small_model(seed=seed).eval()
+    with torch.no_grad():
+        model.output.weight *= 3
+        model.output.weight[EOS] *= 1.5
+    return model
+
+
+@pytest.mark.parametrize("seed", range(6))
+@torch.no_grad()
+def test_greedy_equals_the_plain_decoder(seed: int) -> None:
+    model = eager_to_stop(seed)
+    limits = output_limits(pad(SOURCES), 1.5).tolist()
+    assert limits == [4 * 3 // 2 + 10, 13, 20, 14]
+    expected = [plain_greedy(model, i, n) for i, n in zip(SOURCES, limits, strict=True)]
+    assert greedy(model, pad(SOURCES), 1.5) == expected
+    assert beam_search(model, pad(SOURCES), 1, 1.0, 1.5) == expected
+
+
+@torch.no_grad()
+def test_some_of_these_sentences_end_early_and_some_do_not() -> None:
+    """Else the test above would not see sentences leave the batch."""
+    ended = set()
+    for seed in range(6):
+        lengths = [len(ids) for ids in greedy(eager_to_stop(seed), pad(SOURCES), 1.5)]
+        limits = output_limits(pad(SOURCES), 1.5).tolist()
+        ended |= {length < limit for length, limit in zip(lengths, limits, strict=True)}
+    assert ended == {True, False}
+
+
+@torch.no_grad()
+def log_probability(model: Seq2Seq, src: list[int], tgt: list[int]) -> float:
+    logits = model(torch.tensor([src]), torch.tensor([[BOS, *tgt]]))[0]
+    logits[:, NEVER_WRITTEN] = -torch.inf
+    steps = logits.log_softmax(dim=-1)
+    return sum(float(steps[i, token]) for i, token in enumerate([*tgt, EOS]))
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_beam_finds_the_best_of_all_short_translations(
+    seed: int, length_penalty: float
+) -> None:
+    # Six ids of which three can be written, besides EOS. The output weights make EOS likely, so
+    # that the best translation is short and exhaustive search over short ones finds it.
+    model = small_model(replace(SMALL, decoder_layers=1), vocab_size=6, seed=seed).eval()
+    with torch.no_grad():
+        model.output.weight *= 2
+    src = [4, 5, 4, EOS]
+    candidates = [list(c) for n in range(7) for c in itertools.product([4, 5], repeat=n)]
+    best = max(
+        candidates,
+        key=lambda c: normalized(log_probability(model, src, c), len(c) + 1, length_penalty),
+    )
+    found = beam_search(model, pad([src]), 130, length_penalty, 0.0)[0]
+    if len(found) <= 6:
+        assert found == best
+    else:  # something longer is better still
+        score = normalized(log_probability(model, src, found), len(found) + 1, length_penalty)
+        limit = normalized(log_probability(model, src, best), len(best) + 1, length_penalty)
+        assert score >= limit
+
+
+@pytest.mark.parametrize("beam", [2, 4, 7])
+def test_beam_search_of_a_batch_equals_that_of_each_sentence(beam: int) -> None:
+    model = eager_to_stop(1)
+    together = beam_search(model, pad(SOURCES), beam, 1.0, 1.5)
+    alone = [beam_search(model, pad([ids]), beam, 1.0, 1.5)[0] for ids in SOURCES]
+    assert together == alone
+
+
+def test_a_wider_beam_never_scores_worse_here() -> None:
+    model = eager_to_stop(2)
+    scores = []
+    for beam in (1, 16):
+        found = beam_search(model, pad(SOURCES), beam, 0.0, 1.5)
+        scores.append([log_probability(model, s, f) for s, f in zip(SOURCES, found, strict=True)])
+    assert sum(scores[1]) >= sum(scores[0])
+
+
+def test_search_by_hand() -> None:
+    search = Search(beam=2, limit=10, length_penalty=0.0)
+    assert search.advance([(-0.5, 0, 7), (-1.0, 0, EOS), (-2.0, 0, 8), (-3.0, 0, 9)]) == [0, 0]
+    assert search.live == [(-0.5, [7]), (-2.0, [8])]
+    assert search.finished == [(-1.0, [])]
+    assert len(search.finished) < search.beam
+    # An EOS outside the first two candidates does not count.
+    assert search.advance([(-0.6, 0, 4), (-2.5, 1, 5), (-2.6, 0, EOS), (-3.0, 1, 6)]) == [0, 1]
+    assert search.live == [(-0.6, [7, 4]), (-2.5, [8, 5])]
+    assert search.advance([(-0.7, 0, EOS), (-2.9, 1, 4), (-3.0, 1, 5)]) == [1, 1]
+    assert search.done
+    assert search.best() == [7, 4]
+
+
+def test_length_penalty_by_hand() -> None:
+    assert normalized(-6.0, 7, 0.0) == -6.0
+    assert normalized(-6.0, 7, 1.0) == -3.0
+    assert normalized(-8.0, 19, 0.5) == -4.0

@@ -1,0 +1,37 @@
+"""The hand-written loss against torch's cross-entropy."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seq2seq.loss import CHUNK, vocabulary_loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("n_tokens", [1, 7, CHUNK, CHUNK + 3, 3 * CHUNK])
+def test_equals_torch_forward_and_gradient(n_tokens: int, smoothing: float) -> None:
+    torch.manual_seed(n_tokens)
+    x = torch.randn(n_tokens, 8, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(0, 50, (n_tokens,))
+    expected = F.cross_entropy(x @ weight.T, labels, label_smoothing=smoothing, reduction="sum")
+    ours = vocabulary_loss(x, weight, labels, smoothing)
+    # The logits themselves are float32 whatever the vectors are.
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+    wanted = [x, weight]
+    for one, other in zip(
+        torch.autograd.grad(ours * 3, wanted),
+        torch.autograd.grad(expected * 3, wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    x = torch.tensor([[1e4, 0.0], [-1e4, 0.0]], requires_grad=True)
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    loss = vocabulary_loss(x, weight, torch.tensor([0, 0]), 0.0)
+    assert loss.item() == pytest.approx(2e4)
+    loss.backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()

@@ -1,0 +1,176 @@
+"""The Transformer: who can see what, and that it can learn."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SMALL, small_model
+
+from seq2seq.batches import Batch, pad
+from seq2seq.config import ModelConfig
+from seq2seq.layers import Dropout, sinusoidal_positions
+from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.tokenizer import BOS, EOS, PAD
+from seq2seq.training import batch_loss
+
+SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
+
+
+def random_ids(n_rows: int, length: int) -> torch.Tensor:
+    return torch.randint(4, 40, (n_rows, length))
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_future_tokens_never_change_earlier_logits(config: ModelConfig) -> None:
+    model = small_model(config).eval()
+    src, tgt = random_ids(3, 6), random_ids(3, 9)
+    before = model(src, tgt)
+    for cut in range(1, 9):
+        changed = tgt.clone()
+        changed[:, cut:] = random_ids(3, 9 - cut)
+        after = model(src, changed)
+        torch.testing.assert_close(after[:, :cut], before[:, :cut])
+        assert not torch.allclose(after[:, cut:], before[:, cut:])
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_every_source_token_matters_to_every_target_token(config: ModelConfig) -> None:
+    model = small_model(config).eval()
+    src, tgt = random_ids(1, 6), random_ids(1, 5)
+    before = model(src, tgt)
+    for position in range(6):
+        changed = src.clone()
+        changed[0, position] = changed[0, position] % 36 + 4
+        difference = (model(changed, tgt) - before).abs().amax(dim=-1)
+        assert (difference > 1e-6).all()
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_padding_changes_nothing(config: ModelConfig) -> None:
+    model = small_model(config).eval()
+    short_src, short_tgt = [5, 6, EOS], [BOS, 7, 8, 9]
+    long_src, long_tgt = [*range(10, 20), EOS], [BOS, *range(20, 32)]
+    alone = model(pad([short_src]), pad([short_tgt]))
+    together = model(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
+    torch.testing.assert_close(together[0, : len(short_tgt)], alone[0])
+    for loss_of in (lambda m, b: batch_loss(m, b, 0.1).item(),):
+        apart = loss_of(model, Batch(pad([short_src]), pad([short_tgt]))) + loss_of(
+            model, Batch(pad([long_src]), pad([long_tgt]))
+        )
+        joined = Batch(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
+        assert loss_of(model, joined) == pytest.approx(apart, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
+def test_the_decoder_in_pieces_equals_the_decoder_at_once(
+    config: ModelConfig, chunks: list[int]
+) -> None:
+    model = small_model(config).eval()
+    src, tgt = pad([[5, 6, 7, EOS], [8, EOS]]), random_ids(2, 8)
+    expected = model(src, tgt)
+    state, pieces = model.start(*model.encode(src)), []
+    for piece in tgt.split(chunks, dim=1):
+        x, state = model.decode(piece, state)
+        pieces.append(model.logits(x))
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
+    assert state.length == 8
+
+
+@pytest.mark.parametrize("vocab_size", [2000, 8000])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_initial_loss_is_near_the_logarithm_of_the_vocabulary(vocab_size: int, norm: str) -> None:
+    config = replace(SMALL, d_model=128, norm=norm)  # type: ignore[arg-type]
+    model = small_model(config, vocab_size).eval()
+    src, tgt = torch.randint(4, vocab_size, (8, 12)), torch.randint(4, vocab_size, (8, 13))
+    batch = Batch(src, tgt)
+    # A little above, because logits start with variance one.
+    loss = batch_loss(model, batch, 0.0).item() / batch.n_labels
+    assert loss == pytest.approx(math.log(vocab_size), rel=0.12)
+
+
+def test_one_batch_can_be_overfitted() -> None:
+    model = small_model()
+    batch = Batch(pad([[4, 5, 6, EOS], [7, 8, EOS]]), pad([[BOS, 9, 10, EOS], [BOS, 11, EOS]]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = batch_loss(model, batch, 0.0) / batch.n_labels
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02
+    assert model(batch.src, batch.tgt_in).argmax(dim=-1)[0].tolist() == [9, 10, EOS]
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    for config in SHAPES:
+        model = small_model(config)
+        batch = Batch(random_ids(2, 5), random_ids(2, 6))
+        batch_loss(model, batch, 0.1).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            # A constant added to every key changes no weight: its gradient is zero by nature.
+            if "key_weights.bias" not in name:
+                assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("joint", "tie", "tables"), [(True, True, 1), (False, True, 2), (True, False, 3)]
+)
+def test_tables_are_shared_as_asked(joint: bool, tie: bool, tables: int) -> None:
+    config = replace(SMALL, tie_embeddings=tie)
+    model = Seq2Seq(config, 50, 50, joint, PAD)
+    vocabulary_tables = [p for p in model.parameters() if p.shape == (50, 32)]
+    assert len(vocabulary_tables) == tables
+    assert (model.output.weight is model.tgt_embedding.weight) == tie
+    rest = count_parameters(Seq2Seq(config, 51, 51, joint, PAD)) - count_parameters(model)
+    assert rest == tables * 32
+
+
+def test_attention_weights_of_every_layer() -> None:
+    model = small_model().eval()
+    src, tgt = pad([[5, 6, EOS], [5, 6, 7, 8, EOS]]), random_ids(2, 4)
+    weights = model.attention_weights(src, tgt)
+    for layers, shape in (
+        (weights.encoder, (2, 4, 5, 5)),
+        (weights.decoder, (2, 4, 4, 4)),
+        (weights.cross, (2, 4, 4, 5)),
+    ):
+        assert [tuple(layer.shape) for layer in layers] == [shape] * 2
+        for layer in layers:
+            torch.testing.assert_close(layer.sum(dim=-1), torch.ones(shape[:-1]))
+    for layer in [*weights.encoder, *weights.cross]:
+        assert (layer[0, :, :, 3:] == 0).all()  # the first source is three tokens long
+    for layer in weights.decoder:
+        assert (layer.triu(diagonal=1) == 0).all()
+
+
+def test_positions_by_hand_and_without_end() -> None:
+    table = sinusoidal_positions(3, 4)
+    expected = [
+        [f(t / 10000 ** (i / 4)) for i in (0, 2) for f in (math.sin, math.cos)] for t in range(3)
+    ]
+    torch.testing.assert_close(table, torch.tensor(expected))
+    model = small_model().eval()
+    assert model(random_ids(1, 600), random_ids(1, 700)).shape == (1, 700, 40)
+
+
+def test_dropout_zeroes_the_right_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.3)
+    x = torch.ones(1000, 101)
+    out = dropout(x)
+    assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert out.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert out.mean().item() == pytest.approx(1, abs=0.01)
+    assert not torch.equal(dropout(x), out)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_dropout_lets_the_gradient_through_where_values_passed() -> None:
+    x = torch.ones(50, 7, requires_grad=True)
+    out = Dropout(0.5)(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, out)

@@ -1,0 +1,278 @@
+"""Training: the schedule, the step, and runs that are repeated, stopped and continued."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SEQ2SEQ, TINY_CONFIG, write_corpus
+from safetensors.torch import load_file
+
+from seq2seq.batches import Batch, make_batch
+from seq2seq.checkpoint import load_state, save_state
+from seq2seq.cli import main
+from seq2seq.config import Config, TrainConfig, load_config
+from seq2seq.errors import Stopped, UserError
+from seq2seq.preparation import is_prepared, prepare
+from seq2seq.training import StopRequest, Trainer, learning_rate, train
+
+# Everything that is drawn at random or remembered, in a run of a second or two.
+OVERRIDES = {
+    "model.dropout": "0.1",
+    "tokenizer.bpe_dropout": "0.1",
+    "train.average": "0.9",
+    "train.epochs": "3",
+    "train.validate_every": "4",
+    "train.accumulate": "2",
+    "train.warmup_steps": "5",
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("training")
+    write_corpus(folder / "corpus", {"train": 200, "valid": 8, "test": 8})
+    path = folder / "short.toml"
+    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    return load_config(path, OVERRIDES)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The metrics without the one column that measures time."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted")
+    prepare(config, run)
+    train(config, run)
+    return run
+
+
+def test_learning_rate_by_hand() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=4, decay="linear")
+    assert [learning_rate(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert learning_rate(config, 100, 0.75) == 0.25
+    cosine = replace(config, decay="cosine")
+    assert learning_rate(cosine, 100, 0.5) == pytest.approx(0.5)
+    assert learning_rate(cosine, 100, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert learning_rate(cosine, 100, 1.0) == pytest.approx(0)
+
+
+def test_two_small_batches_equal_one_large_one(config: Config, uninterrupted: Path) -> None:
+    config = replace(
+        config,
+        model=replace(config.model, dropout=0.0),
+        tokenizer=replace(config.tokenizer, bpe_dropout=0.0),
+    )
+    results = []
+    for split in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3, 4, 5, 6, 7]]):
+        trainer = Trainer(config, uninterrupted)
+        batches: list[Batch] = [
+            make_batch(trainer.data.src, trainer.data.tgt, rows) for rows in split
+        ]
+        trainer.step(batches, 1e-2)
+        results.append((trainer.progress.loss, trainer.progress.labels, trainer.model))
+    assert results[0][1] == results[1][1]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    # AdamW's first step has nearly the size of the rate, whatever the gradient's.
+    for one, other in zip(results[0][2].parameters(), results[1][2].parameters(), strict=True):
+        assert ((one - other).abs() > 1e-3).float().mean() < 0.01
+
+
+def test_the_same_seed_gives_identical_weights(
+    config: Config, uninterrupted: Path, tmp_path: Path
+) -> None:
+    prepare(config, tmp_path)
+    train(config, tmp_path)
+    expected, again = weights(uninterrupted), weights(tmp_path)
+    assert expected.keys() == again.keys()
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+    assert metrics(tmp_path) == metrics(uninterrupted)
+
+    other = replace(config, train=replace(config.train, seed=2))
+    run = tmp_path / "other"
+    prepare(other, run)
+    train(other, run)
+    assert not all(torch.equal(expected[name], weights(run)[name]) for name in expected)
+
+
+@pytest.mark.parametrize("stops", [[1], [3, 4, 5], [4, 8, 9]])
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    config: Config,
+    uninterrupted: Path,
+    tmp_path: Path,
+    stops: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare(config, tmp_path)
+    step = Trainer.step
+    for stop_at in stops:
+
+        def step_and_stop(
+            self: Trainer, batches: list[Batch], rate: float, stop_at: int = stop_at
+        ) -> None:
+            step(self, batches, rate)
+            if self.progress.step == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        monkeypatch.setattr(Trainer, "step", step_and_stop)
+        with pytest.raises(Stopped) as stopped:
+            train(config, tmp_path)
+        assert stopped.value.signal_number == signal.SIGINT
+        assert f"step {stop_at}" in str(stopped.value)
+    monkeypatch.undo()
+    train(config, tmp_path)
+    expected, resumed = weights(uninterrupted), weights(tmp_path)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert metrics(tmp_path) == metrics(uninterrupted)
+    one, other = load_state(tmp_path / "last.pt"), load_state(uninterrupted / "last.pt")
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+
+
+def test_a_finished_run_is_not_trained_again(
+    config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "step", None)
+    before = weights(uninterrupted)
+    summary = train(config, uninterrupted)
+    assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
+    assert all(torch.equal(before[name], weights(uninterrupted)[name]) for name in before)
+
+
+def test_the_best_weights_are_those_of_the_best_validation(
+    uninterrupted: Path, config: Config
+) -> None:
+    from seq2seq.metrics import bleu
+    from seq2seq.translator import Translator
+
+    best = max(metrics(uninterrupted), key=lambda line: line["valid_bleu"])
+    trainer = Trainer(config, uninterrupted)
+    hypotheses = Translator.load(uninterrupted).translate(trainer.valid.src)
+    assert round(bleu(hypotheses, trainer.valid.tgt), 2) == best["valid_bleu"]
+
+
+def test_early_stopping(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = replace(config, train=replace(config.train, patience=2, validate_every=1))
+    prepare(patient, tmp_path)
+    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
+    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: next(scores))
+    summary = train(patient, tmp_path)
+    assert (summary["steps"], summary["best_step"]) == (4, 2)
+
+
+def test_the_average_follows_the_weights(config: Config, uninterrupted: Path) -> None:
+    trainer = Trainer(config, uninterrupted)
+    name = "encoder.0.feed_forward.expand.weight"
+    expected = dict(trainer.model.named_parameters())[name].detach().clone()
+    for n, (batches, _) in zip(range(3), trainer.steps(), strict=False):
+        trainer.step(batches, 1e-2)
+        beta = min(0.9, (2 + n) / (11 + n))
+        new = dict(trainer.model.named_parameters())[name].detach()
+        expected = beta * expected + (1 - beta) * new
+    torch.testing.assert_close(dict(trainer.average.named_parameters())[name].detach(), expected)
+
+
+def test_pairs_that_are_too_long_are_counted(config: Config, tmp_path: Path) -> None:
+    short = replace(config, data=replace(config.data, max_tokens=10))
+    prepare(short, tmp_path)
+    trainer = Trainer(short, tmp_path)
+    assert 0 < trainer.data.too_long < 200
+    assert len(trainer.data.src) == 200 - trainer.data.too_long
+    assert max(map(len, [*trainer.data.src, *trainer.data.tgt])) <= 10
+    none = replace(config, data=replace(config.data, max_tokens=2))
+    with pytest.raises(UserError, match="every training pair is longer"):
+        Trainer(none, tmp_path)
+
+
+def test_validation_loss_is_torchs_cross_entropy(config: Config, uninterrupted: Path) -> None:
+    trainer = Trainer(config, uninterrupted)
+    trainer.average.eval()
+    losses = []
+    for src, tgt in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
+        ids = torch.tensor(trainer.tokenizer.encode_tgt([tgt]))
+        logits = trainer.average(torch.tensor(trainer.tokenizer.encode_src([src])), ids[:, :-1])
+        losses.append(torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
+    assert trainer.validation_loss() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_another_configuration_is_refused_once_training_began(
+    config: Config, uninterrupted: Path
+) -> None:
+    other = replace(config, model=replace(config.model, d_ff=64))
+    with pytest.raises(UserError, match=r"trained with model\.d_ff = 128, not 64"):
+        prepare(other, uninterrupted)
+    assert is_prepared(config, uninterrupted)
+    decoding = replace(config, decoding=replace(config.decoding, beam=5))
+    assert "training has begun" in prepare(decoding, uninterrupted)
+    prepare(config, uninterrupted)
+
+
+def test_a_state_that_does_not_fit_is_refused(
+    config: Config, uninterrupted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"garbage")
+    with pytest.raises(UserError, match="not a training state"):
+        load_state(path)
+    save_state({"model": {}}, path)
+    with pytest.raises(UserError, match="does not fit this run"):
+        Trainer(config, uninterrupted).restore(load_state(path))
+
+
+def test_signals_ask_once_and_then_do_what_they_did(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "again to stop at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_process_stops_and_goes_on(
+    tiny_config: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    command = [*SEQ2SEQ, "train", "--config", str(tiny_config), "--run", str(tmp_path / "r")]
+    process = subprocess.Popen(
+        [*command, "--train.validate_every", "20"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "r" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert b"the same command goes on" in errors
+    assert b"Traceback" not in errors
+    assert load_state(tmp_path / "r" / "last.pt")["progress"]["step"] >= 20
+    assert not (tmp_path / "r" / "training.json").exists()
+
+
+def test_training_is_quiet_in_a_pipe(
+    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepare(config, tmp_path)
+    path = tmp_path / "config.toml"
+    assert main(["train", "--config", str(path), "--run", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.count("\n") == 1
+    assert "best validation BLEU" in out
