@@ -127,6 +127,11 @@ def run_train(chosen: argparse.Namespace) -> None:
         f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} minutes, "
         f"{summary['parameters']:,} parameters"
     )
+    if summary["pairs_left_out_as_too_long"]:
+        print(
+            f"left out of training as longer than data.max_tokens = {config.data.max_tokens}: "
+            f"{summary['pairs_left_out_as_too_long']:,} pairs"
+        )
 
 
 def run_evaluate(chosen: argparse.Namespace) -> None:

@@ -4,13 +4,11 @@ Whatever the source, the result is the same: three splits of sentence pairs as p
 ``corpus/`` in the run folder, with a report of what was read and what was left out.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,20 +162,19 @@ def _hold_out(train: Corpus, n_sentences: int, salt: str) -> tuple[Corpus, Corpu
 
 
 def _from_hub(data: DataConfig) -> dict[str, Corpus]:
-    hub = data.hub
+    hub, datasets = data.hub, _datasets_library()
     names = {"train": hub.train, "valid": hub.valid, "test": hub.test}
     corpora = {}
-    with _hub_or_cache() as datasets:
-        for split, name in names.items():
-            if not name:
-                continue
-            try:
-                rows = datasets.load_dataset(
-                    hub.name, hub.subset or None, split=name, revision=hub.revision or None
-                )
-            except Exception as error:  # the library raises many kinds, all of them the user's
-                raise UserError(_hub_complaint(hub.name, name, error)) from None
-            corpora[split] = pairs_of(rows, data)
+    for split, name in names.items():
+        if not name:
+            continue
+        try:
+            rows = datasets.load_dataset(
+                hub.name, hub.subset or None, split=name, revision=hub.revision or None
+            )
+        except Exception as error:  # the library raises many kinds, all of them the user's
+            raise UserError(_hub_complaint(hub.name, name, error)) from None
+        corpora[split] = pairs_of(rows, data)
     return corpora
 
 
@@ -205,8 +202,7 @@ def pairs_of(rows: Any, data: DataConfig) -> Corpus:
     return Corpus(src, tgt)
 
 
-@contextlib.contextmanager
-def _hub_or_cache() -> Iterator[Any]:
+def _datasets_library() -> Any:
     """The ``datasets`` library, told to use its cache at once where the hub is out of reach."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
@@ -218,7 +214,7 @@ def _hub_or_cache() -> Iterator[Any]:
     import datasets  # here, because it takes seconds and few commands need it
 
     datasets.disable_progress_bars()
-    yield datasets
+    return datasets
 
 
 def _hub_complaint(name: str, split: str, error: Exception) -> str:

@@ -92,6 +92,20 @@ def test_two_small_batches_equal_one_large_one(config: Config, uninterrupted: Pa
         assert ((one - other).abs() > 1e-3).float().mean() < 0.01
 
 
+def test_bfloat16_is_near_float32(config: Config, uninterrupted: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(
+            replace(config, train=replace(config.train, precision=precision)),
+            uninterrupted,
+        )
+        for _, (batches, _) in zip(range(4), trainer.steps(), strict=False):
+            trainer.step(batches, 1e-3)
+        losses.append(trainer.progress.loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
 def test_the_same_seed_gives_identical_weights(
     config: Config, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -201,9 +215,10 @@ def test_validation_loss_is_torchs_cross_entropy(config: Config, uninterrupted: 
     trainer = Trainer(config, uninterrupted)
     trainer.average.eval()
     losses = []
-    for src, tgt in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
-        ids = torch.tensor(trainer.tokenizer.encode_tgt([tgt]))
-        logits = trainer.average(torch.tensor(trainer.tokenizer.encode_src([src])), ids[:, :-1])
+    for pair in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
+        src = torch.tensor(trainer.tokenizer.encode_src([pair[0]]), device=trainer.device)
+        ids = torch.tensor(trainer.tokenizer.encode_tgt([pair[1]]), device=trainer.device)
+        logits = trainer.average(src, ids[:, :-1])
         losses.append(torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
     assert trainer.validation_loss() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
