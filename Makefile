@@ -56,7 +56,8 @@ $(TOY): data/toy.py
 	$(PYTHON) data/toy.py data/toy
 	@touch $@
 
-# Settings given in ARGS that differ from the last ones given count as a change.
+# Settings given in ARGS that differ from the last ones given count as a change. Without ARGS,
+# what was made with earlier ones stays made.
 $(RUN)/args: FORCE
 	@mkdir -p $(RUN)
 	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
@@ -73,8 +74,6 @@ $(RUN)/tokenizer.model: $(RUN)/corpus/report.json
 # better one. A training that was stopped goes on when make is called again.
 $(RUN)/training.json: $(RUN)/tokenizer.model
 	$(SEQ2SEQ) train --config $(CONFIG) --run $(RUN) $(ARGS)
-
-$(RUN)/model.safetensors: $(RUN)/training.json ;
 
 $(RUN)/eval.json: $(RUN)/training.json
 	$(SEQ2SEQ) evaluate --run $(RUN)

@@ -2,7 +2,7 @@
 
 Where things are. A file imports only from lines above its own (a test holds this):
 
-    errors                                   the one error a user can cause
+    errors                                   a user's mistake, a user's Ctrl-C
     config  files  machine                   settings; strict reading, whole writing; the computer
     tokenizer  corpus  metrics               subwords; sentence pairs; BLEU and chrF
     attention  loss                          the heart; what training minimises

@@ -10,9 +10,9 @@ source's tokens answer. The steps, in the order in which they stand below:
 4. normalise: a query's scores become weights that sum to one
 5. mix: the values are summed by their weights, and the heads are merged
 
-Shapes, here and everywhere else: B batch, S source tokens, T target tokens (here: the tokens
-that ask), D model width, H heads, K = D / H head width, V vocabulary. A mask is boolean, True
-where a query may attend.
+Shapes, here and everywhere else: B batch, S source tokens, T target tokens, D model width,
+H heads, K = D / H head width, V vocabulary. In this file T counts the tokens that ask and S
+those that answer, whichever they are. A mask is boolean, True where a query may attend.
 
 Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
 """
@@ -62,7 +62,7 @@ def softmax_weights(scores: Tensor) -> Tensor:
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
-    """(T, S) mask under which the last T of S tokens see themselves and what precedes them."""
+    """(T, S) mask under which T tokens, the last of S, see themselves and what precedes them."""
     ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
     return ones.tril(diagonal=n_keys - n_queries)
 

@@ -17,7 +17,7 @@ from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
 from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, write_bytes, write_text
 from seq2seq.model import Seq2Seq
-from seq2seq.tokenizer import PAD, Tokenizer
+from seq2seq.tokenizer import Tokenizer
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
@@ -27,35 +27,38 @@ def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
         tokenizer.src_vocab_size,
         tokenizer.tgt_vocab_size,
         joint=tokenizer.joint,
-        pad=PAD,
     )
 
 
-def load_run_config(run: Path) -> Config:
-    """The configuration saved with a run."""
+def load_run_config(run: Path, overrides: dict[str, str] | None = None) -> Config:
+    """The configuration saved with a run, with ``overrides`` (key to text) on top."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
-    return load_config(run / "config.toml")
+    return load_config(run / "config.toml", overrides)
 
 
-def claim_run(run: Path, config: Config) -> None:
-    """Save ``config`` in ``run``, unless training has begun there with another.
+def refuse_other_settings(run: Path, config: Config) -> None:
+    """Make sure that training has not begun in ``run`` with other settings than ``config``.
 
-    How translations are found (``decoding``) may change at any time.
+    How translations are found (``decoding``) may differ: it changes no weight.
 
     Raises:
         UserError: it has; the message names the first setting that differs.
     """
-    path = run / "config.toml"
-    if path.exists() and (run / "last.pt").exists():
-        there = flatten(load_config(path))
-        for key, value in flatten(config).items():
-            if there[key] != value and not key.startswith("decoding."):
-                raise UserError(
-                    f"{run} was trained with {key} = {toml_value(there[key])}, not "
-                    f"{toml_value(value)}: name another folder (--run; make: RUN=), or remove it"
-                )
-    write_text(path, dump_config(config))
+    if not (run / "last.pt").exists():
+        return
+    there = flatten(load_run_config(run))
+    for key, value in flatten(config).items():
+        if there[key] != value and not key.startswith("decoding."):
+            raise UserError(
+                f"{run} was trained with {key} = {toml_value(there[key])}, not "
+                f"{toml_value(value)}: name another folder (--run; make: RUN=), or remove it"
+            )
+
+
+def save_run_config(run: Path, config: Config) -> None:
+    """Write ``config`` as the run's own."""
+    write_text(run / "config.toml", dump_config(config))
 
 
 def save_weights(model: Seq2Seq, path: Path) -> None:

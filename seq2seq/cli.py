@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seq2seq.config import Config, DecodingConfig, load_config, nearest, options
+from seq2seq.config import Config, load_config, nearest, options
 from seq2seq.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
-        known = [f"--{key}" for key in options()]
-        parser.error(f"unknown argument {unknown[0]}{nearest(unknown[0], known)}")
+        parser.error(_about_unknown(unknown[0]))
     try:
         chosen.command(chosen)
         sys.stdout.flush()
@@ -41,6 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _about_unknown(argument: str) -> str:
+    """What is wrong with an argument that a sub-command does not take."""
+    name = argument.partition("=")[0].removeprefix("--")
+    if name in options():
+        return f"--{name} is part of what a run was trained with and cannot change now"
+    known = ["run", "config", "beam", *options()]
+    return f"unknown argument {argument}{nearest(name, known)}"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The sub-commands and everything they take."""
     parser = argparse.ArgumentParser(
@@ -50,16 +58,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: object, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    def add(name: str, command: object, usage: str, help: str) -> argparse.ArgumentParser:
+        usage = f"seq2seq {name} {usage} [--SECTION.SETTING VALUE ...]"
+        sub = commands.add_parser(
+            name, usage=usage, help=help, description=help, allow_abbrev=False
+        )
         sub.set_defaults(command=command)
         return sub
 
-    prepare = add("prepare", run_prepare, "read a corpus and learn its subwords")
+    prepare = add(
+        "prepare",
+        run_prepare,
+        "[STAGE] [--config FILE] [--run FOLDER]",
+        "read a corpus and learn its subwords",
+    )
     prepare.add_argument(
         "stage", nargs="?", choices=("corpus", "tokenizer", "all"), default="all", help="only this"
     )
-    train = add("train", run_train, "train a model, or go on where a training was stopped")
+    train = add(
+        "train",
+        run_train,
+        "[--config FILE] [--run FOLDER]",
+        "train a model, or go on where a training was stopped",
+    )
     for sub in (prepare, train):
         sub.add_argument(
             "--config",
@@ -69,8 +90,15 @@ def build_parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
         _add_options(sub, "")
-    evaluate = add("evaluate", run_evaluate, "translate the test set and score the result")
-    predict = add("predict", run_predict, "translate sentences, or standard input line by line")
+    evaluate = add(
+        "evaluate", run_evaluate, "--run FOLDER", "translate the test set and score the result"
+    )
+    predict = add(
+        "predict",
+        run_predict,
+        "--run FOLDER [SENTENCE ...]",
+        "translate sentences, or standard input line by line",
+    )
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
@@ -98,13 +126,6 @@ def _experiment(chosen: argparse.Namespace) -> tuple[Config, Path]:
     return config, chosen.run or Path("runs") / chosen.config.stem
 
 
-def _decoding(chosen: argparse.Namespace) -> DecodingConfig | None:
-    from seq2seq.checkpoint import load_run_config
-
-    load_run_config(chosen.run)  # its complaints come first
-    return load_config(chosen.run / "config.toml", _overrides(chosen)).decoding
-
-
 def run_prepare(chosen: argparse.Namespace) -> None:
     """``seq2seq prepare``"""
     from seq2seq.preparation import prepare
@@ -127,22 +148,19 @@ def run_train(chosen: argparse.Namespace) -> None:
         f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} minutes, "
         f"{summary['parameters']:,} parameters"
     )
-    if summary["pairs_left_out_as_too_long"]:
-        print(
-            f"left out of training as longer than data.max_tokens = {config.data.max_tokens}: "
-            f"{summary['pairs_left_out_as_too_long']:,} pairs"
-        )
 
 
 def run_evaluate(chosen: argparse.Namespace) -> None:
     """``seq2seq evaluate``"""
     from seq2seq.evaluation import evaluate
 
-    result = evaluate(chosen.run, _decoding(chosen))
+    result = evaluate(chosen.run, _overrides(chosen))
     print(
         f"{result['test_set']}: {result['sentences']:,} sentences "
         f"in {result['decoding_seconds']:.1f} s, beam {result['beam']}"
     )
+    if result["sentences_cut"]:
+        print(f"cut because they are longer than data.max_tokens: {result['sentences_cut']:,}")
     names = {"bleu": "BLEU", "bleu_lowercased": "BLEU lower-cased", "chrf": "chrF"}
     for key, name in names.items():
         print(f"{name:16} {result[key]:6.2f}  {result[key + '_signature']}")
@@ -152,22 +170,29 @@ def run_predict(chosen: argparse.Namespace) -> None:
     """``seq2seq predict``"""
     from seq2seq.translator import Translator
 
-    translator = Translator.load(chosen.run, _decoding(chosen))
+    translator = Translator.load(chosen.run, _overrides(chosen))
     if chosen.sentences:
-        lines: Iterable[str] = chosen.sentences
-    elif sys.stdin.isatty():
-        lines = _prompt()
-    else:
-        lines = (raw.rstrip(b"\r\n").decode("utf-8", "replace") for raw in sys.stdin.buffer)
-    _translate_lines(translator, iter(lines), 1 if sys.stdin.isatty() else LINES_AT_A_TIME)
+        _translate_lines(translator, iter(chosen.sentences), LINES_AT_A_TIME)
+    elif sys.stdin and sys.stdin.isatty():
+        _translate_lines(translator, _prompt(), 1)
+    elif sys.stdin:
+        _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
+
+
+def _lines(stream: Iterable[bytes]) -> Iterator[str]:
+    """The lines of standard input, whatever bytes they hold."""
+    for number, raw in enumerate(stream):
+        line = raw if number else raw.removeprefix(b"\xef\xbb\xbf")
+        yield line.rstrip(b"\r\n").decode("utf-8", "replace")
 
 
 def _prompt() -> Iterator[str]:
     """What the user types, line by line, until the end of input (Ctrl-D)."""
     print("One sentence a line; Ctrl-D ends.", file=sys.stderr)
     while True:
+        print("> ", end="", file=sys.stderr, flush=True)
         try:
-            yield input("> ")
+            yield input()
         except EOFError:
             print(file=sys.stderr)
             return

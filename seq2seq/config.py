@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from unicodedata import category
 
 from seq2seq.errors import UserError
 
@@ -31,6 +32,7 @@ class Range:
 
 POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
 NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "0 or more")
+SEED = Range(lambda x: 0 <= x < 2**32, "0 or more and below 2**32")
 FRACTION = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")
 
 # --- the settings: one dataclass a concern; each annotation is type, help and range ---
@@ -60,9 +62,9 @@ class DataConfig:
     train: Annotated[str, "prefix of the training files"] = "train"
     valid: Annotated[str, "prefix of the validation files; empty: held out of training"] = "valid"
     test: Annotated[str, "prefix of the test files; empty: held out of training"] = "test"
-    held_out: Annotated[int, "sentences held out for a split that the corpus lacks", POSITIVE] = (
-        1000
-    )
+    held_out: Annotated[
+        int, "training pairs held out for a split that the corpus lacks", POSITIVE
+    ] = 1000
     max_tokens: Annotated[
         int, "longer training pairs are left out, longer input is cut", POSITIVE
     ] = 256
@@ -100,17 +102,21 @@ class ModelConfig:
 class TrainConfig:
     """How the weights are learned."""
 
-    seed: Annotated[
-        int, "seed of weights, dropout, data order and subword sampling", NOT_NEGATIVE
-    ] = 1
+    seed: Annotated[int, "seed of weights, dropout, data order and subword sampling", SEED] = 1
     epochs: Annotated[int, "passes over the training split", POSITIVE] = 16
     batch_tokens: Annotated[int, "tokens a batch: sentences times the longest side", POSITIVE] = (
         4096
     )
     accumulate: Annotated[int, "batches summed into one step", POSITIVE] = 1
-    learning_rate: Annotated[float, "highest learning rate", POSITIVE] = 2e-3
-    warmup_steps: Annotated[int, "steps of linear rise to it", NOT_NEGATIVE] = 600
-    decay: Annotated[Literal["linear", "cosine"], "how it then falls to zero"] = "linear"
+    learning_rate: Annotated[
+        float, "learning rate, before warm-up and decay lower it", POSITIVE
+    ] = 2e-3
+    warmup_steps: Annotated[
+        int, "steps in which a factor on it rises from 0 to 1", NOT_NEGATIVE
+    ] = 600
+    decay: Annotated[
+        Literal["linear", "cosine"], "how another factor falls from 1 at the start to 0 at the end"
+    ] = "linear"
     adam_beta2: Annotated[float, "memory of AdamW's second moment", FRACTION] = 0.98
     weight_decay: Annotated[float, "AdamW's weight decay, on matrices only", NOT_NEGATIVE] = 0.01
     label_smoothing: Annotated[
@@ -169,6 +175,8 @@ def _violations(config: Config) -> list[tuple[str, str]]:
             bool(data.directory or data.hub.name),
             "must name a folder, or data.hub.name a data set",
         ),
+        ("data.train", bool(data.train), "must not be empty"),
+        ("data.hub.train", bool(data.hub.train), "must not be empty"),
         (
             "tokenizer.vocab_size",
             config.tokenizer.vocab_size > MIN_VOCAB_SIZE,
@@ -217,6 +225,8 @@ class Option:
         choices = get_args(self.type)
         if value not in choices if choices else type(value) is not self.type:
             raise ValueError(f"{value!r} is not {self.expects}")
+        if isinstance(value, str) and any(category(c) in ("Cc", "Cs") for c in value):
+            raise ValueError(f"{value!r} holds control characters or is not UTF-8")
         if self.range and not self.range.test(value):
             raise ValueError(f"{value!r} is not {self.range.words}")
         return value
@@ -275,7 +285,7 @@ def flatten(config: Config) -> dict[str, Any]:
     return walk(config, "")
 
 
-def load_config(path: Path | None = None, overrides: dict[str, str] | None = None) -> Config:
+def load_config(path: Path, overrides: dict[str, str] | None = None) -> Config:
     """The configuration in the TOML file ``path`` with ``overrides`` (key to text) on top.
 
     Raises:
@@ -284,10 +294,9 @@ def load_config(path: Path | None = None, overrides: dict[str, str] | None = Non
     """
     known = options()
     values: dict[str, Any] = {}
-    source = dict.fromkeys(known, "defaults")
-    from_file = _read_toml(path) if path else {}
+    source = dict.fromkeys(known, str(path))
     layers = [
-        (str(path), Option.accept, from_file),
+        (str(path), Option.accept, _read_toml(path)),
         ("command line", Option.parse, overrides or {}),
     ]
     for origin, convert, given in layers:
@@ -302,8 +311,7 @@ def load_config(path: Path | None = None, overrides: dict[str, str] | None = Non
                 raise UserError(f"{origin}: {key}: {error}") from None
     config = _build(Config, values, "")
     for key, complaint in _violations(config):
-        origin = source[key] if source[key] != "defaults" or not path else str(path)
-        raise UserError(f"{origin}: {key} = {toml_value(flatten(config)[key])}: {complaint}")
+        raise UserError(f"{source[key]}: {key} = {toml_value(flatten(config)[key])}: {complaint}")
     return config
 
 
@@ -343,8 +351,7 @@ def _build(section: type, values: dict[str, Any], prefix: str) -> Any:
 
 def toml_value(value: Any) -> str:
     """``value`` as TOML writes it."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007F")
+    return json.dumps(value, ensure_ascii=False)
 
 
 def dump_config(config: Config) -> str:

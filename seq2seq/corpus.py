@@ -9,6 +9,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,39 +59,37 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     """Read the corpus that ``config`` names and write its splits into ``run/corpus``.
 
     Validation and test pairs are kept as they are, whatever they hold: they are what a system
-    is judged by. Training pairs with an empty side are left out and counted.
+    is judged by. (Only line breaks within a sentence of a hub data set become spaces.) Training
+    pairs with an empty side are left out and counted.
 
     Raises:
         UserError: the corpus cannot be reached or read, or a split is empty.
     """
     data = config.data
-    if data.directory:
-        read, names = _from_files(data), (data.train, data.valid, data.test)
-        source = data.directory
-    else:
-        read, names = _from_hub(data), (data.hub.train, data.hub.valid, data.hub.test)
-        source = data.hub.name
-    splits = {split: read[split] for split in SPLITS if split in read}
+    report_path = run / "corpus" / "report.json"
+    report_path.unlink(missing_ok=True)  # it stands for a complete corpus
+    splits = _from_files(data) if data.directory else _from_hub(data)
+    source = data.directory or data.hub.name
+    all_train = splits["train"]
+    splits["train"] = train = _without_empty(all_train)
     for split in ("test", "valid"):
         if split not in splits:
             splits["train"], splits[split] = _hold_out(splits["train"], data.held_out, split)
-    train = splits["train"]
-    full = [i for i in range(len(train)) if train.src[i].strip() and train.tgt[i].strip()]
-    splits["train"] = train.select(full)
-    for split, pairs in splits.items():
-        if not len(pairs):
+    for split in SPLITS:
+        if not len(splits[split]):
             raise UserError(f"{source}: the {split} split has no sentence pairs")
-        write_lines(_path(run, split, data.src), pairs.src)
-        write_lines(_path(run, split, data.tgt), pairs.tgt)
+        write_lines(_path(run, split, data.src), splits[split].src)
+        write_lines(_path(run, split, data.tgt), splits[split].tgt)
+    test_name = data.test if data.directory else data.hub.test
     report = Report(
         source=source,
-        test_name=names[2] or f"{data.held_out} held out",
+        test_name=test_name or f"{len(splits['test'])} pairs held out",
         train_pairs=len(splits["train"]),
         valid_pairs=len(splits["valid"]),
         test_pairs=len(splits["test"]),
-        empty_pairs_left_out=len(train) - len(full),
+        empty_pairs_left_out=len(all_train) - len(train),
     )
-    write_text(run / "corpus" / "report.json", json.dumps(asdict(report), indent=2) + "\n")
+    write_text(report_path, json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
@@ -139,23 +138,34 @@ def _from_files(data: DataConfig) -> dict[str, Corpus]:
     }
 
 
-def _hold_out(train: Corpus, n_sentences: int, salt: str) -> tuple[Corpus, Corpus]:
-    """Take about ``n_sentences`` pairs out of ``train``: what is left, and what was taken.
+def _without_empty(corpus: Corpus) -> Corpus:
+    """The pairs that have text on both sides."""
+    rows = range(len(corpus))
+    return corpus.select([i for i in rows if corpus.src[i].strip() and corpus.tgt[i].strip()])
+
+
+def _hold_out(train: Corpus, n_pairs: int, split: str) -> tuple[Corpus, Corpus]:
+    """Take ``n_pairs`` out of ``train`` for ``split``: what is left, and what was taken.
 
     Which ones depends on the source sentences alone, so the split is the same in any order, and
     a sentence that occurs several times is never on both sides.
     """
 
     def rank(sentence: str) -> bytes:
-        return hashlib.sha256(f"{salt}\0{sentence}".encode()).digest()
+        return hashlib.sha256(f"{split}\0{sentence}".encode()).digest()
 
-    distinct = sorted(set(train.src), key=rank)
-    if len(distinct) <= n_sentences:
+    copies = Counter(train.src)
+    taken: set[str] = set()
+    wanted = n_pairs
+    for sentence in sorted(copies, key=rank):
+        if copies[sentence] <= wanted:
+            taken.add(sentence)
+            wanted -= copies[sentence]
+    if wanted or len(taken) == len(copies):
         raise UserError(
-            f"data.held_out = {n_sentences}: the training split has only {len(distinct):,} "
-            f"distinct sentences to hold a {salt} split out of"
+            f"data.held_out = {n_pairs}: too many for the {len(train):,} training pairs that a "
+            f"{split} split has to be held out of"
         )
-    taken = set(distinct[:n_sentences])
     rows = range(len(train))
     left = train.select([i for i in rows if train.src[i] not in taken])
     return left, train.select([i for i in rows if train.src[i] in taken])
@@ -185,21 +195,24 @@ def pairs_of(rows: Any, data: DataConfig) -> Corpus:
         rows: dictionaries with a field a language, or with a ``translation`` dictionary of them.
         data: names the languages.
 
+    A missing value counts as an empty sentence.
+
     Raises:
         UserError: the rows have neither form.
     """
-    src, tgt = [], []
+    corpus = Corpus([], [])
     for row in rows:
-        pair = row.get("translation", row)
-        if not isinstance(pair.get(data.src), str) or not isinstance(pair.get(data.tgt), str):
-            raise UserError(
-                f"{data.hub.name}: no text in fields {data.src!r} and {data.tgt!r}; "
-                f"it has {', '.join(sorted(pair))}"
-            )
-        # One sentence a line: a line break within a sentence becomes a space.
-        src.append(pair[data.src].replace("\r", " ").replace("\n", " "))
-        tgt.append(pair[data.tgt].replace("\r", " ").replace("\n", " "))
-    return Corpus(src, tgt)
+        pair = row["translation"] if isinstance(row.get("translation"), dict) else row
+        for language, lines in ((data.src, corpus.src), (data.tgt, corpus.tgt)):
+            text = "" if pair.get(language, 0) is None else pair.get(language)
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{data.hub.name}: no text in a field {language!r}; "
+                    f"there are {', '.join(sorted(pair))}"
+                )
+            # One sentence a line: a line break within a sentence becomes a space.
+            lines.append(text.replace("\r", " ").replace("\n", " "))
+    return corpus
 
 
 def _datasets_library() -> Any:
@@ -218,7 +231,7 @@ def _datasets_library() -> Any:
 
 
 def _hub_complaint(name: str, split: str, error: Exception) -> str:
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if isinstance(error, ConnectionError):
         return (
             f"{name}: the Hugging Face hub cannot be reached and the data set is not in its cache; "
             "connect to the network, or give the corpus as files with --data.directory PATH"

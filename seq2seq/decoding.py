@@ -17,7 +17,7 @@ NEVER_WRITTEN = [PAD, BOS, UNK]
 
 
 def output_limits(src: Tensor, max_ratio: float) -> Tensor:
-    """(B,) the most tokens that each sentence's translation may have, EOS included."""
+    """(B,) the most tokens that may be written for each sentence, an EOS counted."""
     return ((src != PAD).sum(dim=1) * max_ratio).long() + 10
 
 

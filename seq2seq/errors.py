@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause."""
+"""How work ends that does not end well: by a user's mistake, or by a user's wish."""
 
 
 class UserError(Exception):

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seq2seq.checkpoint import load_run_config
-from seq2seq.config import DecodingConfig
 from seq2seq.corpus import load_report, load_split
 from seq2seq.files import write_lines, write_text
 from seq2seq.metrics import score
@@ -16,12 +14,12 @@ from seq2seq.model import count_parameters
 from seq2seq.translator import Translator
 
 
-def evaluate(run: Path, decoding: DecodingConfig | None = None) -> dict[str, Any]:
+def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, Any]:
     """Translate the test set of a run folder and score the result.
 
     Args:
         run: a trained run; gets ``hypotheses.txt`` and ``eval.json``.
-        decoding: how to find translations, if not as the run's configuration says.
+        overrides: settings to change, such as ``{"decoding.beam": "4"}``.
 
     Returns:
         what ``eval.json`` holds.
@@ -29,14 +27,16 @@ def evaluate(run: Path, decoding: DecodingConfig | None = None) -> dict[str, Any
     Raises:
         UserError: something is missing from the folder or does not fit.
     """
-    translator = Translator.load(run, decoding)
-    test = load_split(load_run_config(run).data, run, "test")
+    translator = Translator.load(run, overrides)
+    test = load_split(translator.config.data, run, "test")
+    cut: list[int] = []
     began = time.perf_counter()
-    hypotheses = translator.translate(test.src)
+    hypotheses = translator.translate(test.src, on_cut=lambda index, _: cut.append(index))
     seconds = time.perf_counter() - began
     result = asdict(score(hypotheses, test.tgt)) | {
         "test_set": load_report(run).test_name,
         "sentences": len(test),
+        "sentences_cut": len(cut),
         "beam": translator.config.decoding.beam,
         "decoding_seconds": round(seconds, 2),
         "parameters": count_parameters(translator.model),

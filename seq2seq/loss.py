@@ -2,7 +2,7 @@
 
 With vectors x (N, D), output weights W (V, D) and labels y (N), logits are x Wᵀ and
 
-    loss = Σ log Σ exp(logits) - (1 - ε) logits[y] - ε mean(logits)
+    loss = Σ (log Σ exp(logits) - (1 - ε) logits[y] - ε mean(logits))
 
 which is cross-entropy against labels smoothed by ε (Szegedy et al. 2016). For 4,000 tokens and
 8,000 subwords the logits alone take 128 MB, and autograd would keep several tables of that size;
@@ -30,13 +30,15 @@ class VocabularyLoss(torch.autograd.Function):
         mean_weight = weight.mean(dim=0)  # x · mean_weight is the mean of x's logits
         for start in range(0, len(x), CHUNK):
             chunk, label = x[start : start + CHUNK], labels[start : start + CHUNK, None]
-            logits = (chunk @ weight.T).float()  # (N, V)
+            logits = (chunk @ weight.T).float()  # (chunk, V)
             label_logits = logits.gather(1, label)
             highest = logits.amax(dim=1, keepdim=True)
             exponentials = logits.sub_(highest).exp_()  # in place: ``logits`` is gone
             total = exponentials.sum(dim=1, keepdim=True)
             loss += (highest + total.log() - (1 - smoothing) * label_logits).sum()
             loss -= smoothing * (chunk @ mean_weight).float().sum()
+            if not any(ctx.needs_input_grad):
+                continue
             # d loss / d logits = softmax - (1 - ε) onehot(y) - ε / V; the last part is constant
             # over the vocabulary and goes through mean_weight and the line after the loop.
             grad = exponentials.div_(total)

@@ -2,8 +2,8 @@
 
 Shapes: see ``attention.py``. The decoder is one function, ``decode``: given the tokens that
 follow those already in its state, it returns their vectors and the state after them. Training
-calls it once with the whole target; decoding calls it once a token. There is no second code
-path that could drift from the first.
+calls it once with the whole target, decoding once a token: there is no second decoder that
+could drift from the first.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seq2seq.attention import causal_mask
 from seq2seq.config import ModelConfig
 from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache, sinusoidal_positions
+from seq2seq.tokenizer import PAD
 
 
 class DecoderState(NamedTuple):
@@ -45,21 +46,14 @@ class Seq2Seq(nn.Module):
         src_vocab_size: subwords of the source language.
         tgt_vocab_size: subwords of the target language.
         joint: whether both languages share one vocabulary.
-        pad: the id that fills up short sentences; never attended to.
     """
 
     positions: Tensor
 
     def __init__(
-        self,
-        config: ModelConfig,
-        src_vocab_size: int,
-        tgt_vocab_size: int,
-        joint: bool,
-        pad: int,
+        self, config: ModelConfig, src_vocab_size: int, tgt_vocab_size: int, joint: bool
     ) -> None:
         super().__init__()
-        self.pad = pad
         self.tgt_embedding = nn.Embedding(tgt_vocab_size, config.d_model)
         share = joint and config.tie_embeddings
         self.src_embedding = (
@@ -111,7 +105,10 @@ class Seq2Seq(nn.Module):
         return x, state
 
     def logits(self, x: Tensor) -> Tensor:
-        """(..., D) decoder vectors to (..., V) scores of the token that follows each."""
+        """(..., D) decoder vectors to (..., V) scores of the token that follows each.
+
+        Training computes the same, chunk by chunk, in ``vocabulary_loss``.
+        """
         return self.output(x)
 
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
@@ -126,7 +123,7 @@ class Seq2Seq(nn.Module):
         return AttentionWeights(encoder, decoder, cross)
 
     def _encode(self, src: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        src_mask = (src != self.pad)[:, None, None, :]  # (B, 1, 1, S)
+        src_mask = (src != PAD)[:, None, None, :]  # (B, 1, 1, S)
         x = self._embed(src, self.src_embedding, 0)  # (B, S, D)
         all_weights = []
         for layer in self.encoder:

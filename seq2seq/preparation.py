@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from seq2seq.checkpoint import claim_run
-from seq2seq.config import Config, load_config
+from seq2seq.checkpoint import load_run_config, refuse_other_settings, save_run_config
+from seq2seq.config import Config
 from seq2seq.corpus import load_report, load_split, prepare_corpus
-from seq2seq.tokenizer import Tokenizer
+from seq2seq.errors import UserError
+from seq2seq.tokenizer import Tokenizer, remove_tokenizer
 
 
 def prepare(config: Config, run: Path, stage: str = "all") -> str:
@@ -21,20 +22,26 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
         what was done, for the user.
 
     Raises:
-        UserError: the corpus cannot be read, or the run was trained with other settings.
+        UserError: the corpus cannot be read, or the run holds another corpus or was trained
+            with other settings.
     """
-    claim_run(run, config)
+    refuse_other_settings(run, config)
     if (run / "last.pt").exists():
         return f"{run}: training has begun; corpus and tokenizer stay as they are"
     done = []
+    # What is about to be replaced must not survive a failure as if it were new: the tokenizer
+    # goes first, the configuration that says what the folder holds comes last.
+    remove_tokenizer(run)
     if stage in ("corpus", "all"):
-        # A tokenizer learned from an earlier corpus must not outlive it.
-        (run / "tokenizer.model").unlink(missing_ok=True)
         done.append(str(prepare_corpus(config, run)))
+        save_run_config(run, config)
     if stage in ("tokenizer", "all"):
-        load_report(run)
+        load_report(run)  # written when the corpus is complete
+        if load_run_config(run).data != config.data:
+            raise UserError(f"{run} holds another corpus: prepare it again")
         train = load_split(config.data, run, "train")
         tokenizer = Tokenizer.train(config.tokenizer, train.src, train.tgt)
+        save_run_config(run, config)
         tokenizer.save(run)
         done.append(f"{run / 'tokenizer.model'}: {tokenizer.tgt_vocab_size:,} subwords")
     return "\n".join(done)
@@ -42,7 +49,7 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
 
 def is_prepared(config: Config, run: Path) -> bool:
     """Whether ``run`` holds corpus and tokenizer for this very configuration."""
-    if not (run / "tokenizer.model").exists() or not (run / "config.toml").exists():
+    if not (run / "tokenizer.model").exists():
         return False
-    there = load_config(run / "config.toml")
+    there = load_run_config(run)
     return (there.data, there.tokenizer) == (config.data, config.tokenizer)

@@ -85,12 +85,9 @@ class Tokenizer:
         """Text of each sequence of target ids, always one line each."""
         return [" ".join(text.splitlines()) for text in self._tgt.decode([list(i) for i in ids])]
 
-    def tgt_pieces(self, ids: Sequence[int]) -> list[str]:
-        """The subwords that these target ids stand for."""
-        return [self._tgt.id_to_piece(int(i)) for i in ids]
-
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.model``, and ``tokenizer.tgt.model`` if the target has its own."""
+        remove_tokenizer(folder)
         src, tgt = self._bytes
         if tgt is not None:
             write_bytes(folder / "tokenizer.tgt.model", tgt)
@@ -105,6 +102,12 @@ class Tokenizer:
             return cls(*models)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+
+def remove_tokenizer(folder: Path) -> None:
+    """Remove what ``Tokenizer.save`` wrote, if anything."""
+    for name in ("tokenizer.model", "tokenizer.tgt.model"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:

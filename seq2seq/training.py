@@ -23,7 +23,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seq2seq.batches import Batch, Ids, make_batch, plan_batches
-from seq2seq.checkpoint import build_model, claim_run, load_state, save_state, save_weights
+from seq2seq.checkpoint import (
+    build_model,
+    load_state,
+    refuse_other_settings,
+    save_run_config,
+    save_state,
+    save_weights,
+)
 from seq2seq.config import Config, TrainConfig
 from seq2seq.corpus import Corpus, load_split
 from seq2seq.errors import Stopped, UserError
@@ -37,7 +44,10 @@ from seq2seq.translator import Translator
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
-    """The rate of a step: a linear rise, then a fall to zero at the end of training.
+    """The rate of a step: learning_rate · warm-up · decay.
+
+    Warm-up rises linearly from 0 to 1 in the first steps; decay falls from 1 at the start of
+    training to 0 at its end, in a line or along a cosine (Loshchilov and Hutter 2017).
 
     Args:
         config: ``learning_rate``, ``warmup_steps`` and ``decay``.
@@ -45,8 +55,8 @@ def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
         progress: share of the training that is done, in [0, 1].
     """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    fall = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * warmup * fall
+    decay = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * warmup * decay
 
 
 def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
@@ -166,9 +176,10 @@ class Trainer:
 
     @torch.inference_mode()
     def validation_loss(self) -> float:
-        """Unsmoothed loss a target token on the validation split, in nats."""
-        src = self.tokenizer.encode_src(self.valid.src)
-        tgt = self.tokenizer.encode_tgt(self.valid.tgt)
+        """Unsmoothed loss a target token on the validation split, in nats; long pairs are cut."""
+        limit = self.config.data.max_tokens
+        src = [ids[:limit] for ids in self.tokenizer.encode_src(self.valid.src)]
+        tgt = [ids[:limit] for ids in self.tokenizer.encode_tgt(self.valid.tgt)]
         self.average.eval()
         loss, labels = 0.0, 0
         for rows in plan_batches(src, tgt, self.config.train.batch_tokens, shuffle=None):
@@ -341,8 +352,15 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         UserError: the folder is not prepared, or the configuration does not fit it.
         Stopped: a signal ended it early.
     """
-    claim_run(run, config)
+    refuse_other_settings(run, config)
+    save_run_config(run, config)
     trainer = Trainer(config, run)
+    if trainer.data.too_long:
+        limit = f"data.max_tokens = {config.data.max_tokens}"
+        print(
+            f"seq2seq: left out {trainer.data.too_long:,} training pairs longer than {limit}",
+            file=sys.stderr,
+        )
     last = run / "last.pt"
     if last.exists():
         trainer.restore(load_state(last))

@@ -5,16 +5,15 @@ translator.translate(["Ein Mann liest ein Buch."])
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from seq2seq.batches import pad
 from seq2seq.checkpoint import build_model, load_run_config, load_weights
-from seq2seq.config import Config, DecodingConfig
+from seq2seq.config import Config
 from seq2seq.decoding import beam_search, greedy
 from seq2seq.machine import pick_device
 from seq2seq.model import Seq2Seq
-from seq2seq.tokenizer import EOS, Tokenizer
+from seq2seq.tokenizer import EOS, Tokenizer, clean
 
 
 class Translator:
@@ -30,20 +29,18 @@ class Translator:
         self.model, self.tokenizer, self.config = model, tokenizer, config
 
     @classmethod
-    def load(cls, run: Path | str, decoding: DecodingConfig | None = None) -> "Translator":
+    def load(cls, run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
         """The best model of a run folder.
 
         Args:
             run: folder that training wrote.
-            decoding: how to find translations, if not as the run's configuration says.
+            overrides: settings to change, such as ``{"decoding.beam": "4"}``.
 
         Raises:
             UserError: something is missing from the folder or does not fit.
         """
         run = Path(run)
-        config = load_run_config(run)
-        if decoding is not None:
-            config = replace(config, decoding=decoding)
+        config = load_run_config(run, overrides)
         tokenizer = Tokenizer.load(run)
         model = build_model(config, tokenizer)
         load_weights(model, run / "model.safetensors")
@@ -60,7 +57,7 @@ class Translator:
                 because it is longer than ``data.max_tokens``.
         """
         translations = [""] * len(sentences)
-        rows = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        rows = [i for i, sentence in enumerate(sentences) if clean(sentence).strip()]
         encoded = dict(
             zip(rows, self.tokenizer.encode_src([sentences[i] for i in rows]), strict=True)
         )

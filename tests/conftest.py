@@ -10,7 +10,6 @@ import torch
 from seq2seq.cli import main
 from seq2seq.config import ModelConfig
 from seq2seq.model import Seq2Seq
-from seq2seq.tokenizer import PAD
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
 SACREBLEU = [sys.executable, "-m", "sacrebleu"]
@@ -20,7 +19,7 @@ SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=4, encoder_layers=2, decoder_la
 
 def small_model(config: ModelConfig = SMALL, vocab_size: int = 40, seed: int = 0) -> Seq2Seq:
     torch.manual_seed(seed)
-    return Seq2Seq(config, vocab_size, vocab_size, joint=True, pad=PAD)
+    return Seq2Seq(config, vocab_size, vocab_size, joint=True)
 
 
 def write_lines(path: Path, lines: list[str]) -> None:

@@ -100,6 +100,18 @@ def test_metrics_of_a_run(trained_run: Path) -> None:
     assert summary["best_valid_bleu"] == max(json.loads(line)["valid_bleu"] for line in lines)
 
 
+def test_evaluation_counts_what_it_cuts(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    write_lines(run / "corpus" / "test.src", ["ba du", "ba " * 300])
+    write_lines(run / "corpus" / "test.tgt", ["du ba", "ba " * 300])
+    assert main(["evaluate", "--run", str(run)]) == 0
+    assert json.loads((run / "eval.json").read_text(encoding="utf-8"))["sentences_cut"] == 1
+    assert "cut because they are longer than data.max_tokens: 1" in capsys.readouterr().out
+
+
 # --- predict ---
 
 HARD = [
@@ -112,7 +124,7 @@ def test_a_thousand_hard_lines_give_a_thousand_lines(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [HARD[i % len(HARD)] for i in range(1000)]
-    text = "".join(line + "\n" for line in lines).encode() + b""
+    text = "".join(line + "\n" for line in lines).encode()
     out = predict(trained_run, text, monkeypatch)
     assert out.count(b"\n") == 1000
     translations = out.decode("utf-8").split("\n")[:-1]
@@ -152,18 +164,35 @@ def test_order_is_kept_across_chunks_and_batches(
 
 
 def test_the_prompt(trained_run: Path) -> None:
-    """On a terminal, predict answers each line as it is typed."""
+    """On a terminal, predict answers each line before the next is typed, and only the answer."""
     controller, terminal = pty.openpty()
     command = [*SEQ2SEQ, "predict", "--run", str(trained_run)]
     process = subprocess.Popen(
-        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     os.close(terminal)
-    os.write(controller, b"ba du\n\nke lo\n\x04")
-    out, _ = process.communicate(timeout=60)
+    assert process.stdout
+    for typed, answer in (("ba du", "du ba"), ("", ""), ("ke lo", "lo ke")):
+        os.write(controller, typed.encode() + b"\n")
+        assert process.stdout.readline() == answer + "\n"
+    os.write(controller, b"\x04")
+    rest, prompts = process.communicate(timeout=60)
     os.close(controller)
     assert process.returncode == 0
-    assert out.decode().replace("> ", "") == "du ba\n\nlo ke\n"
+    assert rest == ""
+    assert prompts.count("> ") == 4
+
+
+def test_a_byte_order_mark_is_no_text(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert predict(trained_run, b"\xef\xbb\xbfba du\n", monkeypatch) == b"du ba\n"
+
+
+def test_closed_standard_input(trained_run: Path) -> None:
+    words = " ".join([*SEQ2SEQ, "predict", "--run", str(trained_run)])
+    done = subprocess.run(["bash", "-c", f"{words} 'ba du' <&-"], capture_output=True, check=True)
+    assert done.stdout == b"du ba\n"
+    done = subprocess.run(["bash", "-c", f"{words} <&-"], capture_output=True, check=True)
+    assert done.stdout == b""
 
 
 def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
@@ -234,7 +263,10 @@ def test_unknown_flags_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", "--model.droput", "0.1"])
     assert caught.value.code == 2
-    assert "did you mean '--model.dropout'?" in capsys.readouterr().err
+    assert "did you mean 'model.dropout'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", "x", "--model.dropout", "0.1"])
+    assert "is part of what a run was trained with" in capsys.readouterr().err
 
 
 def test_a_misspelt_value_changes_nothing(

@@ -1,13 +1,21 @@
 """Configuration: what is accepted, what is refused, and in which words."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq.config import Config, dump_config, flatten, load_config, options
+from seq2seq.config import (
+    Config,
+    Option,
+    dump_config,
+    flatten,
+    load_config,
+    options,
+    toml_value,
+)
 from seq2seq.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +103,9 @@ def test_no_corpus_is_a_complaint(tmp_path: Path) -> None:
     assert "data.directory" in complaint(tmp_path, "")
     assert "data.tgt" in complaint(tmp_path, BASE + "src = 'en'")
     assert "data.src" in complaint(tmp_path, BASE + "src = '../x'")
+    assert "data.train" in complaint(tmp_path, BASE + "train = ''")
+    assert "data.directory" in complaint(tmp_path, "", data__directory="\udcff")
+    assert "train.seed" in complaint(tmp_path, BASE, train__seed=str(2**64))
 
 
 @pytest.mark.parametrize(
@@ -109,12 +120,19 @@ def test_broken_files(tmp_path: Path, content: bytes) -> None:
         load_config(tmp_path / "missing.toml")
 
 
-VALUES: dict[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(1, 10**6),
-    float: st.floats(0, 0.99),
-    bool: st.booleans(),
-    str: st.text(st.characters(codec="utf-8"), max_size=20),
-}
+def values(option: Option) -> st.SearchStrategy[Any]:
+    """Legal values of a setting, as far as it alone is concerned."""
+    choices = get_args(option.type)
+    if choices:
+        return st.sampled_from(choices)
+    text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
+    kinds: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(1, 10**6),
+        float: st.floats(1e-6, 0.99),
+        bool: st.booleans(),
+        str: text,
+    }
+    return kinds[option.type]
 
 
 @settings(deadline=None, max_examples=50)
@@ -122,28 +140,25 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 def test_what_is_saved_is_read_back(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    lines: dict[str, list[str]] = {}
-    for key, option in options().items():
-        if key in ("data.src", "data.tgt", "model.d_model", "model.n_heads") or "tokens" in key:
-            continue
-        if option.type in (str, bool) or (option.type is float and key != "train.learning_rate"):
-            value = data.draw(VALUES[option.type])
-            lines.setdefault(key, [dump_value(value)])
+    fixed = {"data.src": "de", "data.tgt": "en", "model.d_model": 64, "model.n_heads": 8}
+    fixed |= {"data.max_tokens": 20, "train.batch_tokens": 40, "tokenizer.vocab_size": 500}
+    drawn = {key: data.draw(values(o)) for key, o in options().items() if key not in fixed}
     path = tmp_path_factory.mktemp("config") / "c.toml"
-    path.write_bytes("".join(f"{key} = {value[0]}\n" for key, value in lines.items()).encode())
-    try:
-        config = load_config(path)
-    except UserError as error:  # no corpus was drawn
-        assert "data.directory" in str(error)  # noqa: PT017
-        return
+    lines = [f"{key} = {toml_value(value)}\n" for key, value in (drawn | fixed).items()]
+    path.write_bytes("".join(lines).encode())
+    config = load_config(path)
+    assert flatten(config) == drawn | fixed
     path.write_bytes(dump_config(config).encode())
     assert load_config(path) == config
 
 
-def dump_value(value: Any) -> str:
-    from seq2seq.config import toml_value
-
-    return toml_value(value)
+@settings(deadline=None, max_examples=100)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_file_breaks_it(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("config") / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError):  # at the least, it names no corpus
+        load_config(path)
 
 
 def test_every_setting_has_help_and_a_legal_default() -> None:

@@ -99,39 +99,56 @@ def test_an_empty_split_is_a_complaint(tmp_path: Path, split: str) -> None:
 
 
 def test_missing_splits_are_held_out_the_same_way_in_any_order(tmp_path: Path) -> None:
-    lines = [f"satz {i % 40}" for i in range(50)]  # ten sentences occur twice
+    lines = [f"satz {i % 40}" for i in range(50)] + [""]  # ten sentences occur twice
     splits = {}
     for name, rows in (("a", lines), ("b", lines[::-1])):
         text = "".join(line + "\n" for line in rows).encode()
         folder = tmp_path / name
-        config = files(folder, train_de=text, train_en=text)
-        data = DataConfig(directory=str(folder), valid="", test="", held_out=5)
-        config = Config(data=data)
-        report = prepare_corpus(config, tmp_path / f"run-{name}")
-        assert report.test_name == "5 held out"
+        files(folder, train_de=text, train_en=text)
+        data = DataConfig(directory=str(folder), valid="", test="", held_out=7)
+        report = prepare_corpus(Config(data=data), tmp_path / f"run-{name}")
+        assert report.test_name == "7 pairs held out"
+        assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (36, 7, 7)
+        assert report.empty_pairs_left_out == 1
         splits[name] = {
             s: load_split(data, tmp_path / f"run-{name}", s).src for s in corpus_module.SPLITS
         }
     for split in corpus_module.SPLITS:
         assert sorted(splits["a"][split]) == sorted(splits["b"][split])
-    distinct = [set(splits["a"][split]) for split in corpus_module.SPLITS]
-    assert [len(part) for part in distinct] == [30, 5, 5]
-    assert not distinct[0] & distinct[1]
-    assert not distinct[0] & distinct[2]
-    assert not distinct[1] & distinct[2]
-    assert sum(len(part) for part in splits["a"].values()) == 50  # no pair is lost
+    train, valid, test = (set(splits["a"][split]) for split in corpus_module.SPLITS)
+    assert not train & valid
+    assert not train & test
+    assert not valid & test
+    assert train | valid | test == set(lines) - {""}
 
 
-def test_too_little_to_hold_out(tmp_path: Path) -> None:
+def test_a_sentence_with_many_copies_is_not_held_out(tmp_path: Path) -> None:
+    text = "".join(f"satz {i % 10 if i < 20 else 'x'}\n" for i in range(500)).encode()
+    files(tmp_path / "c", train_de=text, train_en=text)
+    data = DataConfig(directory=str(tmp_path / "c"), valid="", test="", held_out=4)
+    report = prepare_corpus(Config(data=data), tmp_path / "run")
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (492, 4, 4)
+
+
+@pytest.mark.parametrize("held_out", [1, 2, 1000])
+def test_too_little_to_hold_out(tmp_path: Path, held_out: int) -> None:
     files(tmp_path, train_de=b"a\nb\n", train_en=b"a\nb\n")
-    data = DataConfig(directory=str(tmp_path), valid="", test="")
-    with pytest.raises(UserError, match=r"data\.held_out = 1000"):
+    data = DataConfig(directory=str(tmp_path), valid="", test="", held_out=held_out)
+    with pytest.raises(UserError, match=f"data.held_out = {held_out}: too many"):
         prepare_corpus(Config(data=data), tmp_path / "run")
 
 
 # --- the hub ---
 
 HUB = DataConfig(hub=HubConfig(name="some/set"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves_this_machine(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
 def test_rows_with_columns_and_with_translation_dictionaries() -> None:
@@ -142,8 +159,16 @@ def test_rows_with_columns_and_with_translation_dictionaries() -> None:
 
 
 def test_rows_without_the_languages() -> None:
-    with pytest.raises(UserError, match="no text in fields 'de' and 'en'; it has fr, nl"):
+    with pytest.raises(UserError, match="no text in a field 'de'; there are fr, nl"):
         pairs_of([{"translation": {"fr": "un", "nl": "een"}}], HUB)
+    with pytest.raises(UserError, match="no text in a field 'en'"):
+        pairs_of([{"de": "eins", "en": 1}], HUB)
+    with pytest.raises(UserError, match="there are translation"):
+        pairs_of([{"translation": "eins"}], HUB)
+
+
+def test_missing_values_are_empty_sentences() -> None:
+    assert pairs_of([{"de": None, "en": "x"}], HUB) == Corpus([""], ["x"])
 
 
 def local_hub(folder: Path, splits: dict[str, str]) -> HubConfig:
@@ -154,8 +179,7 @@ def local_hub(folder: Path, splits: dict[str, str]) -> HubConfig:
     return HubConfig(name=str(folder))
 
 
-def test_a_data_set_with_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+def test_a_data_set_with_all_splits(tmp_path: Path) -> None:
     rows = {
         "train": '{"de": "eins", "en": "one"}\n{"de": "zwei", "en": "two"}\n',
         "validation": '{"de": "drei", "en": "three"}\n',
@@ -178,6 +202,13 @@ def test_a_data_set_with_one_split(tmp_path: Path) -> None:
     assert [s.replace("s", "t") for s in train.src] == train.tgt
 
 
+def test_a_misspelt_split_of_a_data_set(tmp_path: Path) -> None:
+    hub = local_hub(tmp_path / "set", {"train": '{"de": "eins", "en": "one"}\n'})
+    config = Config(data=DataConfig(hub=HubConfig(name=hub.name, train="trian")))
+    with pytest.raises(UserError, match=r"split 'trian'.*train"):
+        prepare_corpus(config, tmp_path / "run")
+
+
 def test_an_unreachable_hub_is_one_line_at_once(tmp_path: Path) -> None:
     """In a process of its own: the library reads its environment when it is imported."""
     config = tmp_path / "hub.toml"
@@ -188,7 +219,7 @@ def test_an_unreachable_hub_is_one_line_at_once(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 1

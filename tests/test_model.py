@@ -11,7 +11,7 @@ from seq2seq.batches import Batch, pad
 from seq2seq.config import ModelConfig
 from seq2seq.layers import Dropout, sinusoidal_positions
 from seq2seq.model import Seq2Seq, count_parameters
-from seq2seq.tokenizer import BOS, EOS, PAD
+from seq2seq.tokenizer import BOS, EOS
 from seq2seq.training import batch_loss
 
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
@@ -54,12 +54,12 @@ def test_padding_changes_nothing(config: ModelConfig) -> None:
     alone = model(pad([short_src]), pad([short_tgt]))
     together = model(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
     torch.testing.assert_close(together[0, : len(short_tgt)], alone[0])
-    for loss_of in (lambda m, b: batch_loss(m, b, 0.1).item(),):
-        apart = loss_of(model, Batch(pad([short_src]), pad([short_tgt]))) + loss_of(
-            model, Batch(pad([long_src]), pad([long_tgt]))
-        )
-        joined = Batch(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
-        assert loss_of(model, joined) == pytest.approx(apart, rel=1e-5)
+    apart = [
+        batch_loss(model, Batch(pad([src]), pad([tgt])), 0.1).item()
+        for src, tgt in ((short_src, short_tgt), (long_src, long_tgt))
+    ]
+    joined = Batch(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
+    assert batch_loss(model, joined, 0.1).item() == pytest.approx(sum(apart), rel=1e-5)
 
 
 @pytest.mark.parametrize("config", SHAPES)
@@ -120,11 +120,11 @@ def test_every_parameter_gets_a_gradient() -> None:
 )
 def test_tables_are_shared_as_asked(joint: bool, tie: bool, tables: int) -> None:
     config = replace(SMALL, tie_embeddings=tie)
-    model = Seq2Seq(config, 50, 50, joint, PAD)
+    model = Seq2Seq(config, 50, 50, joint)
     vocabulary_tables = [p for p in model.parameters() if p.shape == (50, 32)]
     assert len(vocabulary_tables) == tables
     assert (model.output.weight is model.tgt_embedding.weight) == tie
-    rest = count_parameters(Seq2Seq(config, 51, 51, joint, PAD)) - count_parameters(model)
+    rest = count_parameters(Seq2Seq(config, 51, 51, joint)) - count_parameters(model)
     assert rest == tables * 32
 
 
@@ -148,12 +148,20 @@ def test_attention_weights_of_every_layer() -> None:
 
 def test_positions_by_hand_and_without_end() -> None:
     table = sinusoidal_positions(3, 4)
-    expected = [
-        [f(t / 10000 ** (i / 4)) for i in (0, 2) for f in (math.sin, math.cos)] for t in range(3)
-    ]
+    functions = [(i, f) for i in (0, 2) for f in (math.sin, math.cos)]
+    expected = [[f(t / 10000 ** (i / 4)) for i, f in functions] for t in range(3)]
     torch.testing.assert_close(table, torch.tensor(expected))
     model = small_model().eval()
     assert model(random_ids(1, 600), random_ids(1, 700)).shape == (1, 700, 40)
+    torch.testing.assert_close(model.positions[:700], sinusoidal_positions(700, 32))
+
+
+def test_dropout_is_on_every_sublayer_and_embedding() -> None:
+    """With everything dropped (but a sliver), only the last norm's bias is left: zero."""
+    model = small_model(replace(SMALL, dropout=0.99999))
+    src, tgt = random_ids(2, 5), random_ids(2, 5)
+    assert model(src, tgt).abs().max() < 1e-3
+    assert model.eval()(src, tgt).abs().max() > 0.1
 
 
 def test_dropout_zeroes_the_right_share_and_keeps_the_mean() -> None:

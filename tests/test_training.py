@@ -8,9 +8,11 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SEQ2SEQ, TINY_CONFIG, write_corpus
 from safetensors.torch import load_file
 
@@ -20,6 +22,7 @@ from seq2seq.cli import main
 from seq2seq.config import Config, TrainConfig, load_config
 from seq2seq.errors import Stopped, UserError
 from seq2seq.preparation import is_prepared, prepare
+from seq2seq.tokenizer import PAD, Tokenizer
 from seq2seq.training import StopRequest, Trainer, learning_rate, train
 
 # Everything that is drawn at random or remembered, in a run of a second or two.
@@ -65,31 +68,73 @@ def test_learning_rate_by_hand() -> None:
     config = TrainConfig(learning_rate=1.0, warmup_steps=4, decay="linear")
     assert [learning_rate(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert learning_rate(config, 100, 0.75) == 0.25
+    assert learning_rate(config, 1, 0.5) == 0.25  # half way up, half way down
     cosine = replace(config, decay="cosine")
     assert learning_rate(cosine, 100, 0.5) == pytest.approx(0.5)
     assert learning_rate(cosine, 100, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert learning_rate(cosine, 100, 1.0) == pytest.approx(0)
 
 
-def test_two_small_batches_equal_one_large_one(config: Config, uninterrupted: Path) -> None:
-    config = replace(
+def gradients(
+    config: Config, run: Path, split: list[list[int]]
+) -> tuple[Trainer, list[torch.Tensor]]:
+    """What one step over these batches follows, and the trainer after it."""
+    trainer = Trainer(config, run)
+    found: list[torch.Tensor] = []
+    parameters = list(trainer.model.parameters())
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: found.extend(p.grad.clone() for p in parameters if p.grad is not None)
+    )
+    trainer.step([make_batch(trainer.data.src, trainer.data.tgt, rows) for rows in split], 1e-3)
+    return trainer, found
+
+
+def still(config: Config, **train: Any) -> Config:
+    """``config`` with nothing drawn at random."""
+    return replace(
         config,
         model=replace(config.model, dropout=0.0),
         tokenizer=replace(config.tokenizer, bpe_dropout=0.0),
+        train=replace(config.train, **train),
     )
-    results = []
-    for split in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 1], [2, 3, 4, 5, 6, 7]]):
-        trainer = Trainer(config, uninterrupted)
-        batches: list[Batch] = [
-            make_batch(trainer.data.src, trainer.data.tgt, rows) for rows in split
-        ]
-        trainer.step(batches, 1e-2)
-        results.append((trainer.progress.loss, trainer.progress.labels, trainer.model))
-    assert results[0][1] == results[1][1]
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
-    # AdamW's first step has nearly the size of the rate, whatever the gradient's.
-    for one, other in zip(results[0][2].parameters(), results[1][2].parameters(), strict=True):
-        assert ((one - other).abs() > 1e-3).float().mean() < 0.01
+
+
+def test_small_batches_accumulate_to_the_mean_over_all_tokens(
+    config: Config, uninterrupted: Path
+) -> None:
+    config = still(config, clip_norm=0.0, label_smoothing=0.2)
+    one, expected = gradients(config, uninterrupted, [[0, 1, 2, 3, 4, 5, 6, 7]])
+    two, summed = gradients(config, uninterrupted, [[0, 1], [2, 3, 4, 5, 6, 7]])
+    assert one.progress.labels == two.progress.labels
+    assert one.progress.loss == pytest.approx(two.progress.loss, rel=1e-5)
+    for a, b in zip(expected, summed, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+    # And both are torch's own gradient of the smoothed mean.
+    trainer = Trainer(config, uninterrupted)
+    batch = make_batch(trainer.data.src, trainer.data.tgt, range(8)).to(trainer.device)
+    logits = trainer.model(batch.src, batch.tgt_in).flatten(0, 1)
+    labels = batch.labels.flatten()
+    F.cross_entropy(logits, labels, ignore_index=PAD, label_smoothing=0.2).backward()
+    for parameter, a in zip(trainer.model.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, a, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
+    _, found = gradients(still(config, clip_norm=0.01), uninterrupted, [[0, 1, 2]])
+    norm = torch.cat([gradient.flatten() for gradient in found]).norm().item()
+    assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bpe_dropout_spells_every_epoch_anew(config: Config, uninterrupted: Path) -> None:
+    data = Trainer(config, uninterrupted).data
+    (_, first, _), (_, again, _), (_, second, _) = data.epoch(0), data.epoch(0), data.epoch(1)
+    assert first == again
+    assert first != second
+    assert first != data.src
+    plain = Trainer(still(config), uninterrupted).data
+    assert plain.epoch(0)[1] == plain.epoch(1)[1] == plain.src
 
 
 def test_bfloat16_is_near_float32(config: Config, uninterrupted: Path) -> None:
@@ -166,16 +211,26 @@ def test_a_finished_run_is_not_trained_again(
     assert all(torch.equal(before[name], weights(uninterrupted)[name]) for name in before)
 
 
-def test_the_best_weights_are_those_of_the_best_validation(
-    uninterrupted: Path, config: Config
+def test_the_best_average_is_kept(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seq2seq.metrics import bleu
-    from seq2seq.translator import Translator
+    config = replace(config, train=replace(config.train, validate_every=3))
+    prepare(config, tmp_path)
+    scores, judged = iter([1.0, 3.0, 2.0]), []
+    validate = Trainer.validate
 
-    best = max(metrics(uninterrupted), key=lambda line: line["valid_bleu"])
-    trainer = Trainer(config, uninterrupted)
-    hypotheses = Translator.load(uninterrupted).translate(trainer.valid.src)
-    assert round(bleu(hypotheses, trainer.valid.tgt), 2) == best["valid_bleu"]
+    def validate_and_remember(self: Trainer) -> dict[str, Any]:
+        judged.append({n: p.detach().clone() for n, p in self.average.named_parameters()})
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "validate", validate_and_remember)
+    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: next(scores))
+    assert train(config, tmp_path)["best_step"] == 6
+    kept = weights(tmp_path)
+    same = [
+        all(torch.equal(kept[name].to(p), p) for name, p in average.items()) for average in judged
+    ]
+    assert same == [False, True, False]
 
 
 def test_early_stopping(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,16 +266,61 @@ def test_pairs_that_are_too_long_are_counted(config: Config, tmp_path: Path) -> 
         Trainer(none, tmp_path)
 
 
-def test_validation_loss_is_torchs_cross_entropy(config: Config, uninterrupted: Path) -> None:
-    trainer = Trainer(config, uninterrupted)
-    trainer.average.eval()
+def test_pairs_that_are_too_long_are_reported_before_training(
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def nothing(*_: object) -> None:
+        raise Stopped("at once", signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "fit", nothing)
+    short = replace(config, data=replace(config.data, max_tokens=10))
+    prepare(short, tmp_path)
+    with pytest.raises(Stopped):
+        train(short, tmp_path)
+    assert "training pairs longer than data.max_tokens = 10" in capsys.readouterr().err
+
+
+def test_validation_loss_is_torchs_cross_entropy_without_dropout(
+    config: Config, uninterrupted: Path
+) -> None:
+    trainer = Trainer(replace(config, train=replace(config.train, average=0.0)), uninterrupted)
+    trainer.model.eval()
     losses = []
     for pair in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
         src = torch.tensor(trainer.tokenizer.encode_src([pair[0]]), device=trainer.device)
         ids = torch.tensor(trainer.tokenizer.encode_tgt([pair[1]]), device=trainer.device)
-        logits = trainer.average(src, ids[:, :-1])
-        losses.append(torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
+        logits = trainer.model(src, ids[:, :-1])
+        losses.append(F.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
+    trainer.model.train()
     assert trainer.validation_loss() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_a_stale_tokenizer_does_not_survive(config: Config, tmp_path: Path) -> None:
+    joint = config.tokenizer
+    apart = replace(config, tokenizer=replace(joint, joint=False, vocab_size=280))
+    prepare(apart, tmp_path)
+    assert not Tokenizer.load(tmp_path).joint
+    prepare(config, tmp_path)
+    assert Tokenizer.load(tmp_path).joint
+    # One that could not be learned leaves none behind, and nothing counts as prepared.
+    large = replace(config, tokenizer=replace(joint, vocab_size=9999))
+    with pytest.raises(UserError, match="too large"):
+        prepare(large, tmp_path, "tokenizer")
+    assert not is_prepared(large, tmp_path)
+    assert not is_prepared(config, tmp_path)
+    prepare(config, tmp_path, "tokenizer")
+    assert is_prepared(config, tmp_path)
+
+
+def test_a_tokenizer_is_not_learned_from_another_corpus(config: Config, tmp_path: Path) -> None:
+    prepare(config, tmp_path, "corpus")
+    moved = replace(config, data=replace(config.data, directory="elsewhere"))
+    with pytest.raises(UserError, match="holds another corpus"):
+        prepare(moved, tmp_path, "tokenizer")
+    assert not is_prepared(moved, tmp_path)
 
 
 def test_another_configuration_is_refused_once_training_began(
