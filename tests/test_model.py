@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from conftest import SMALL, small_model
+from torch import nn
 
 from seq2seq.batches import Batch, pad
 from seq2seq.config import ModelConfig
-from seq2seq.layers import Dropout, sinusoidal_positions
+from seq2seq.layers import Dropout, Residual, sinusoidal_positions
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.tokenizer import BOS, EOS
 from seq2seq.training import batch_loss
@@ -80,8 +82,10 @@ def test_the_decoder_in_pieces_equals_the_decoder_at_once(
 
 @pytest.mark.parametrize("vocab_size", [2000, 8000])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_initial_loss_is_near_the_logarithm_of_the_vocabulary(vocab_size: int, norm: str) -> None:
-    config = replace(SMALL, d_model=128, norm=norm)  # type: ignore[arg-type]
+def test_initial_loss_is_near_the_logarithm_of_the_vocabulary(
+    vocab_size: int, norm: Literal["pre", "post"]
+) -> None:
+    config = replace(SMALL, d_model=128, norm=norm)
     model = small_model(config, vocab_size).eval()
     src, tgt = torch.randint(4, vocab_size, (8, 12)), torch.randint(4, vocab_size, (8, 13))
     batch = Batch(src, tgt)
@@ -156,12 +160,24 @@ def test_positions_by_hand_and_without_end() -> None:
     torch.testing.assert_close(model.positions[:700], sinusoidal_positions(700, 32))
 
 
-def test_dropout_is_on_every_sublayer_and_embedding() -> None:
-    """With everything dropped (but a sliver), only the last norm's bias is left: zero."""
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_residual_connection(norm: Literal["pre", "post"]) -> None:
+    residual = Residual(replace(SMALL, norm=norm, dropout=0.99999))
+    x, change = torch.randn(2, 3, 32), torch.randn(2, 3, 32)
+    normed = nn.functional.layer_norm
+    if norm == "pre":
+        expected = normed(x, (32,)), x, x + change
+    else:
+        expected = x, normed(x, (32,)), normed(x + change, (32,))
+    torch.testing.assert_close(residual.enter(x), expected[0])
+    torch.testing.assert_close(residual.leave(x, change), expected[1])  # all of it dropped
+    torch.testing.assert_close(residual.eval().leave(x, change), expected[2])
+
+
+def test_embeddings_are_dropped_too() -> None:
     model = small_model(replace(SMALL, dropout=0.99999))
-    src, tgt = random_ids(2, 5), random_ids(2, 5)
-    assert model(src, tgt).abs().max() < 1e-3
-    assert model.eval()(src, tgt).abs().max() > 0.1
+    assert model.encode(random_ids(2, 5))[0].abs().max() < 1e-3
+    assert model.eval().encode(random_ids(2, 5))[0].abs().max() > 0.1
 
 
 def test_dropout_zeroes_the_right_share_and_keeps_the_mean() -> None:
