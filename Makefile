@@ -9,7 +9,7 @@ CONFIG ?= configs/default.toml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 PYTHON ?= python3
-TEXT ?= Ein Mann sucht im Park eine rote Tasche.
+TEXT ?= Ein Mann liest ein Buch.
 export TEXT ARGS
 
 VENV := .venv

@@ -10,6 +10,7 @@ The same bytes come out on every machine.
 
 import random
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 PAIRS = {"train": 4000, "valid": 300, "test": 300}
@@ -24,8 +25,9 @@ THINGS = {
     "book": ("Buch", "n"), "letter": ("Brief", "m"), "newspaper": ("Zeitung", "f"),
     "picture": ("Bild", "n"), "apple": ("Apfel", "m"), "cup": ("Tasse", "f"),
     "bicycle": ("Fahrrad", "n"), "coat": ("Mantel", "m"), "lamp": ("Lampe", "f"),
-    "table": ("Tisch", "m"), "bread": ("Brot", "n"), "bag": ("Tasche", "f"),
+    "table": ("Tisch", "m"), "cake": ("Kuchen", "m"), "bag": ("Tasche", "f"),
 }  # fmt: skip
+READABLE = {name: THINGS[name] for name in ("book", "letter", "newspaper")}
 ADJECTIVES_OF_PEOPLE = {
     "old": "alt", "young": "jung", "small": "klein", "tall": "groß", "happy": "glücklich",
 }  # fmt: skip
@@ -33,16 +35,18 @@ ADJECTIVES_OF_THINGS = {
     "old": "alt", "new": "neu", "small": "klein", "red": "rot", "white": "weiß",
     "beautiful": "schön", "cheap": "billig", "big": "groß",
 }  # fmt: skip
-# English present and past; German present and participle (all with "haben").
+# English present and past; German present and participle (all with "haben"); objects.
 VERBS = [
-    ("sees", "saw", "sieht", "gesehen"),
-    ("buys", "bought", "kauft", "gekauft"),
-    ("looks for", "looked for", "sucht", "gesucht"),
-    ("finds", "found", "findet", "gefunden"),
-    ("shows", "showed", "zeigt", "gezeigt"),
-    ("paints", "painted", "malt", "gemalt"),
-    ("sells", "sold", "verkauft", "verkauft"),
-    ("forgets", "forgot", "vergisst", "vergessen"),
+    ("reads", "read", "liest", "gelesen", READABLE),
+    ("writes", "wrote", "schreibt", "geschrieben", READABLE),
+    ("sees", "saw", "sieht", "gesehen", THINGS),
+    ("buys", "bought", "kauft", "gekauft", THINGS),
+    ("looks for", "looked for", "sucht", "gesucht", THINGS),
+    ("finds", "found", "findet", "gefunden", THINGS),
+    ("shows", "showed", "zeigt", "gezeigt", THINGS),
+    ("paints", "painted", "malt", "gemalt", THINGS),
+    ("sells", "sold", "verkauft", "verkauft", THINGS),
+    ("forgets", "forgot", "vergisst", "vergessen", THINGS),
 ]
 WHEN = {
     "today": "heute", "in the morning": "am Morgen", "in the evening": "am Abend",
@@ -86,30 +90,30 @@ def noun_phrase(
 
 def pair(rng: random.Random) -> tuple[str, str]:
     """One sentence in both languages."""
-    subject_de, subject_en = noun_phrase(rng, PEOPLE, ADJECTIVES_OF_PEOPLE, "nominative")
-    object_de, object_en = noun_phrase(rng, THINGS, ADJECTIVES_OF_THINGS, "accusative")
-    present_en, past_en, present_de, participle_de = rng.choice(VERBS)
+    present_en, past_en, present_de, participle_de, objects = rng.choice(VERBS)
     past = rng.random() < 0.5
-    verb_de, verb_en = ("hat", past_en) if past else (present_de, present_en)
-    when_en, when_de = rng.choice(list(WHEN.items()))
-    where_en, where_de = rng.choice(list(WHERE.items()))
-    first = rng.choice(["subject", "when", "where"])
+    subject_de, subject_en = noun_phrase(rng, PEOPLE, ADJECTIVES_OF_PEOPLE, "nominative")
+    object_de, object_en = noun_phrase(rng, objects, ADJECTIVES_OF_THINGS, "accusative")
+    when_en, when_de = rng.choice([*WHEN.items(), ("", "")])
+    where_en, where_de = rng.choice([*WHERE.items(), ("", "")])
+    first = rng.choice(
+        ["subject", *(["when"] if when_en else []), *(["where"] if where_en else [])]
+    )
     # German: whatever stands first, the verb comes second and the participle last.
-    rest = {"subject": subject_de, "when": when_de, "where": where_de}
-    german = [rest.pop(first), verb_de]
-    german += [rest.pop(name) for name in ("subject", "when") if name in rest]
-    german += [object_de, *rest.values(), *([participle_de] if past else [])]
-    english = [subject_en, verb_en, object_en, where_en, when_en]
+    german = {"subject": subject_de, "when": when_de, "object": object_de, "where": where_de}
+    german = {first: german[first], "verb": "hat" if past else present_de} | german
+    german["participle"] = participle_de if past else ""
+    # English: time or place may stand first, the rest keeps its order.
+    english = {"subject": subject_en, "verb": past_en if past else present_en}
+    english |= {"object": object_en, "where": where_en, "when": when_en}
     if first != "subject":
-        fronted = when_en if first == "when" else where_en
-        english.remove(fronted)
-        english[0:0] = [fronted + ","]
-    return sentence(german), sentence(english)
+        english = {first: english[first] + ","} | {k: v for k, v in english.items() if k != first}
+    return sentence(german.values()), sentence(english.values())
 
 
-def sentence(parts: list[str]) -> str:
-    """The parts as a sentence, with a capital and a full stop."""
-    text = " ".join(parts)
+def sentence(parts: Iterable[str]) -> str:
+    """The parts that are not empty as a sentence, with a capital and a full stop."""
+    text = " ".join(part for part in parts if part)
     return text[0].upper() + text[1:] + "."
 
 

@@ -102,8 +102,7 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: the file is damaged or holds anything else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # pickle, zip and torch each raise their own
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: not a training state of this program: {reason}") from None
-    return dict(state)

@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a folder that cannot be written to, say
+        print(f"seq2seq: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -259,6 +259,14 @@ def test_weights_of_another_model(
     assert f"{name} is missing" in failure(["predict", "--run", str(run), "x"], capsys)
 
 
+def test_a_folder_that_cannot_be_made(
+    tiny_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    run = str(tmp_path / "file" / "run")
+    assert "file" in failure(["prepare", "--config", str(tiny_config), "--run", run], capsys)
+
+
 def test_unknown_flags_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", "--model.droput", "0.1"])
