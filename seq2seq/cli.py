@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a folder that cannot be written to, say
-        print(f"seq2seq: {error.filename or 'system'}: {error.strerror}", file=sys.stderr)
+        print(f"seq2seq: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 
@@ -49,7 +49,7 @@ def _about_unknown(argument: str) -> str:
     if name in options():
         return f"--{name} is part of what a run was trained with and cannot change now"
     known = ["run", "config", "beam", *options()]
-    return f"unknown argument {argument}{nearest(name, known)}"
+    return f"unknown argument {argument}{'' if name in known else nearest(name, known)}"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,9 +5,9 @@ With vectors x (N, D), output weights W (V, D) and labels y (N), logits are x W�
     loss = Σ (log Σ exp(logits) - (1 - ε) logits[y] - ε mean(logits))
 
 which is cross-entropy against labels smoothed by ε (Szegedy et al. 2016). For 4,000 tokens and
-8,000 subwords the logits alone take 128 MB, and autograd would keep several tables of that size;
-moving them costs more than the arithmetic. ``VocabularyLoss`` therefore works through the tokens
-in chunks that fit the cache, and computes each chunk's gradient while its logits are there.
+8,000 subwords the logits alone take 128 MB, and autograd would make several tables of that size;
+moving them took half as long again as the matrix products, or more. ``VocabularyLoss`` therefore
+works through the tokens in chunks, and turns each chunk's logits into its gradient in place.
 """
 
 from typing import Any

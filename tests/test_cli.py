@@ -275,6 +275,9 @@ def test_unknown_flags_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evaluate", "--run", "x", "--model.dropout", "0.1"])
     assert "is part of what a run was trained with" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", "x", "--config", "y"])
+    assert capsys.readouterr().err.endswith("unknown argument --config\n")
 
 
 def test_a_misspelt_value_changes_nothing(
