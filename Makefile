@@ -14,7 +14,7 @@ export TEXT ARGS
 
 VENV := .venv
 SEQ2SEQ := $(VENV)/bin/seq2seq
-TOY := data/toy/train.de
+TANDEM := data/tandem/corpus/train.de
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data tokenizer train eval predict test check clean FORCE
@@ -29,7 +29,7 @@ data: $(RUN)/corpus/report.json ## read the corpus
 tokenizer: $(RUN)/tokenizer.model ## learn the subwords
 train: $(RUN)/training.json ## train the model
 eval: $(RUN)/eval.json ## translate the test set and score it
-	@echo 'scores: $(RUN)/eval.json, translations: $(RUN)/hypotheses.txt'
+	@echo 'scores: $(RUN)/eval.json, translations: $(RUN)/hypotheses/'
 
 predict: $(RUN)/training.json ## translate TEXT="..."
 	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
@@ -43,7 +43,7 @@ check: test ## the tests, lint, format and types
 	$(VENV)/bin/mypy
 
 clean: ## remove all that was made: environment, corpora, runs
-	rm -rf $(VENV) runs data/toy build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find seq2seq data tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -52,8 +52,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(TOY): data/toy.py
-	$(PYTHON) data/toy.py data/toy
+$(TANDEM): $(wildcard data/tandem/*.py) data/tandem/lexicon.toml
+	$(PYTHON) data/tandem/generate.py $(@D)
 	@touch $@
 
 # Settings given in ARGS that differ from the last ones given count as a change. Without ARGS,
@@ -62,7 +62,7 @@ $(RUN)/args: FORCE
 	@mkdir -p $(RUN)
 	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
 
-$(RUN)/corpus/report.json: $(CONFIG) $(TOY) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
+$(RUN)/corpus/report.json: $(CONFIG) $(TANDEM) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
 	$(SEQ2SEQ) prepare corpus --config $(CONFIG) --run $(RUN) $(ARGS)
 	@touch $@
 

@@ -10,7 +10,8 @@ Where things are. A file imports only from lines above its own (a test holds thi
     model                                    encoder and decoder
     decoding  checkpoint                     greedy and beam search; what a run folder holds
     preparation  translator                  a run folder made ready; text in, text out
-    training  evaluation                     the loop; the score
+    training  alignment                      the loop; attention against gold alignments
+    evaluation                               the scores
     cli                                      one sub-command a stage
     __main__                                 python -m seq2seq
 """

@@ -56,6 +56,17 @@ def scaled_dot_scores(queries: Tensor, keys: Tensor) -> Tensor:
     return (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
 
 
+def uniform_scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Compare nothing: every score is 0, so every key gets the same weight (a control).
+
+    Arguments and result as for ``scaled_dot_scores``.
+    """
+    return queries.new_zeros(*queries.shape[:-1], keys.shape[-2])
+
+
+SCORES = {"scaled_dot": scaled_dot_scores, "uniform": uniform_scores}
+
+
 def softmax_weights(scores: Tensor) -> Tensor:
     """Turn each query's scores into weights: non-negative, sum one, zero where a score is -inf."""
     return torch.softmax(scores, dim=-1)
@@ -73,11 +84,13 @@ class Attention(nn.Module):
     Args:
         d_model: D, the width of the vectors that come in and go out.
         n_heads: H, which must divide D.
+        scores: how queries are compared with keys, a name in ``SCORES``.
     """
 
-    def __init__(self, d_model: int, n_heads: int) -> None:
+    def __init__(self, d_model: int, n_heads: int, scores: str = "scaled_dot") -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.compare = SCORES[scores]
         self.query_weights = nn.Linear(d_model, d_model)
         self.key_weights = nn.Linear(d_model, d_model)
         self.value_weights = nn.Linear(d_model, d_model)
@@ -110,7 +123,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``forward`` for keys and values that are already projected."""
         queries = self.split_heads(self.query_weights(query))  # (B, H, T, K)
-        scores = scaled_dot_scores(queries, memory.keys)  # (B, H, T, S)
+        scores = self.compare(queries, memory.keys)  # (B, H, T, S)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         weights = softmax_weights(scores)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seq2seq.config import Config, load_config, nearest, options
 from seq2seq.errors import Stopped, UserError
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from seq2seq.translator import Translator
 
 LINES_AT_A_TIME = 1000
+SCORE_LABELS = {
+    "bleu": "BLEU",
+    "bleu_lowercased": "BLEU lower-cased",
+    "chrf": "chrF",
+    "exact_match": "exact match",
+}
+ALIGNMENT_LABELS = {"error_rate": "error rate (AER)", "precision": "precision", "recall": "recall"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,15 +165,56 @@ def run_evaluate(chosen: argparse.Namespace) -> None:
     from seq2seq.evaluation import evaluate
 
     result = evaluate(chosen.run, _overrides(chosen))
-    print(
-        f"{result['test_set']}: {result['sentences']:,} sentences "
-        f"in {result['decoding_seconds']:.1f} s, beam {result['beam']}"
+    for line in evaluation_tables(result):
+        print(line)
+
+
+def evaluation_tables(result: dict[str, Any]) -> Iterator[str]:
+    """What ``eval.json`` holds, as lines for people."""
+    tests = result["tests"]
+    first = next(iter(tests.values()))
+    yield f"{'':20}" + "".join(f"{name:>20}" for name in tests) + f"   (beam {result['beam']})"
+    for key, label in SCORE_LABELS.items():
+        yield f"{label:20}" + "".join(f"{test[key]:20.2f}" for test in tests.values())
+    for key in ("sentences", "decoding_seconds"):
+        label = key.replace("_", " ")
+        yield f"{label:20}" + "".join(f"{test[key]:20,}" for test in tests.values())
+    for name, test in tests.items():
+        if test["sentences_cut"]:
+            yield f"{name}: cut to data.max_tokens: {test['sentences_cut']:,} sentences"
+    for key in ("bleu", "bleu_lowercased", "chrf"):
+        yield f"{SCORE_LABELS[key]:20}{first[key + '_signature']}"
+    phenomena = sorted({name for test in tests.values() for name in test.get("phenomena", {})})
+    if phenomena:
+        yield ""
+        yield "exact match, by what the sentence shows (pairs that show it)"
+    for name in phenomena:
+        cells = (test.get("phenomena", {}).get(name) for test in tests.values())
+        texts = (f"{c['exact_match']:.1f} ({c['pairs']})" if c else "-" for c in cells)
+        yield f"{name:20}" + "".join(f"{text:>20}" for text in texts)
+    yield ""
+    yield from alignment_tables(tests)
+
+
+def alignment_tables(tests: dict[str, Any]) -> Iterator[str]:
+    """Alignment error rates, where there is gold to compare with."""
+    found = {name: test["alignment"] for name, test in tests.items() if "alignment" in test}
+    if not found:
+        yield "alignment error rate: left out, the corpus brings no gold word alignments"
+        return
+    name, first = next(iter(found.items()))
+    best = first["best_head_on_validation"]
+    yield (
+        f"cross-attention as word alignment: layer {best['layer']}, head {best['head']}, "
+        f"while {best['step']} the word (best on validation)"
     )
-    if result["sentences_cut"]:
-        print(f"cut because they are longer than data.max_tokens: {result['sentences_cut']:,}")
-    names = {"bleu": "BLEU", "bleu_lowercased": "BLEU lower-cased", "chrf": "chrF"}
-    for key, name in names.items():
-        print(f"{name:16} {result[key]:6.2f}  {result[key + '_signature']}")
+    for key, label in ALIGNMENT_LABELS.items():
+        values = (found.get(test, {}).get(key) for test in tests)
+        cells = ("-" if value is None else f"{value:.1f}" for value in values)
+        yield f"{label:20}" + "".join(f"{cell:>20}" for cell in cells)
+    yield f"error rate on {name}, by layer (down) and head (across)"
+    for number, heads in enumerate(first["error_rate_by_layer_and_head"], start=1):
+        yield f"{number:<8}" + "".join(f"{value:8.1f}" for value in heads)
 
 
 def run_predict(chosen: argparse.Namespace) -> None:

@@ -49,7 +49,9 @@ class HubConfig:
     valid: Annotated[str, "split to choose by; empty: held out of the training split"] = (
         "validation"
     )
-    test: Annotated[str, "split to report on; empty: held out of the training split"] = "test"
+    test: Annotated[
+        str, "splits to report on, parted by spaces; empty: held out of the training split"
+    ] = "test"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class DataConfig:
     directory: Annotated[str, "folder with the corpus as files; empty: take it from the hub"] = ""
     train: Annotated[str, "prefix of the training files"] = "train"
     valid: Annotated[str, "prefix of the validation files; empty: held out of training"] = "valid"
-    test: Annotated[str, "prefix of the test files; empty: held out of training"] = "test"
+    test: Annotated[
+        str, "prefixes of the test files, parted by spaces; empty: held out of training"
+    ] = "test"
     held_out: Annotated[
         int, "training pairs held out for a split that the corpus lacks", POSITIVE
     ] = 1000
@@ -94,6 +98,12 @@ class ModelConfig:
     dropout: Annotated[float, "chance to zero a value after embedding and sub-layers", FRACTION] = (
         0.1
     )
+    encoder_attention: Annotated[
+        Literal["scaled_dot", "uniform", "none"], "how source tokens look at each other"
+    ] = "scaled_dot"
+    cross_attention: Annotated[
+        Literal["scaled_dot", "uniform"], "how target tokens look at source tokens"
+    ] = "scaled_dot"
     norm: Annotated[Literal["pre", "post"], "normalise before or after each sub-layer"] = "pre"
     tie_embeddings: Annotated[bool, "one matrix for every table of the same vocabulary"] = True
 
@@ -166,6 +176,7 @@ class Config:
 def _violations(config: Config) -> list[tuple[str, str]]:
     """Every (key, complaint) that makes ``config`` impossible as a whole."""
     data, model, train = config.data, config.model, config.train
+    tests = {"data.test": data.test, "data.hub.test": data.hub.test}
     rules = [
         ("data.src", bool(re.fullmatch(r"[\w-]+", data.src)), "must be a name"),
         ("data.tgt", bool(re.fullmatch(r"[\w-]+", data.tgt)), "must be a name"),
@@ -177,6 +188,7 @@ def _violations(config: Config) -> list[tuple[str, str]]:
         ),
         ("data.train", bool(data.train), "must not be empty"),
         ("data.hub.train", bool(data.hub.train), "must not be empty"),
+        *((key, *_test_names(names)) for key, names in tests.items()),
         (
             "tokenizer.vocab_size",
             config.tokenizer.vocab_size > MIN_VOCAB_SIZE,
@@ -195,6 +207,15 @@ def _violations(config: Config) -> list[tuple[str, str]]:
         ),
     ]
     return [(key, complaint) for key, holds, complaint in rules if not holds]
+
+
+def _test_names(names: str) -> tuple[bool, str]:
+    """Whether the test sets can be told apart by name, and from the other splits."""
+    each = names.split()
+    reserved = {"train", "valid"} & set(each)
+    return len(set(each)) == len(
+        each
+    ) and not reserved, "must be different names, none train or valid"
 
 
 # --- from TOML and the command line to a Config, and back ---

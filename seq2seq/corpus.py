@@ -1,12 +1,15 @@
 """Parallel corpora: from files, or from the Hugging Face hub, into a run folder.
 
-Whatever the source, the result is the same: three splits of sentence pairs as plain text under
-``corpus/`` in the run folder, with a report of what was read and what was left out.
+Whatever the source, the result is the same: ``train``, ``valid`` and one or more test sets as
+plain text under ``corpus/`` in the run folder, with a report of what was read and what was left
+out. A corpus of files may bring gold word alignments (``test.de-en.align``) and the names of the
+phenomena in each pair (``test.tags``).
 """
 
 import hashlib
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -18,7 +21,7 @@ from seq2seq.config import Config, DataConfig
 from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, read_lines, write_lines, write_text
 
-SPLITS = ("train", "valid", "test")
+Links = frozenset[tuple[int, int]]  # (source word, target word), words parted by spaces
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,16 @@ class Report:
     """What ``prepare`` read and what it left out; kept as ``corpus/report.json``."""
 
     source: str
-    test_name: str
     train_pairs: int
     valid_pairs: int
-    test_pairs: int
+    test_pairs: dict[str, int]  # by test set
     empty_pairs_left_out: int
 
     def __str__(self) -> str:
+        tests = ", ".join(f"{pairs:,} {name}" for name, pairs in self.test_pairs.items())
         return (
             f"{self.source}: {self.train_pairs:,} training, {self.valid_pairs:,} validation, "
-            f"{self.test_pairs:,} test pairs; left out of training for an empty side: "
-            f"{self.empty_pairs_left_out:,}"
+            f"{tests} pairs; left out of training for an empty side: {self.empty_pairs_left_out:,}"
         )
 
 
@@ -70,24 +72,26 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     report_path.unlink(missing_ok=True)  # it stands for a complete corpus
     splits = _from_files(data) if data.directory else _from_hub(data)
     source = data.directory or data.hub.name
-    all_train = splits["train"]
-    splits["train"] = train = _without_empty(all_train)
-    for split in ("test", "valid"):
-        if split not in splits:
-            splits["train"], splits[split] = _hold_out(splits["train"], data.held_out, split)
-    for split in SPLITS:
-        if not len(splits[split]):
+    all_train = splits.pop("train")
+    train = _without_empty(all_train)
+    left_out = len(all_train) - len(train)
+    if splits.keys() <= {"valid"}:
+        train, splits["test"] = _hold_out(train, data.held_out, "test")
+    if "valid" not in splits:
+        train, splits["valid"] = _hold_out(train, data.held_out, "valid")
+    for split, corpus in {"train": train, **splits}.items():
+        if not len(corpus):
             raise UserError(f"{source}: the {split} split has no sentence pairs")
-        write_lines(_path(run, split, data.src), splits[split].src)
-        write_lines(_path(run, split, data.tgt), splits[split].tgt)
-    test_name = data.test if data.directory else data.hub.test
+        write_lines(_path(run, split, data.src), corpus.src)
+        write_lines(_path(run, split, data.tgt), corpus.tgt)
+        _copy_annotations(data, run, split, corpus)
+    valid = splits.pop("valid")
     report = Report(
         source=source,
-        test_name=test_name or f"{len(splits['test'])} pairs held out",
-        train_pairs=len(splits["train"]),
-        valid_pairs=len(splits["valid"]),
-        test_pairs=len(splits["test"]),
-        empty_pairs_left_out=len(all_train) - len(train),
+        train_pairs=len(train),
+        valid_pairs=len(valid),
+        test_pairs={name: len(corpus) for name, corpus in splits.items()},
+        empty_pairs_left_out=left_out,
     )
     write_text(report_path, json.dumps(asdict(report), indent=2) + "\n")
     return report
@@ -103,7 +107,7 @@ def load_report(run: Path) -> Report:
 
 
 def load_split(data: DataConfig, run: Path, split: str) -> Corpus:
-    """One split of the corpus in a run folder."""
+    """One split of the corpus in a run folder: train, valid, or the name of a test set."""
     return read_pair(_path(run, split, data.src), _path(run, split, data.tgt))
 
 
@@ -122,20 +126,101 @@ def read_pair(src: Path, tgt: Path) -> Corpus:
     return corpus
 
 
-def _path(run: Path, split: str, language: str) -> Path:
-    return run / "corpus" / f"{split}.{language}"
+def load_alignment(run: Path, split: str) -> list[Links] | None:
+    """The gold alignment of each pair of a split, if the corpus brought it."""
+    path = _path(run, split, "align")
+    return [parse_links(line) for line in read_lines(path)] if path.exists() else None
+
+
+def load_tags(run: Path, split: str) -> list[list[str]] | None:
+    """The phenomena of each pair of a split, if the corpus brought them."""
+    path = _path(run, split, "tags")
+    return [line.split() for line in read_lines(path)] if path.exists() else None
+
+
+def parse_links(line: str) -> Links:
+    """``0-0 1-2`` as pairs of numbers (the Pharaoh format); ``ValueError`` if it is none."""
+    pairs = (link.split("-") for link in line.split())
+    return frozenset((int(i), int(j)) for i, j in pairs)
+
+
+def _path(run: Path, split: str, ending: str) -> Path:
+    return run / "corpus" / f"{_file_name(split)}.{ending}"
+
+
+def _file_name(split: str) -> str:
+    """The name of a split on the hub may be an expression: ``test[:50%]``."""
+    return re.sub(r"[^\w.-]", "_", split)
 
 
 def _from_files(data: DataConfig) -> dict[str, Corpus]:
     folder = Path(data.directory)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (data.directory)")
-    prefixes = {"train": data.train, "valid": data.valid, "test": data.test}
     return {
         split: read_pair(folder / f"{prefix}.{data.src}", folder / f"{prefix}.{data.tgt}")
-        for split, prefix in prefixes.items()
-        if prefix
+        for split, prefix in _split_names(data.train, data.valid, data.test).items()
     }
+
+
+def _split_names(train: str, valid: str, test: str) -> dict[str, str]:
+    """What each split is called at its source; those without a name are left out."""
+    named = {"train": train, "valid": valid} | {name: name for name in test.split()}
+    return {split: name for split, name in named.items() if name}
+
+
+def _copy_annotations(data: DataConfig, run: Path, split: str, corpus: Corpus) -> None:
+    """Take over the gold alignments and tags that stand beside a split's files, if any.
+
+    ``PREFIX.de-en.align`` links word i of the German with word j of the English sentence; whichever
+    language is the source, the run's copy begins with the source.
+
+    Raises:
+        UserError: they do not fit the sentences.
+    """
+    for ending in ("align", "tags"):
+        _path(run, split, ending).unlink(missing_ok=True)  # they may be of another corpus
+    named = _split_names(data.train, data.valid, data.test)
+    if not data.directory or split not in named:
+        return
+    prefix = Path(data.directory) / named[split]
+    for first, second in ((data.src, data.tgt), (data.tgt, data.src)):
+        path = prefix.with_name(f"{prefix.name}.{first}-{second}.align")
+        if path.exists():
+            lines = _as_many(path, corpus)
+            checked = [
+                _checked_links(f"{path}, line {n}", line, first == data.src, *pair)
+                for n, (line, *pair) in enumerate(
+                    zip(lines, corpus.src, corpus.tgt, strict=True), start=1
+                )
+            ]
+            write_lines(_path(run, split, "align"), checked)
+    path = prefix.with_name(f"{prefix.name}.tags")
+    if path.exists():
+        write_lines(_path(run, split, "tags"), _as_many(path, corpus))
+
+
+def _as_many(path: Path, corpus: Corpus) -> list[str]:
+    lines = read_lines(path)
+    if len(lines) != len(corpus):
+        raise UserError(f"{path} has {len(lines):,} lines for {len(corpus):,} sentence pairs")
+    return lines
+
+
+def _checked_links(where: str, line: str, src_first: bool, src: str, tgt: str) -> str:
+    """The links of a pair, source first, each known to stand within its sentences."""
+    try:
+        links = parse_links(line)
+    except ValueError:
+        raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}") from None
+    links = links if src_first else frozenset((i, j) for j, i in links)
+    sizes = len(src.split()), len(tgt.split())
+    for i, j in links:
+        if not (0 <= i < sizes[0] and 0 <= j < sizes[1]):
+            raise UserError(
+                f"{where}: the link {i}-{j} is outside of {sizes[0]} and {sizes[1]} words"
+            )
+    return " ".join(f"{i}-{j}" for i, j in sorted(links))
 
 
 def _without_empty(corpus: Corpus) -> Corpus:
@@ -173,11 +258,8 @@ def _hold_out(train: Corpus, n_pairs: int, split: str) -> tuple[Corpus, Corpus]:
 
 def _from_hub(data: DataConfig) -> dict[str, Corpus]:
     hub, datasets = data.hub, _datasets_library()
-    names = {"train": hub.train, "valid": hub.valid, "test": hub.test}
     corpora = {}
-    for split, name in names.items():
-        if not name:
-            continue
+    for split, name in _split_names(hub.train, hub.valid, hub.test).items():
         try:
             rows = datasets.load_dataset(
                 hub.name, hub.subset or None, split=name, revision=hub.revision or None

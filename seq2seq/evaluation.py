@@ -1,4 +1,4 @@
-"""Evaluation: the test set translated by a trained run, and scored."""
+"""Evaluation: the test sets translated by a trained run, and scored."""
 
 import json
 import subprocess
@@ -7,18 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seq2seq.corpus import load_report, load_split
+from seq2seq.alignment import Agreement, Head, judge_heads
+from seq2seq.corpus import Links, load_alignment, load_report, load_split, load_tags
 from seq2seq.files import write_lines, write_text
-from seq2seq.metrics import score
+from seq2seq.metrics import by_phenomenon, score
 from seq2seq.model import count_parameters
 from seq2seq.translator import Translator
 
 
 def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, Any]:
-    """Translate the test set of a run folder and score the result.
+    """Translate every test set of a run folder and score the result.
 
     Args:
-        run: a trained run; gets ``hypotheses.txt`` and ``eval.json``.
+        run: a trained run; gets ``hypotheses/NAME.txt`` for each test set, and ``eval.json``.
         overrides: settings to change, such as ``{"decoding.beam": "4"}``.
 
     Returns:
@@ -28,23 +29,68 @@ def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, An
         UserError: something is missing from the folder or does not fit.
     """
     translator = Translator.load(run, overrides)
-    test = load_split(translator.config.data, run, "test")
+    best = best_head(translator, run)
+    tests = {
+        name: score_test_set(translator, run, name, best) for name in load_report(run).test_pairs
+    }
+    result = {
+        "beam": translator.config.decoding.beam,
+        "parameters": count_parameters(translator.model),
+        "git_commit": git_commit(),
+        "tests": tests,
+    }
+    write_text(run / "eval.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def score_test_set(
+    translator: Translator, run: Path, name: str, head: Head | None
+) -> dict[str, Any]:
+    """Translate one test set; its scores, by phenomenon too, and the alignment of ``head``."""
+    test = load_split(translator.config.data, run, name)
     cut: list[int] = []
     began = time.perf_counter()
     hypotheses = translator.translate(test.src, on_cut=lambda index, _: cut.append(index))
     seconds = time.perf_counter() - began
+    write_lines(run / "hypotheses" / f"{name}.txt", hypotheses)
     result = asdict(score(hypotheses, test.tgt)) | {
-        "test_set": load_report(run).test_name,
         "sentences": len(test),
         "sentences_cut": len(cut),
-        "beam": translator.config.decoding.beam,
         "decoding_seconds": round(seconds, 2),
-        "parameters": count_parameters(translator.model),
-        "git_commit": git_commit(),
     }
-    write_lines(run / "hypotheses.txt", hypotheses)
-    write_text(run / "eval.json", json.dumps(result, indent=2) + "\n")
+    tags, gold = load_tags(run, name), load_alignment(run, name)
+    if tags:
+        phenomena = by_phenomenon(hypotheses, test.tgt, tags)
+        result["phenomena"] = {name: asdict(scores) for name, scores in phenomena.items()}
+    if gold and head:
+        result["alignment"] = alignment_report(judge_heads(translator, test, gold), head)
     return result
+
+
+def best_head(translator: Translator, run: Path) -> Head | None:
+    """The head with the lowest alignment error rate on the validation set, where that has gold."""
+    gold: list[Links] | None = load_alignment(run, "valid")
+    if not gold:
+        return None
+    heads = judge_heads(translator, load_split(translator.config.data, run, "valid"), gold)
+    return min(heads, key=lambda head: (heads[head].error_rate, head))
+
+
+def alignment_report(heads: dict[Head, Agreement], best: Head) -> dict[str, Any]:
+    """AER, precision and recall of ``best``, and AER by layer and head at its step, in per cent."""
+    agreement = heads[best]
+    same_step = {head: found for head, found in heads.items() if head.step == best.step}
+    layers = sorted({head.layer for head in same_step})
+    return {
+        "best_head_on_validation": asdict(best),
+        "error_rate": agreement.error_rate,
+        "precision": agreement.precision,
+        "recall": agreement.recall,
+        "error_rate_by_layer_and_head": [
+            [found.error_rate for head, found in sorted(same_step.items()) if head.layer == layer]
+            for layer in layers
+        ],
+    }
 
 
 def git_commit() -> str | None:

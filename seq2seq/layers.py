@@ -82,16 +82,23 @@ class Residual(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, in which every source token asks every other, then feed-forward."""
+    """Self-attention, in which every source token asks every other, then feed-forward.
+
+    With ``encoder_attention = "none"`` it is feed-forward alone, and no token knows of another.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = Attention(config.d_model, config.n_heads)
-        self.self_residual = Residual(config)
+        self.attends = config.encoder_attention != "none"
+        if self.attends:
+            self.self_attention = Attention(
+                config.d_model, config.n_heads, config.encoder_attention
+            )
+            self.self_residual = Residual(config)
         self.feed_forward = FeedForward(config.d_model, config.d_ff)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """One layer further.
 
         Args:
@@ -99,11 +106,13 @@ class EncoderLayer(nn.Module):
             mask: broadcastable to (B, H, S, S)
 
         Returns:
-            x (B, S, D) and the self-attention's weights (B, H, S, S).
+            x (B, S, D) and the self-attention's weights (B, H, S, S), if there is one.
         """
-        tokens = self.self_residual.enter(x)
-        context, weights = self.self_attention(tokens, tokens, tokens, mask)
-        x = self.self_residual.leave(x, context)
+        weights = None
+        if self.attends:
+            tokens = self.self_residual.enter(x)
+            context, weights = self.self_attention(tokens, tokens, tokens, mask)
+            x = self.self_residual.leave(x, context)
         change = self.feed_forward(self.feed_forward_residual.enter(x))
         return self.feed_forward_residual.leave(x, change), weights
 
@@ -122,7 +131,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(config.d_model, config.n_heads)
         self.self_residual = Residual(config)
-        self.cross_attention = Attention(config.d_model, config.n_heads)
+        self.cross_attention = Attention(config.d_model, config.n_heads, config.cross_attention)
         self.cross_residual = Residual(config)
         self.feed_forward = FeedForward(config.d_model, config.d_ff)
         self.feed_forward_residual = Residual(config)

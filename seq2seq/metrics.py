@@ -1,5 +1,9 @@
-"""Scores of translations, all by sacreBLEU, on detokenised text against untouched references."""
+"""Scores of translations, on detokenised text against untouched references.
 
+BLEU and chrF are sacreBLEU's; exact match is counted here, also by phenomenon.
+"""
+
+from collections import defaultdict
 from dataclasses import dataclass
 
 from sacrebleu.metrics.bleu import BLEU
@@ -13,6 +17,7 @@ class Scores:
     bleu: float
     bleu_lowercased: float
     chrf: float
+    exact_match: float
     bleu_signature: str
     bleu_lowercased_signature: str
     chrf_signature: str
@@ -24,11 +29,41 @@ def bleu(hypotheses: list[str], references: list[str]) -> float:
 
 
 def score(hypotheses: list[str], references: list[str]) -> Scores:
-    """BLEU, lower-cased BLEU (which older papers report) and chrF (Popović 2015), in per cent."""
+    """BLEU, lower-cased BLEU (which older papers report), chrF (Popović 2015) and exact match."""
     metrics = {"bleu": BLEU(), "bleu_lowercased": BLEU(lowercase=True), "chrf": CHRF()}
-    values: dict[str, float] = {}
+    values = {"exact_match": exact_match(hypotheses, references)}
     signatures: dict[str, str] = {}
     for name, metric in metrics.items():
         values[name] = float(metric.corpus_score(hypotheses, [references]).score)
         signatures[f"{name}_signature"] = str(metric.get_signature())
     return Scores(**values, **signatures)  # type: ignore[arg-type]
+
+
+def exact_match(hypotheses: list[str], references: list[str]) -> float:
+    """The share of hypotheses that equal their references, in per cent."""
+    pairs = zip(hypotheses, references, strict=True)
+    return 100 * sum(a == b for a, b in pairs) / len(references)
+
+
+@dataclass(frozen=True)
+class Phenomenon:
+    """How many pairs show it, and how many of those are translated exactly, in per cent."""
+
+    pairs: int
+    exact_match: float
+
+
+def by_phenomenon(
+    hypotheses: list[str], references: list[str], tags: list[list[str]]
+) -> dict[str, Phenomenon]:
+    """Exact match on the pairs that show each phenomenon; a pair may show several or none."""
+    rows = defaultdict(list)
+    for i, names in enumerate(tags):
+        for name in names:
+            rows[name].append(i)
+    return {
+        name: Phenomenon(
+            len(which), exact_match([hypotheses[i] for i in which], [references[i] for i in which])
+        )
+        for name, which in sorted(rows.items())
+    }

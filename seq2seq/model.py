@@ -31,7 +31,7 @@ class DecoderState(NamedTuple):
 
 
 class AttentionWeights(NamedTuple):
-    """The weights of every attention, a tensor a layer."""
+    """The weights of every attention, a tensor a layer that has it."""
 
     encoder: list[Tensor]  # each (B, H, S, S)
     decoder: list[Tensor]  # each (B, H, T, T)
@@ -128,7 +128,8 @@ class Seq2Seq(nn.Module):
         all_weights = []
         for layer in self.encoder:
             x, weights = layer(x, src_mask)
-            all_weights.append(weights)
+            if weights is not None:
+                all_weights.append(weights)
         return self.encoder_norm(x), src_mask, all_weights
 
     def _decode(

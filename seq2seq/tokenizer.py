@@ -8,6 +8,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import sentencepiece
@@ -85,6 +86,14 @@ class Tokenizer:
         """Text of each sequence of target ids, always one line each."""
         return [" ".join(text.splitlines()) for text in self._tgt.decode([list(i) for i in ids])]
 
+    def src_words(self, ids: Sequence[int]) -> list[int]:
+        """For each source id the number of its word, words parted by spaces; -1 if of none."""
+        return _words(self._src, ids)
+
+    def tgt_words(self, ids: Sequence[int]) -> list[int]:
+        """The same for target ids."""
+        return _words(self._tgt, ids)
+
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.model``, and ``tokenizer.tgt.model`` if the target has its own."""
         remove_tokenizer(folder)
@@ -119,6 +128,15 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     if (processor.pad_id(), processor.bos_id(), processor.eos_id()) != (PAD, BOS, EOS):
         raise UserError("the sentencepiece model was not made by this program: special ids differ")
     return processor
+
+
+def _words(processor: sentencepiece.SentencePieceProcessor, ids: Sequence[int]) -> list[int]:
+    starts = [processor.id_to_piece(i).startswith("▁") for i in ids]  # a space, to sentencepiece
+    special = {PAD, BOS, EOS}
+    return [
+        -1 if i in special else number - 1
+        for i, number in zip(ids, accumulate(starts), strict=True)
+    ]
 
 
 def _train(vocab_size: int, sentences: Iterable[str]) -> bytes:

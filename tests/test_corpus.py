@@ -2,17 +2,27 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from seq2seq import corpus as corpus_module
 from seq2seq.config import Config, DataConfig, HubConfig
-from seq2seq.corpus import Corpus, load_report, load_split, pairs_of, prepare_corpus, read_pair
+from seq2seq.corpus import (
+    Corpus,
+    load_alignment,
+    load_report,
+    load_split,
+    load_tags,
+    pairs_of,
+    parse_links,
+    prepare_corpus,
+)
 from seq2seq.errors import UserError
 from seq2seq.files import read_lines
 
 ROOT = Path(__file__).parent.parent
+SPLITS = ("train", "valid", "test")
 
 
 def files(folder: Path, **content: bytes) -> Config:
@@ -32,8 +42,7 @@ FULL = {
 
 def test_splits_reach_the_run(tmp_path: Path) -> None:
     report = prepare_corpus(files(tmp_path / "c", **FULL), tmp_path / "run")
-    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, 1)
-    assert report.test_name == "test"
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, {"test": 1})
     assert load_report(tmp_path / "run") == report
     data = DataConfig(directory="unused")
     assert load_split(data, tmp_path / "run", "train") == Corpus(["eins", "zwei"], ["one", "two"])
@@ -107,15 +116,12 @@ def test_missing_splits_are_held_out_the_same_way_in_any_order(tmp_path: Path) -
         files(folder, train_de=text, train_en=text)
         data = DataConfig(directory=str(folder), valid="", test="", held_out=7)
         report = prepare_corpus(Config(data=data), tmp_path / f"run-{name}")
-        assert report.test_name == "7 pairs held out"
-        assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (36, 7, 7)
+        assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (36, 7, {"test": 7})
         assert report.empty_pairs_left_out == 1
-        splits[name] = {
-            s: load_split(data, tmp_path / f"run-{name}", s).src for s in corpus_module.SPLITS
-        }
-    for split in corpus_module.SPLITS:
+        splits[name] = {s: load_split(data, tmp_path / f"run-{name}", s).src for s in SPLITS}
+    for split in SPLITS:
         assert sorted(splits["a"][split]) == sorted(splits["b"][split])
-    train, valid, test = (set(splits["a"][split]) for split in corpus_module.SPLITS)
+    train, valid, test = (set(splits["a"][split]) for split in SPLITS)
     assert not train & valid
     assert not train & test
     assert not valid & test
@@ -127,7 +133,7 @@ def test_a_sentence_with_many_copies_is_not_held_out(tmp_path: Path) -> None:
     files(tmp_path / "c", train_de=text, train_en=text)
     data = DataConfig(directory=str(tmp_path / "c"), valid="", test="", held_out=4)
     report = prepare_corpus(Config(data=data), tmp_path / "run")
-    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (492, 4, 4)
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (492, 4, {"test": 4})
 
 
 @pytest.mark.parametrize("held_out", [1, 2, 1000])
@@ -187,7 +193,7 @@ def test_a_data_set_with_all_splits(tmp_path: Path) -> None:
     }
     config = Config(data=DataConfig(hub=local_hub(tmp_path / "set", rows)))
     report = prepare_corpus(config, tmp_path / "run")
-    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, 1)
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (2, 1, {"test": 1})
     assert load_split(config.data, tmp_path / "run", "test") == Corpus(["vier"], ["four"])
 
 
@@ -197,7 +203,7 @@ def test_a_data_set_with_one_split(tmp_path: Path) -> None:
     hub = HubConfig(name=hub.name, valid="", test="")
     config = Config(data=DataConfig(hub=hub, held_out=4))
     report = prepare_corpus(config, tmp_path / "run")
-    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (12, 4, 4)
+    assert (report.train_pairs, report.valid_pairs, report.test_pairs) == (12, 4, {"test": 4})
     train = load_split(config.data, tmp_path / "run", "train")
     assert [s.replace("s", "t") for s in train.src] == train.tgt
 
@@ -228,18 +234,68 @@ def test_an_unreachable_hub_is_one_line_at_once(tmp_path: Path) -> None:
     assert "--data.directory" in done.stderr
 
 
-# --- the bundled corpus ---
+# --- several test sets, gold alignments, tags ---
 
 
-def test_the_bundled_corpus_is_reproducible_and_without_leaks(tmp_path: Path) -> None:
-    script = ROOT / "data" / "toy.py"
-    for name in ("a", "b"):
-        subprocess.run([sys.executable, script, tmp_path / name], check=True)
-    seen: set[str] = set()
-    for split in ("train", "valid", "test"):
-        a = read_pair(tmp_path / "a" / f"{split}.de", tmp_path / "a" / f"{split}.en")
-        b = read_pair(tmp_path / "b" / f"{split}.de", tmp_path / "b" / f"{split}.en")
-        assert a == b
-        assert not seen & set(a.src)
-        seen |= set(a.src)
-    assert len(seen) == 4600
+def annotated(folder: Path, **more: bytes) -> Config:
+    """Two test sets; "valid" and "second" with what a corpus may bring."""
+    content = FULL | {
+        "second_de": b"ein Haus\nein rotes Haus\n", "second_en": b"a house\na red house\n",
+        "second_tags": b"short\nshort colour\n",
+        "second_de-en_align": b"0-0 1-1\n2-2 0-0 1-1\n",
+    }  # fmt: skip
+    config = files(folder, **(content | more))
+    return replace(config, data=replace(config.data, test="test second"))
+
+
+def test_several_test_sets_keep_their_names(tmp_path: Path) -> None:
+    config = annotated(tmp_path / "c")
+    report = prepare_corpus(config, tmp_path / "run")
+    assert report.test_pairs == {"test": 1, "second": 2}
+    assert load_split(config.data, tmp_path / "run", "second").tgt == ["a house", "a red house"]
+
+
+def test_alignments_and_tags_come_along_and_leave_with_their_corpus(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    prepare_corpus(annotated(tmp_path / "c"), run)
+    assert load_alignment(run, "second") == [parse_links("0-0 1-1"), parse_links("0-0 1-1 2-2")]
+    assert load_tags(run, "second") == [["short"], ["short", "colour"]]
+    assert load_alignment(run, "test") is None
+    assert load_tags(run, "valid") is None
+    for name in ("second.tags", "second.de-en.align"):
+        (tmp_path / "c" / name).unlink()
+    prepare_corpus(annotated(tmp_path / "d", second_tags=b"a\nb\n"), run)
+    assert load_tags(run, "second") == [["a"], ["b"]]
+    content = {"second_de": b"x\n", "second_en": b"x\n"}
+    prepare_corpus(replace_test(files(tmp_path / "e", **(FULL | content)), "second"), run)
+    assert load_alignment(run, "second") is None
+    assert load_tags(run, "second") is None
+
+
+def replace_test(config: Config, test: str) -> Config:
+    return replace(config, data=replace(config.data, test=test))
+
+
+def test_an_alignment_is_turned_where_the_languages_are(tmp_path: Path) -> None:
+    config = annotated(tmp_path / "c", **{"second_de-en_align": b"0-1\n2-1 0-2\n"})
+    turned = replace(config, data=replace(config.data, src="en", tgt="de"))
+    prepare_corpus(turned, tmp_path / "run")
+    links = [frozenset({(1, 0)}), frozenset({(1, 2), (2, 0)})]
+    assert load_alignment(tmp_path / "run", "second") == links
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("second_de-en_align", b"0-0\n", r"second\.de-en\.align has 1 lines for 2 sentence pairs"),
+        ("second_tags", b"a\nb\nc\n", r"second\.tags has 3 lines for 2 sentence pairs"),
+        ("second_de-en_align", b"0-0\n0-0 1:1\n", r"align, line 2: not an alignment like 0-0 1-2"),
+        ("second_de-en_align", b"0-0\n0-3\n", r"align, line 2: the link 0-3 is outside of 3 and 3"),
+        ("second_de-en_align", b"2-0\n0-0\n", r"align, line 1: the link 2-0 is outside of 2 and 2"),
+    ],
+)
+def test_annotations_that_do_not_fit(
+    tmp_path: Path, name: str, text: bytes, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        prepare_corpus(annotated(tmp_path / "c", **{name: text}), tmp_path / "run")

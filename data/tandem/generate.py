@@ -1,0 +1,131 @@
+"""Make the Tandem corpus: python data/tandem/generate.py FOLDER
+
+For each split, four files of which line n belongs together: ``.de`` and ``.en``, ``.de-en.align``
+with the word alignment (``i-j``: German word i says what English word j says; words are what
+spaces part, counted from 0) and ``.tags`` with the names of the phenomena in the pair.
+"""
+
+import random
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from grammar import Pair
+from lexicon import Lexicon
+from recipes import draw
+from scenes import Scenes
+
+SEED = 1
+SIZES = {
+    "train": 26_000,
+    "valid": 1_000,
+    "test": 1_000,
+    "test_length": 1_000,
+    "test_recombination": 1_000,
+}
+LONGEST_IN_TRAINING, SHORTEST, LONGEST = 16, 3, 30  # words
+AT_LEAST = 50  # of each phenomenon, in every split but train, where it is by far more
+PHENOMENA = (
+    "verb_second", "verb_last", "separable", "compound", "adjective_ending", "case", "agreement",
+    "relative", "pronoun", "ambiguous", "tense_bracket", "negation", "question", "imperative",
+    "passive", "copy", "coordination",
+)  # fmt: skip
+
+# What training never shows, though it shows every word of it: these nouns as objects, these verbs
+# in the perfect, and one in ten combinations of adjective and noun.
+NEVER_OBJECT = {
+    "Koch", "Touristin", "Tochter", "Nachbar", "Papagei", "Igel", "Eule", "Pullover", "Koffer",
+    "Kamera", "Geige", "Roman", "Schraubenzieher", "Teppich",
+}  # fmt: skip
+NEVER_PERFECT = {
+    "suchen", "malen", "zeichnen", "treffen", "kaufen", "putzen", "helfen", "lachen", "aufheben",
+    "abholen", "zeigen", "warten", "verkaufen",
+}  # fmt: skip
+
+
+def held_out(pair: Pair) -> frozenset[str]:
+    """Which kinds of recombination a pair needs that training does not show."""
+    kinds = set()
+    for fact in pair.tags:
+        what, _, words = fact.partition(" ")
+        if what == "=object" and words in NEVER_OBJECT:
+            kinds.add("new_object")
+        elif what == "=perfect" and words in NEVER_PERFECT:
+            kinds.add("new_perfect")
+        elif what == "=pair" and zlib.crc32(words.encode()) % 10 == 0:
+            kinds.add("new_pair")
+    return frozenset(kinds)
+
+
+def belongs(split: str, pair: Pair) -> bool:
+    """Whether a pair is of the kind that a split holds."""
+    lengths = [len(text.split()) for text in (pair.german, pair.english)]
+    if split == "test_length":
+        fits = min(lengths) > LONGEST_IN_TRAINING and max(lengths) <= LONGEST
+    else:
+        fits = min(lengths) >= SHORTEST and max(lengths) <= LONGEST_IN_TRAINING
+    return fits and bool(held_out(pair)) == (split == "test_recombination")
+
+
+def candidates(split: str, lexicon: Lexicon) -> Iterator[Pair]:
+    """Pairs without end; every second one for evaluation may hold names unseen in training."""
+    rng = random.Random(f"{SEED} {split}")
+    richness = 2.4 if split == "test_length" else 0.35
+    sources = [Scenes(lexicon, rng, richness, unseen_names=False)]
+    if split != "train":
+        sources.append(Scenes(lexicon, rng, richness, unseen_names=True))
+    while True:
+        for source in sources:
+            yield draw(source)
+
+
+def make(split: str, lexicon: Lexicon, seen: set[str]) -> list[Pair]:
+    """The pairs of a split, none of whose sentences has been ``seen``, in either language."""
+    chosen: list[Pair] = []
+    counts: Counter[str] = Counter()
+    for pair in candidates(split, lexicon):
+        missing = {tag: AT_LEAST - counts[tag] for tag in PHENOMENA if counts[tag] < AT_LEAST}
+        if len(chosen) == SIZES[split]:
+            assert not missing, f"{split}: too few of {missing}"
+            return chosen
+        room = SIZES[split] - len(chosen) > sum(missing.values())
+        known = pair.german in seen or pair.english in seen
+        if not known and belongs(split, pair) and (room or missing.keys() & pair.tags):
+            seen |= {pair.german, pair.english}
+            counts.update(pair.tags)
+            chosen.append(pair)
+    raise AssertionError("candidates never end")
+
+
+def write(folder: Path, split: str, pairs: list[Pair]) -> None:
+    """The four files of a split."""
+    columns = {
+        "de": [pair.german for pair in pairs],
+        "en": [pair.english for pair in pairs],
+        "de-en.align": [" ".join(f"{i}-{j}" for i, j in pair.alignment) for pair in pairs],
+        "tags": [" ".join(sorted(shown(pair))) for pair in pairs],
+    }
+    for ending, lines in columns.items():
+        text = "".join(line + "\n" for line in lines)
+        (folder / f"{split}.{ending}").write_text(text, encoding="utf-8", newline="\n")
+
+
+def shown(pair: Pair) -> frozenset[str]:
+    """The names of a pair's phenomena, what is new to training included."""
+    return frozenset(tag for tag in pair.tags if not tag.startswith("=")) | held_out(pair)
+
+
+def main() -> None:
+    """Write the corpus into the folder that the command line names."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    lexicon = Lexicon.read(Path(__file__).parent / "lexicon.toml")
+    seen: set[str] = set()
+    for split in reversed(SIZES):  # tests first: the more frequent sentences are theirs
+        write(folder, split, make(split, lexicon, seen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Word alignment: what cross-attention looks at, against what it should look at.
+
+The gold links say which source words a target word says. A head proposes, for each target word,
+the one source word that it attends to most; subwords count as their words. Proposals are judged
+by alignment error rate, AER = 1 - 2 |A ∩ G| / (|A| + |G|), which for gold links that are all
+sure is Och and Ney's (2003, "A Systematic Comparison of Various Statistical Alignment Models").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from seq2seq.batches import pad
+from seq2seq.corpus import Corpus, Links
+from seq2seq.translator import Translator
+
+# A target word is read off the step that writes it, or off the next one, which has read it.
+STEPS = ("writing", "reading")
+
+
+@dataclass
+class Agreement:
+    """Counts of proposed links A, gold links G, and both."""
+
+    proposed: int = 0
+    gold: int = 0
+    both: int = 0
+
+    def add(self, proposed: Links, gold: Links) -> None:
+        """Count one sentence pair."""
+        self.proposed += len(proposed)
+        self.gold += len(gold)
+        self.both += len(proposed & gold)
+
+    @property
+    def error_rate(self) -> float:
+        """AER, in per cent."""
+        return 100 - 200 * self.both / max(1, self.proposed + self.gold)
+
+    @property
+    def precision(self) -> float:
+        """The share of proposed links that are right, in per cent."""
+        return 100 * self.both / max(1, self.proposed)
+
+    @property
+    def recall(self) -> float:
+        """The share of gold links that were proposed, in per cent."""
+        return 100 * self.both / max(1, self.gold)
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One head of one layer, read at one of ``STEPS``; layers and heads count from 1."""
+
+    layer: int
+    head: int
+    step: str = field(default="writing")
+
+
+@torch.inference_mode()
+def judge_heads(translator: Translator, corpus: Corpus, gold: list[Links]) -> dict[Head, Agreement]:
+    """How well every head of the cross-attention agrees with the gold links.
+
+    The model reads each reference after its source, so every head is asked about the same words.
+    Pairs longer than ``data.max_tokens`` are left out.
+    """
+    agreements: dict[Head, Agreement] = {}
+    for src, tgt, links in _pairs(translator, corpus, gold):
+        weights = _cross_attention(translator, src, tgt)  # (L, H, T, S)
+        src_words, tgt_words = (
+            translator.tokenizer.src_words(src),
+            translator.tokenizer.tgt_words(tgt),
+        )
+        for step in STEPS:
+            # Row t has read token t and writes the one after it.
+            words = tgt_words[1:] if step == "writing" else tgt_words[:-1]
+            chosen = attended_words(weights, src_words, words)  # (L, H, target words)
+            for layer, heads in enumerate(chosen.tolist(), start=1):
+                for head, src_of in enumerate(heads, start=1):
+                    proposed = frozenset((i, j) for j, i in enumerate(src_of))
+                    key = Head(layer, head, step)
+                    agreements.setdefault(key, Agreement()).add(proposed, links)
+    return agreements
+
+
+def attended_words(weights: Tensor, src_words: list[int], tgt_words: list[int]) -> Tensor:
+    """The source word that each target word attends to most.
+
+    Args:
+        weights: (..., T, S) attention from target to source subwords.
+        src_words: of S subwords, each one's word; -1 for none.
+        tgt_words: the same of T subwords.
+
+    Returns:
+        (..., target words): a word is given the mean attention of its subwords, and gives the sum.
+    """
+    on_words = weights @ _membership(src_words).T  # (..., T, source words)
+    by_words = _membership(tgt_words) @ on_words  # (..., target words, source words)
+    return by_words.argmax(dim=-1)
+
+
+def _membership(words: list[int]) -> Tensor:
+    """(words, subwords): 1 where a subword belongs to a word."""
+    numbers = torch.arange(max(words) + 1)
+    return (numbers[:, None] == torch.tensor(words)).float()
+
+
+def _pairs(
+    translator: Translator, corpus: Corpus, gold: list[Links]
+) -> Iterator[tuple[list[int], list[int], Links]]:
+    tokenizer, limit = translator.tokenizer, translator.config.data.max_tokens
+    encoded = tokenizer.encode_src(corpus.src), tokenizer.encode_tgt(corpus.tgt)
+    for src, tgt, links in zip(*encoded, gold, strict=True):
+        if max(len(src), len(tgt)) <= limit and len(src) > 1 and len(tgt) > 2:
+            yield src, tgt, links
+
+
+def _cross_attention(translator: Translator, src: list[int], tgt: list[int]) -> Tensor:
+    """(L, H, T, S): of every layer and head, for all of ``tgt`` but its end."""
+    device = next(translator.model.parameters()).device
+    translator.model.eval()
+    weights = translator.model.attention_weights(pad([src]).to(device), pad([tgt[:-1]]).to(device))
+    return torch.cat(weights.cross).float().cpu()
