@@ -310,17 +310,20 @@ MODALS = {
     "may": ("darf dürfen durfte durften", "be allowed to"),
 }
 FUTURE_MODALS = {"can": ("können", "be able to"), "must": ("müssen", "have to")}
-NEEDS_NO_DO = {"be", "can", "will"}
+NEEDS_NO_DO = {"be", "can", "will", "had"}
 
 
 class Tense(NamedTuple):
-    """When and how: ``time`` is present, habit, past or future; ``modal`` a key of MODALS or ""."""
+    """When and how: ``modal`` is a key of MODALS, or empty.
+
+    ``time`` is present, habit, past, earlier (before a past; German makes no difference) or future.
+    """
 
     time: str
     modal: str = ""
 
 
-PRESENT, PAST, HABIT = Tense("present"), Tense("past"), Tense("habit")
+PRESENT, PAST, HABIT, EARLIER = map(Tense, ("present", "past", "habit", "earlier"))
 
 
 @dataclass
@@ -430,7 +433,7 @@ class Clause(Meaning):
     def _german_verbs(self) -> tuple[Tokens, Tokens]:
         """The finite verb, and what closes the clause."""
         who, (time, modal) = self.subject.agreement, self.tense
-        past = time == "past"
+        past = time in ("past", "earlier")
         if self.complement:
             copula = AUXILIARIES["waren" if past else "sein"][who]
             return self.says(copula, "verb", "tense"), self.complement.german()
@@ -557,7 +560,7 @@ class Clause(Meaning):
         if self.complement:
             return ("be", "verb", "tense"), past, self.complement.english()
         assert self.verb
-        base, _, participle, ing = self.verb.english
+        base, _, participle, _ = self.verb.english
         if self.passive:
             core = self.says("be", "passive") + self._english_lexical(participle)
         else:
@@ -569,13 +572,20 @@ class Clause(Meaning):
             words = "be able to" if past and modal == "can" else MODALS[modal][1]
             first, *rest = words.split()
             return (first, "tense"), past, self.says(" ".join(rest), "tense") + core
-        progressive = time == "present" and not self.verb.is_simple
+        return self._english_unmodified(self.verb)
+
+    def _english_unmodified(self, verb: Verb) -> tuple[tuple[str, ...], bool, Tokens]:
+        """The same for a verb without future or modal."""
+        time, (base, _, participle, ing) = self.tense.time, verb.english
+        progressive = time == "present" and not verb.is_simple
+        if time == "earlier":
+            return ("had", "tense"), False, self._english_lexical(participle)
         if self.passive:
             being = self.says("being", "tense") if progressive else []
-            return ("be", "tense"), past, being + self._english_lexical(participle)
+            return ("be", "tense"), time == "past", being + self._english_lexical(participle)
         if progressive:
             return ("be", "tense"), False, self._english_lexical(ing)
-        return (base, "verb", "tense"), past, self._english_lexical("")
+        return (base, "verb", "tense"), time == "past", self._english_lexical("")
 
 
 def unclear_after_noun(phrase: Phrase | None, tokens: Tokens) -> Tokens:

@@ -36,6 +36,7 @@ IRREGULAR = {
     "be": ({I: "am", HE: "is", THEY: "are"}, {I: "was", HE: "was", THEY: "were"}),
     "have": ({I: "have", HE: "has", THEY: "have"}, dict.fromkeys((I, HE, THEY), "had")),
     "do": ({I: "do", HE: "does", THEY: "do"}, dict.fromkeys((I, HE, THEY), "did")),
+    "had": (dict.fromkeys((I, HE, THEY), "had"), dict.fromkeys((I, HE, THEY), "had")),
     "can": (dict.fromkeys((I, HE, THEY), "can"), dict.fromkeys((I, HE, THEY), "could")),
     "will": (dict.fromkeys((I, HE, THEY), "will"), dict.fromkeys((I, HE, THEY), "would")),
 }

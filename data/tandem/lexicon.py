@@ -99,6 +99,7 @@ class Lexicon:
     adjectives: list[Adjective] = field(default_factory=list)
     reasons: list[tuple[str, str]] = field(default_factory=list)
     contradictions: dict[str, set[str]] = field(default_factory=dict)
+    drawbacks: frozenset[str] = frozenset()
     times: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     relations: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
@@ -162,6 +163,7 @@ class Lexicon:
             adjectives=marked_ambiguous(map(adjective, words["adjectives"]["all"])),
             contradictions=contradictions,
             reasons=[(verb, adjective) for verb, adjective in words["reasons"]["all"]],
+            drawbacks=frozenset(words["drawbacks"]["all"]),
             times=[(de, en, frozenset(when.split())) for de, en, when in words["times"]["all"]],
             places=[place(row) for row in words["places"]["all"]],
             relations=[(de, en, kinds(what)) for de, en, what in words["relations"]["all"]],

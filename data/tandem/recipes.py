@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from grammar import (
     COMMA,
+    EARLIER,
     FULL_STOP,
     HABIT,
     NO,
@@ -40,6 +41,7 @@ from scenes import (
     PORTABLE,
     Scenes,
     can_be_denied,
+    ends_in_clause,
     now_or_past,
     suited,
 )
@@ -92,7 +94,8 @@ def question(scenes: Scenes) -> Pair:
     clause = scenes.clause()
     clause.negated = False
     asked = scenes.pick(["", "", "time", "place", "subject", "object"])
-    if asked == "time" and clause.tense.time != "habit":
+    timeless = clause.tense == PRESENT and clause.verb and clause.verb.is_simple
+    if asked == "time" and clause.tense.time != "habit" and not timeless:
         clause.time = Asked("wann wann wann", "when")
     elif asked == "place" and scenes.takes_place(clause):
         clause.place = Asked("wo wo wo", "where")
@@ -124,7 +127,7 @@ def imperative(scenes: Scenes) -> Pair:
     polite, please = Meaning(), scenes.chance(0.5)
     german = clause.german_imperative(polite.says("bitte" * please, "please"))
     english = clause.english_imperative(polite.says("please" * please, "please"))
-    if scenes.grows(0.25):
+    if scenes.grows(0.25) and not ends_in_clause(clause):
         words = scenes.pick([("wenn", "when"), ("bevor", "before")])
         reason = weather(scenes, words)
         if scenes.chance(0.6):
@@ -147,14 +150,15 @@ def passive(scenes: Scenes) -> Pair:
     clause.passive = True
     clause = scenes.furnished(clause)
     clause.place = None
-    if scenes.chance(0.5):
+    if patient.after or scenes.chance(0.5):
         by, _ = scenes.subject(verb.subjects)
         if isinstance(by, NounPhrase):
             by.after = None
         clause.agent = Prepositional("von", "by", by, DAT)
     if scenes.is_odd(clause):
         return passive(scenes)
-    front = scenes.front(clause)
+    # "Heute werden die Bücher von Anna gelesen": hers, or by her?
+    front = "subject" if clause.agent else scenes.front(clause)
     return pair(clause.german(front), clause.english(front))
 
 
@@ -196,9 +200,10 @@ def reported(scenes: Scenes) -> Pair:
     who, _ = scenes.subject(verb.subjects)
     tense = Tense("past" if asks or scenes.chance(0.3) else "present")
     main = Clause(who, verb, tense)
-    # After a past one, a time of its own would ask for the English past perfect.
     past = tense.time == "past"
-    told = scenes.clause(tense if past else verb_last_tense(scenes), simple=past)
+    told = scenes.clause(PAST if past else verb_last_tense(scenes), simple=past)
+    if past:
+        told.tense = EARLIER
     nouns = [part.noun for part in (who, told.subject) if isinstance(part, NounPhrase)]
     if len(set(nouns)) < len(nouns):
         return reported(scenes)
@@ -242,6 +247,8 @@ def circumstance(scenes: Scenes) -> Pair:
     if kind == "before":
         tense = PAST
     main = scenes.clause(tense, simple=True)
+    if ends_in_clause(main):
+        return circumstance(scenes)
     other: Subordinate | None
     if kind == "because":
         return because(scenes, tense)
@@ -253,10 +260,12 @@ def circumstance(scenes: Scenes) -> Pair:
     else:
         german = {"while": "während", "when": "wenn", "before": "bevor"}[kind]
         second = scenes.clause(tense, simple=True)
-        lasts = second.verb and second.verb.auxiliary == "haben" and not second.verb.is_simple
-        other = Subordinate(german, kind, second) if lasts or kind != "while" else None
+        lasting = all(c.verb and c.verb.auxiliary == "haben" for c in (main, second))
+        simple = any(c.verb and c.verb.is_simple for c in (main, second))
+        fits = kind != "while" or (lasting and not simple)
+        other = Subordinate(german, kind, second) if fits else None
     if other is None:
-        words = ("während", "while") if tense == PRESENT else ("obwohl", "although")
+        words = ("während", "while") if tense == PRESENT else ("bevor", "before")
         other = weather(scenes, words, tense)
     if kind in ("while", "when") and scenes.chance(0.4):
         return pair(
@@ -313,20 +322,20 @@ def taken_up(scenes: Scenes) -> Pair:
         thing.adjective = None  # it could contradict what is said
         second = Clause(it, tense=tense, complement=complement)
         second.negated = not complement.degree[0] and scenes.chance(0.15)
-        links = [("obwohl", "although"), (".", ".")]
-        links += [("aber", "but")] * 2 * (second.negated or complement.degree[0] == "zu")
+        links = [(".", ".")]
+        links += [("obwohl", "although")] * (complement.adjective.german in scenes.words.drawbacks)
+        missing = second.negated and complement.adjective.german not in scenes.words.drawbacks
+        links += [("aber", "but")] * 2 * (missing or complement.degree[0] == "zu")
         links += [("weil", "because")] * 2 * (verb.infinitive in CALL_FOR_REASONS)
         link = scenes.pick(links)
     else:
-        if second_verb == verb:
+        clash = second_verb.infinitive in scenes.words.contradictions[verb.infinitive]
+        if second_verb == verb or clash or tense == PRESENT:  # no two deeds at once
             return taken_up(scenes)
         second = Clause(other_gender(scenes, thing), second_verb, tense, object=it)
         second.negated = scenes.chance(0.25)
-        link = scenes.pick([("und", "and"), ("bevor", "before")])
-        if second.negated:
-            link = ("aber", "but")
-        elif tense == PRESENT:
-            link = ("und", "and")
+        links = [("und", "and"), ("bevor", "before")]
+        link = ("aber", "but") if second.negated else scenes.pick(links)
     return joined(scenes, first, link, second)
 
 

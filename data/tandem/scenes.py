@@ -54,11 +54,11 @@ ANIMATE = PERSONS | {
 }  # fmt: skip
 HIS_OR_HER = {"m": ("sein", "his"), "f": ("ihr", "her")}
 HAS_A_PLACE = {
-    "human", "kin", "pet", "ingredient", "meal", "drink", "story", "printed", "hand_tool",
+    "human", "kin", "pet", "ingredient", "meal", "hot_drink", "cold_drink", "printed", "hand_tool",
     "standing_tool", "garment", "headwear", "accessory", "leather", "basket", "bin", "vessel",
     "cookware", "toy", "thing", "instrument", "dish",
 }  # fmt: skip
-PORTABLE = HAS_A_PLACE - {"human", "kin", "drink"}
+PORTABLE = HAS_A_PLACE - {"human", "kin", "hot_drink", "cold_drink"}
 LISTED = (HAS_A_PLACE | {"wild_animal", "machine", "plant", "vehicle", "house"}) - {"dish", "bin"}
 CARRIED = {"pet", "basket", "vessel", "garment", "headwear", "leather"}
 RELATIVES_OF = [("mein", "my"), ("unser", "our"), ("sein", "his")]  # "ihr" says too little
@@ -186,6 +186,7 @@ class Scenes:
         noun = noun or self.noun(kinds)
         countable = bool(noun.german_plural)
         many = countable and (self.chance(0.25) if plural is None else plural)
+        many = many or noun.kind == "lentil"  # nobody cooks a single one
         adjective = self.adjective(noun) if self.grows(0.3) else None
         return NounPhrase(noun, many, self.determiner(noun, many, owner, definite), adjective)
 
@@ -258,6 +259,9 @@ class Scenes:
             for _ in range(self.pick([1, 1, 2])):
                 noun = others.pop(self.number(0, len(others)))
                 phrases.append(self.noun_phrase([], owner, noun=noun))
+            for part in phrases:
+                if isinstance(part, NounPhrase) and part.plural and part.determiner is A:
+                    part.determiner = THE
             return Coordination(phrases)
         if self.grows(0.08):
             phrase.after = self.belongings(phrase, now_or_past(tense))
@@ -271,7 +275,10 @@ class Scenes:
             return self.relative(phrase, tense, plural)
         definite = phrase.determiner in (THE, THIS) and self.chance(0.8)
         if phrase.noun.kind == "human":
-            other = self.noun_phrase(CARRIED, definite=definite, plural=plural)
+            several = True if plural is None and phrase.plural and not definite else plural
+            other = self.noun_phrase(CARRIED, definite=definite, plural=several)
+            if not definite and other.determiner is THE:
+                other.determiner = A
             return Prepositional("mit", "with", other, DAT)
         if phrase.noun.kind in PORTABLE:
             beside = [row for row in self.words.relations if row[0] in ("neben", "hinter")]
@@ -290,6 +297,8 @@ class Scenes:
         """When something happens, if the tense leaves a choice."""
         when = "future" if tense.modal and tense.time == "present" else tense.time
         fitting = [(de, en) for de, en, tenses in self.words.times if when in tenses]
+        if tense.modal and ("bald", "soon") in fitting:
+            fitting.remove(("bald", "soon"))
         return Adverbial(*self.pick(fitting))
 
     def relative(
@@ -354,7 +363,8 @@ class Scenes:
         if drawn < 0.81:
             return Tense("future", self.pick(["", "", "", "can", "must"]))
         modal = self.pick(["can", "must", "want", "should", "may"])
-        return Tense(self.pick(["present", "past"]), modal)
+        # "sollte" is "was supposed to", but "should" too.
+        return Tense(self.pick(["present", "past"]) if modal != "should" else "present", modal)
 
     def clause(
         self,
@@ -426,10 +436,9 @@ class Scenes:
 
     def furnished(self, clause: Clause) -> Clause:
         """The clause with time, place and negation, if chance will have it."""
-        parts = clause.object, clause.receiver, clause.oblique and clause.oblique.phrase
         if clause.tense.time == "habit":
             clause.time = self.time(clause.tense)
-        if any(isinstance(part, NounPhrase) and part.after for part in parts):
+        if ends_in_clause(clause):
             return clause  # a time or place at the end would seem to belong to that
         verb = clause.verb
         timeless = clause.tense.time == "present" or clause.passive
@@ -484,6 +493,12 @@ def said(phrase: Phrase | None) -> list[Noun | Adjective | Verb]:
         words += said(inner.subject) + said(inner.object)
         words += said(inner.oblique.phrase) if inner.oblique else []
     return words
+
+
+def ends_in_clause(clause: Clause) -> bool:
+    """Whether something follows its object, to which a clause after it would seem to belong."""
+    parts = (clause.object, clause.oblique and clause.oblique.phrase, clause.receiver)
+    return any(isinstance(part, NounPhrase) and part.after for part in parts)
 
 
 def now_or_past(tense: Tense) -> Tense:
