@@ -109,6 +109,19 @@ def test_the_mix_is_by_hand_too() -> None:
     torch.testing.assert_close(context, torch.tensor([[[6.0, 1.0]]]))
 
 
+def test_uniform_scores_give_the_mean_of_what_may_be_seen() -> None:
+    attention = Attention(8, n_heads=2, scores="uniform")
+    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    mask = random_mask(2, 1, 1, 5)
+    context, weights = attention(query, memory, memory, mask)
+    mean = torch.stack(
+        [attention.value_weights(memory[b, mask[b, 0, 0]]).mean(dim=0) for b in range(2)]
+    )
+    expected = attention.output_weights(mean)[:, None].expand(2, 3, 8)
+    torch.testing.assert_close(context, expected)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 3))
+
+
 def test_causal_mask() -> None:
     assert causal_mask(3, 3, torch.device("cpu")).tolist() == [
         [True, False, False],

@@ -104,6 +104,8 @@ def test_no_corpus_is_a_complaint(tmp_path: Path) -> None:
     assert "data.tgt" in complaint(tmp_path, BASE + "src = 'en'")
     assert "data.src" in complaint(tmp_path, BASE + "src = '../x'")
     assert "data.train" in complaint(tmp_path, BASE + "train = ''")
+    for names in ("a b a", "train", "test valid"):
+        assert "data.test" in complaint(tmp_path, BASE + f"test = '{names}'")
     assert "data.directory" in complaint(tmp_path, "", data__directory="\udcff")
     assert "train.seed" in complaint(tmp_path, BASE, train__seed=str(2**64))
 
@@ -141,7 +143,13 @@ def test_what_is_saved_is_read_back(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     fixed = {"data.src": "de", "data.tgt": "en", "model.d_model": 64, "model.n_heads": 8}
-    fixed |= {"data.max_tokens": 20, "train.batch_tokens": 40, "tokenizer.vocab_size": 500}
+    fixed |= {
+        "data.test": "test second",
+        "data.hub.test": "",
+        "data.max_tokens": 20,
+        "train.batch_tokens": 40,
+        "tokenizer.vocab_size": 500,
+    }
     drawn = {key: data.draw(values(o)) for key, o in options().items() if key not in fixed}
     path = tmp_path_factory.mktemp("config") / "c.toml"
     lines = [f"{key} = {toml_value(value)}\n" for key, value in (drawn | fixed).items()]

@@ -10,20 +10,24 @@ from conftest import SMALL, small_model
 from torch import nn
 
 from seq2seq.batches import Batch, pad
-from seq2seq.config import ModelConfig
+from seq2seq.config import ModelConfig, TrainConfig
 from seq2seq.layers import Dropout, Residual, sinusoidal_positions
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.tokenizer import BOS, EOS
-from seq2seq.training import batch_loss
+from seq2seq.training import batch_loss, make_optimizer
 
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
+CONTROLS = [
+    replace(SMALL, encoder_attention="none"),
+    replace(SMALL, encoder_attention="uniform", cross_attention="uniform"),
+]
 
 
 def random_ids(n_rows: int, length: int) -> torch.Tensor:
     return torch.randint(4, 40, (n_rows, length))
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", SHAPES + CONTROLS)
 def test_future_tokens_never_change_earlier_logits(config: ModelConfig) -> None:
     model = small_model(config).eval()
     src, tgt = random_ids(3, 6), random_ids(3, 9)
@@ -48,7 +52,7 @@ def test_every_source_token_matters_to_every_target_token(config: ModelConfig) -
         assert (difference > 1e-6).all()
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", SHAPES + CONTROLS)
 def test_padding_changes_nothing(config: ModelConfig) -> None:
     model = small_model(config).eval()
     short_src, short_tgt = [5, 6, EOS], [BOS, 7, 8, 9]
@@ -64,7 +68,7 @@ def test_padding_changes_nothing(config: ModelConfig) -> None:
     assert batch_loss(model, joined, 0.1).item() == pytest.approx(sum(apart), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("config", SHAPES + CONTROLS)
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
 def test_the_decoder_in_pieces_equals_the_decoder_at_once(
     config: ModelConfig, chunks: list[int]
@@ -198,3 +202,36 @@ def test_dropout_lets_the_gradient_through_where_values_passed() -> None:
     out.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, out)
+
+
+def test_without_encoder_attention_no_source_token_knows_of_another() -> None:
+    model = small_model(CONTROLS[0]).eval()
+    src = random_ids(1, 6)
+    memory, _ = model.encode(src)
+    changed = src.clone()
+    changed[0, 2] = (src[0, 2] - 3) % 36 + 4
+    other, _ = model.encode(changed)
+    assert [i for i in range(6) if not torch.equal(memory[0, i], other[0, i])] == [2]
+    weights = model.attention_weights(src, src)
+    assert (len(weights.encoder), len(weights.cross)) == (0, 2)
+
+
+def test_with_uniform_cross_attention_all_target_tokens_see_the_same() -> None:
+    model = small_model(CONTROLS[1]).eval()
+    weights = model.attention_weights(random_ids(1, 5), random_ids(1, 4))
+    for cross in weights.cross:
+        torch.testing.assert_close(cross, torch.full((1, 4, 4, 5), 0.2))
+
+
+def test_controls_learn_too() -> None:
+    """Weights that no score depends on get no gradient, and a step still works."""
+    for config in CONTROLS:
+        model = small_model(config)
+        optimizer = make_optimizer(model, TrainConfig())
+        batch = Batch(src=random_ids(4, 5), tgt=random_ids(4, 5))
+        before = batch_loss(model, batch, 0.0).item()
+        for _ in range(5):
+            batch_loss(model, batch, 0.0).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert batch_loss(model, batch, 0.0).item() < before
