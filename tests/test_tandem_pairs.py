@@ -295,7 +295,7 @@ def cases() -> Iterator[tuple[Pair, str, str, str]]:  # noqa: PLR0915 - forty of
         "We bought a coat because it was cheap.",
         "0 1 2 3 1 4 5 7 6",
     )
-    first = Clause(ANNA, verb("einpacken"), PAST, object=np("Kette"))
+    first = Clause(ANNA, verb("einpacken"), PAST, object=np("Halskette"))
     second = Clause(ICH, verb("reparieren"), PAST, object=pronoun_for(np("Lampe")))
     yield (
         say(second),
@@ -303,13 +303,13 @@ def cases() -> Iterator[tuple[Pair, str, str, str]]:  # noqa: PLR0915 - forty of
         "I repaired it.",
         "0 1 2 1",
     )
-    pronoun = Clause(ICH, verb("mitnehmen"), object=pronoun_for(np("Kette")))
+    pronoun = Clause(ICH, verb("mitnehmen"), object=pronoun_for(np("Halskette")))
     yield (
         pair(
             [*first.german(), FULL_STOP, *pronoun.german()],
             [*first.english(), FULL_STOP, *pronoun.english()],
         ),
-        "Anna hat die Kette eingepackt. Ich nehme sie mit.",
+        "Anna hat die Halskette eingepackt. Ich nehme sie mit.",
         "Anna packed the necklace. I am taking it along.",
         "0 1 2 3 1 4 5,6,8 7 6,8",
     )

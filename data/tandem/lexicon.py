@@ -15,7 +15,7 @@ class Noun:
     """A noun; ``kind`` is what it means, ``oblique`` what weak nouns add outside the nominative."""
 
     german: str
-    german_plural: str  # empty: it has none
+    german_plural: str  # empty: it is uncounted; "-": it stays singular
     english: str
     english_plural: str
     gender: str
@@ -31,6 +31,16 @@ class Noun:
         english_plural = row[3] if len(row) > 3 else plural_of(row[2])
         gender = {"der": "m", "die": "f", "das": "n"}[article]
         return cls(german, row[1], row[2], english_plural, gender, oblique, kind)
+
+    @property
+    def has_plural(self) -> bool:
+        """Whether there may be several."""
+        return self.german_plural not in ("", "-")
+
+    @property
+    def is_mass(self) -> bool:
+        """Whether it takes no indefinite article: milk."""
+        return not self.german_plural
 
     @property
     def is_compound(self) -> bool:
@@ -71,6 +81,7 @@ class Verb:
     is_simple: bool  # "he knows", not "he is knowing"
     is_voluntary: bool  # goes with "can" and "want"
     is_state: bool  # no time goes with it: "he loves"
+    is_momentary: bool  # nothing that anybody is doing just now: "finds"
     is_habit: bool  # goes with "every day"
     has_passive: bool
 
@@ -135,6 +146,7 @@ class Lexicon:
                 is_voluntary=base
                 not in words["english"]["simple_present"] + words["english"]["involuntary"],
                 is_state=base in words["english"]["states"],
+                is_momentary=base in words["english"]["momentary"],
                 is_habit=governs == "none" or base in words["english"]["habits"],
                 has_passive=governs == "accusative"
                 and base not in words["english"]["no_passive"],

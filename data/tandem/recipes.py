@@ -295,14 +295,13 @@ def because(scenes: Scenes, tense: Tense) -> Pair:
 def taken_up(scenes: Scenes) -> Pair:
     """Wir haben einen Mantel gekauft, aber er war zu groß."""
     verbs = [v for v in scenes.words.verbs["accusative"] if "human" in v.subjects]
-    verb = scenes.pick(verbs)
+    verb, tense = scenes.pick(verbs), scenes.pick([PRESENT, PAST, PAST])
     kinds = sorted(k for k in verb.objects if k in THINGS)
-    if not kinds:
+    if not kinds or suited(tense, verb) != tense:
         return taken_up(scenes)
     thing = scenes.noun_phrase(kinds, plural=None)
-    if thing.determiner is THIS or not thing.noun.german_plural:
+    if thing.determiner is THIS or thing.noun.is_mass:
         thing.determiner = THE
-    tense = scenes.pick([PRESENT, PAST, PAST])
     first = Clause(other_gender(scenes, thing), verb, tense, object=thing)
     if scenes.grows(0.3):
         first.time = scenes.time(tense)
@@ -312,11 +311,11 @@ def taken_up(scenes: Scenes) -> Pair:
     lying = [v for v in scenes.words.verbs["lying"] if thing.noun.kind in v.subjects]
     way = scenes.pick(["state", "state", "deed", "deed", "lies"])
     if way == "lies" and lying and tense.time == "present" and verb.infinitive in LEAVE_IT_THERE:
-        german, english, where = scenes.pick(scenes.words.relations)
-        spot = Prepositional(
-            german, english, scenes.noun_phrase(where, definite=True, plural=False), DAT, ("case",)
-        )
-        second = Clause(it, scenes.pick(lying), tense, oblique=spot)
+        where_verb = scenes.pick(lying)
+        german, english, where = scenes.relation(where_verb)
+        spot = scenes.noun_phrase(where, definite=True, plural=False)
+        there = Prepositional(german, english, spot, DAT, ("case",))
+        second = Clause(it, where_verb, tense, oblique=there)
         link = (".", ".")
     elif way == "state" and complement:
         thing.adjective = None  # it could contradict what is said
@@ -333,7 +332,7 @@ def taken_up(scenes: Scenes) -> Pair:
         if second_verb == verb or clash or tense == PRESENT:  # no two deeds at once
             return taken_up(scenes)
         second = Clause(other_gender(scenes, thing), second_verb, tense, object=it)
-        second.negated = scenes.chance(0.25)
+        second.negated = scenes.chance(0.25) and can_be_denied(second)
         links = [("und", "and"), ("bevor", "before")]
         link = ("aber", "but") if second.negated else scenes.pick(links)
     return joined(scenes, first, link, second)
@@ -437,7 +436,7 @@ def location(scenes: Scenes) -> Pair:
     verb = scenes.pick(scenes.words.verbs["lying"])
     tense = scenes.pick([PRESENT, PAST])
     what = scenes.noun_phrase(verb.subjects, definite=scenes.chance(0.7))
-    german, english, kinds = scenes.pick(scenes.words.relations)
+    german, english, kinds = scenes.relation(verb)
     spot = scenes.noun_phrase(kinds, definite=True, plural=False)
     where = Prepositional(german, english, spot, DAT, ("case",))
     clause = Clause(what, verb, tense, oblique=where)
@@ -455,7 +454,7 @@ def there_is(scenes: Scenes) -> Pair:
     place, joint = scenes.place(), Meaning()
     what = scenes.noun_phrase(THINGS - {"plant", "vehicle", "machine", "cabinet"})
     if not what.is_indefinite and what.determiner not in NUMBERS:
-        what.determiner = A if what.noun.german_plural else NONE
+        what.determiner = NONE if what.noun.is_mass else A
     if what.is_indefinite and scenes.chance(0.3):
         what.determiner = NO
     there = joint.says("there is" if what.agreement == HE else "there are", "verb")

@@ -63,6 +63,7 @@ LISTED = (HAS_A_PLACE | {"wild_animal", "machine", "plant", "vehicle", "house"})
 CARRIED = {"pet", "basket", "vessel", "garment", "headwear", "leather"}
 RELATIVES_OF = [("mein", "my"), ("unser", "our"), ("sein", "his")]  # "ihr" says too little
 STATES = {"müde", "traurig", "hungrig", "durstig", "krank", "nervös", "faul"}
+WORN = {"anziehen", "ausziehen", "aufsetzen", "absetzen", "umbinden", "anprobieren"}
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 
 
@@ -184,8 +185,7 @@ class Scenes:
             plural: its number, if it is chosen already.
         """
         noun = noun or self.noun(kinds)
-        countable = bool(noun.german_plural)
-        many = countable and (self.chance(0.25) if plural is None else plural)
+        many = noun.has_plural and (self.chance(0.25) if plural is None else plural)
         many = many or noun.kind == "lentil"  # nobody cooks a single one
         adjective = self.adjective(noun) if self.grows(0.3) else None
         return NounPhrase(noun, many, self.determiner(noun, many, owner, definite), adjective)
@@ -213,7 +213,7 @@ class Scenes:
     def indefinite(self, noun: Noun, plural: bool) -> Determiner:
         """An indefinite article, a number, or nothing."""
         if not plural or self.chance(0.3):
-            return A if noun.german_plural else NONE
+            return NONE if noun.is_mass else A
         digits = str(self.number(13, 100))
         many = Determiner(digits, digits, digits, "plain")
         return many if self.chance(0.25) else self.pick(NUMBERS)
@@ -263,7 +263,7 @@ class Scenes:
                 if isinstance(part, NounPhrase) and part.plural and part.determiner is A:
                     part.determiner = THE
             return Coordination(phrases)
-        if self.grows(0.08):
+        if self.grows(0.08) and not verb.prefix:  # "wirft das Glas, das ..., um" is hard to read
             phrase.after = self.belongings(phrase, now_or_past(tense))
         return phrase
 
@@ -293,6 +293,12 @@ class Scenes:
         phrase = NounPhrase(place.noun)
         return Prepositional(place.german, place.english, phrase, DAT)
 
+    def relation(self, verb: Verb) -> tuple[str, str, frozenset[str]]:
+        """Where things lie, stand or are put: on, under, in what (nothing stands in a bag)."""
+        rows = self.words.relations
+        stands = verb.stem in ("stehen", "stellen")
+        return self.pick([row for row in rows if row[0] != "in"] if stands else rows)
+
     def time(self, tense: Tense) -> Adverbial | None:
         """When something happens, if the tense leaves a choice."""
         when = "future" if tense.modal and tense.time == "present" else tense.time
@@ -317,26 +323,25 @@ class Scenes:
         lies = [v for v in self.words.verbs["lying"] if head.noun.kind in v.subjects]
         gap = Gap(head)
         if lies and self.chance(0.3):
-            german, english, kinds = self.pick(self.words.relations)
-            where = Prepositional(
-                german,
-                english,
-                self.noun_phrase(kinds, definite=True, plural=bool(plural)),
-                DAT,
-                ("case",),
-            )
-            return Relative(Clause(gap, self.pick(lies), tense, oblique=where), "subject")
+            verb = self.pick(lies)
+            german, english, kinds = self.relation(verb)
+            other = self.noun_phrase(kinds, definite=True, plural=bool(plural))
+            where = Prepositional(german, english, other, DAT, ("case",))
+            return Relative(Clause(gap, verb, tense, oblique=where), "subject")
         if acts and (not suffers or self.chance(0.5)):
             verb = self.pick(acts)
             other = self.noun_phrase(verb.objects, plural=plural)
-            if is_clear(verb, head, other):
-                return Relative(Clause(gap, verb, lasting(tense, verb), object=other), "subject")
+            clause = Clause(gap, verb, lasting(tense, verb), object=other)
+            if is_clear(verb, head, other) and not self.is_odd(clause):
+                return Relative(clause, "subject")
         elif suffers:
             verb = self.pick(suffers)
             who: Phrase = self.noun_phrase(["human", "kin"], definite=True, plural=plural)
             if plural is None and self.chance(0.4):
                 who, _ = self.named_or_pronoun()
-            if is_clear(verb, who, head):
+            described = head.adjective.german if head.adjective else ""
+            clash = described in self.words.contradictions[verb.infinitive]
+            if is_clear(verb, who, head) and not clash:
                 return Relative(Clause(who, verb, lasting(tense, verb), object=gap), "object")
         return None
 
@@ -388,6 +393,8 @@ class Scenes:
         clause = Clause(subject, verb, suited(tense, verb))
         if governs == "accusative":
             clause.object = self.objects(verb, owner, clause.tense)
+            if verb.infinitive in WORN and isinstance(clause.object, NounPhrase):
+                clause.object.plural |= subject.agreement == THEY  # to each their own
         elif governs == "dative":
             clause.object = self.noun_phrase(verb.objects, owner, definite=self.chance(0.6))
         elif governs == "giving":
@@ -403,7 +410,7 @@ class Scenes:
             )
         elif governs == "putting":
             clause.object = self.noun_phrase(verb.objects, owner, definite=True)
-            german, english, kinds = self.pick(self.words.relations)
+            german, english, kinds = self.relation(verb)
             where = self.noun_phrase(kinds, definite=self.chance(0.8), plural=False)
             clause.oblique = Prepositional(german, english, where, ACC, ("case",))
         if self.is_odd(clause) and not (someone and isinstance(subject, NounPhrase)):
@@ -470,9 +477,12 @@ class Scenes:
 def suited(tense: Tense, verb: Verb) -> Tense:
     """The tense, or another one if the verb does not go with that one.
 
-    What is done once is no habit; what happens to someone is nothing that they can or want.
+    What is done once is no habit, what takes a moment is not going on, and what happens to someone
+    is nothing that they can or want.
     """
     if tense.time == "habit" and not verb.is_habit:
+        return PAST
+    if tense == PRESENT and verb.is_momentary:
         return PAST
     return tense if verb.is_voluntary or not tense.modal else now_or_past(tense)
 
