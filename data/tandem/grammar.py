@@ -272,7 +272,8 @@ class Prepositional(Meaning):
         """In German: "in dem" is "im"."""
         preposition = self.says(self.german_word, "preposition", tags=self.tags)
         first, *rest = self.phrase.german(self.case)
-        if (preposition[0].text, first.text) in CONTRACTED and not isinstance(self.phrase, Gap):
+        contracts = not isinstance(self.phrase, Gap | Coordination)
+        if contracts and (preposition[0].text, first.text) in CONTRACTED:
             text = CONTRACTED[preposition[0].text, first.text]
             return [Token(text, preposition[0].marks | first.marks, preposition[0].tags), *rest]
         return [*preposition, first, *rest]

@@ -27,6 +27,7 @@ from grammar import (
     Phrase,
     Prepositional,
     Pronoun,
+    Relative,
     Subordinate,
     Tense,
     Token,
@@ -101,13 +102,19 @@ def question(scenes: Scenes) -> Pair:
         clause.place = Asked("wo wo wo", "where")
     elif asked == "subject":
         clause.subject = Asked("wer wen wem", "who")
+        for part in (clause.object, clause.receiver, clause.oblique and clause.oblique.phrase):
+            if isinstance(part, NounPhrase) and part.determiner.german == "ihr":
+                part.determiner = THE  # whose?
     elif asked == "object" and isinstance(clause.object, NounPhrase):
         is_person = clause.object.noun.kind in PERSONS or clause.object_case == DAT
         clause.object = Asked("wer wen wem", "who") if is_person else Asked("was was was", "what")
     else:
         asked = ""
-    if isinstance(clause.subject, NounPhrase) and clause.subject.is_indefinite:
-        clause.subject.determiner = THE
+    if isinstance(clause.subject, NounPhrase):
+        if clause.verb and clause.verb.prefix:
+            clause.subject.after = None  # "Reist der Mann, den ..., ab?" is hard to read
+        if clause.subject.is_indefinite:
+            clause.subject.determiner = THE
     german = clause.german("asked" if asked == "object" else asked)
     return pair(german, clause.english_question(asked), "?", ["question"])
 
@@ -128,10 +135,9 @@ def imperative(scenes: Scenes) -> Pair:
     german = clause.german_imperative(polite.says("bitte" * please, "please"))
     english = clause.english_imperative(polite.says("please" * please, "please"))
     if scenes.grows(0.25) and not ends_in_clause(clause):
-        words = scenes.pick([("wenn", "when"), ("bevor", "before")])
-        reason = weather(scenes, words)
-        if scenes.chance(0.6):
-            reason = Subordinate(*words, scenes.clause(HABIT, simple=True))
+        reason = weather(scenes, ("bevor", "before"))
+        if scenes.chance(0.7):
+            reason = Subordinate("sobald", "as soon as", scenes.clause(HABIT, simple=True))
         german, english = [*german, COMMA, *reason.german()], english + reason.english()
     return pair(german, english)
 
@@ -247,7 +253,8 @@ def circumstance(scenes: Scenes) -> Pair:
     if kind == "before":
         tense = PAST
     main = scenes.clause(tense, simple=True)
-    if ends_in_clause(main):
+    relative = isinstance(main.subject, NounPhrase) and isinstance(main.subject.after, Relative)
+    if ends_in_clause(main) or relative:
         return circumstance(scenes)
     other: Subordinate | None
     if kind == "because":
@@ -365,6 +372,8 @@ def other_gender(scenes: Scenes, thing: NounPhrase) -> Phrase:
         )
         if isinstance(who, Pronoun) and who.agreement == HE:
             continue
+        if isinstance(who, NounPhrase) and who.noun.german == "Mädchen":
+            continue  # "es" by grammar, "sie" by sex
         if isinstance(who, NounPhrase):
             gender = who.gender
         elif isinstance(who, Name):

@@ -188,6 +188,7 @@ class Scenes:
         many = noun.has_plural and (self.chance(0.25) if plural is None else plural)
         many = many or noun.kind == "lentil"  # nobody cooks a single one
         adjective = self.adjective(noun) if self.grows(0.3) else None
+        definite = definite or noun.kind == "manager"  # "einen Leiter" could be any leader
         return NounPhrase(noun, many, self.determiner(noun, many, owner, definite), adjective)
 
     def determiner(
@@ -259,9 +260,10 @@ class Scenes:
             for _ in range(self.pick([1, 1, 2])):
                 noun = others.pop(self.number(0, len(others)))
                 phrases.append(self.noun_phrase([], owner, noun=noun))
-            for part in phrases:
-                if isinstance(part, NounPhrase) and part.plural and part.determiner is A:
-                    part.determiner = THE
+            for part in phrases:  # each with a word before it: an article, a number
+                if isinstance(part, NounPhrase):
+                    bare = part.determiner is NONE or (part.plural and part.determiner is A)
+                    part.determiner = THE if bare else part.determiner
             return Coordination(phrases)
         if self.grows(0.08) and not verb.prefix:  # "wirft das Glas, das ..., um" is hard to read
             phrase.after = self.belongings(phrase, now_or_past(tense))
@@ -277,10 +279,12 @@ class Scenes:
         if phrase.noun.kind == "human":
             several = True if plural is None and phrase.plural and not definite else plural
             other = self.noun_phrase(CARRIED, definite=definite, plural=several)
-            if not definite and other.determiner is THE:
+            if not definite and other.determiner in (THE, THIS):
                 other.determiner = A
             return Prepositional("mit", "with", other, DAT)
         if phrase.noun.kind in PORTABLE:
+            if phrase.determiner not in (A, THIS):
+                phrase.determiner = THE
             beside = [row for row in self.words.relations if row[0] in ("neben", "hinter")]
             german, english, kinds = self.pick(beside)
             other = self.noun_phrase(kinds, definite=True, plural=plural)
@@ -315,11 +319,10 @@ class Scenes:
             head.determiner = A if head.determiner is A else THE  # not "my uncle who"
         if tense.time == "present" and self.chance(0.5):
             tense = PAST
-        acts = [v for v in self.transitive if head.noun.kind in v.subjects]
-        acts = [v for v in acts if v.infinitive != "glauben"]  # "who believed a man played ..."
-        suffers = [
-            v for v in self.transitive if head.noun.kind in v.objects and "human" in v.subjects
-        ]
+        # Not "believe": "who believed a man played" would not end there.
+        verbs = [v for v in self.transitive if v.infinitive != "glauben"]
+        acts = [v for v in verbs if head.noun.kind in v.subjects]
+        suffers = [v for v in verbs if head.noun.kind in v.objects and "human" in v.subjects]
         lies = [v for v in self.words.verbs["lying"] if head.noun.kind in v.subjects]
         gap = Gap(head)
         if lies and self.chance(0.3):
@@ -467,6 +470,8 @@ class Scenes:
 
     def front(self, clause: Clause) -> str:
         """What stands first in the main clause."""
+        if isinstance(clause.subject, NounPhrase) and isinstance(clause.subject.after, Relative):
+            return "subject"
         if clause.time and self.chance(0.5):
             return "time"
         if clause.place and self.chance(0.3):
