@@ -14,7 +14,8 @@ export TEXT ARGS
 
 VENV := .venv
 SEQ2SEQ := $(VENV)/bin/seq2seq
-TANDEM := data/tandem/corpus/train.de
+# The bundled corpus, if the experiment uses it.
+TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data tokenizer train eval predict test check clean FORCE
@@ -28,7 +29,7 @@ setup: $(VENV)/ready ## make the virtual environment
 data: $(RUN)/corpus/report.json ## read the corpus
 tokenizer: $(RUN)/tokenizer.model ## learn the subwords
 train: $(RUN)/training.json ## train the model
-eval: $(RUN)/eval.json ## translate the test set and score it
+eval: $(RUN)/eval.json ## translate the test sets and score them
 	@echo 'scores: $(RUN)/eval.json, translations: $(RUN)/hypotheses/'
 
 predict: $(RUN)/training.json ## translate TEXT="..."
@@ -52,7 +53,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(TANDEM): $(wildcard data/tandem/*.py) data/tandem/lexicon.toml
+data/tandem/corpus/train.de: $(wildcard data/tandem/*.py) data/tandem/lexicon.toml
 	$(PYTHON) data/tandem/generate.py $(@D)
 	@touch $@
 

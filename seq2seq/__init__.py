@@ -4,7 +4,8 @@ Where things are. A file imports only from lines above its own (a test holds thi
 
     errors                                   a user's mistake, a user's Ctrl-C
     config  files  machine                   settings; strict reading, whole writing; the computer
-    tokenizer  corpus  metrics               subwords; sentence pairs; BLEU and chrF
+    tokenizer  metrics                       subwords; BLEU, chrF and exact match
+    corpus                                   sentence pairs, and what may be known of them
     attention  loss                          the heart; what training minimises
     batches  layers                          padded rectangles; what the model is stacked from
     model                                    encoder and decoder

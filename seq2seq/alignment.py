@@ -7,7 +7,7 @@ sure is Och and Ney's (2003, "A Systematic Comparison of Various Statistical Ali
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,14 +22,16 @@ STEPS = ("writing", "reading")
 
 @dataclass
 class Agreement:
-    """Counts of proposed links A, gold links G, and both."""
+    """Counts of sentence pairs, of proposed links A, gold links G, and both."""
 
+    pairs: int = 0
     proposed: int = 0
     gold: int = 0
     both: int = 0
 
     def add(self, proposed: Links, gold: Links) -> None:
         """Count one sentence pair."""
+        self.pairs += 1
         self.proposed += len(proposed)
         self.gold += len(gold)
         self.both += len(proposed & gold)
@@ -56,7 +58,7 @@ class Head:
 
     layer: int
     head: int
-    step: str = field(default="writing")
+    step: str = "writing"
 
 
 @torch.inference_mode()
@@ -64,7 +66,8 @@ def judge_heads(translator: Translator, corpus: Corpus, gold: list[Links]) -> di
     """How well every head of the cross-attention agrees with the gold links.
 
     The model reads each reference after its source, so every head is asked about the same words.
-    Pairs longer than ``data.max_tokens`` are left out.
+    Pairs longer than ``data.max_tokens``, or blank on a side, are left out; if all are, the result
+    is empty.
     """
     agreements: dict[Head, Agreement] = {}
     for src, tgt, links in _pairs(translator, corpus, gold):
@@ -94,7 +97,7 @@ def attended_words(weights: Tensor, src_words: list[int], tgt_words: list[int]) 
         tgt_words: the same of T subwords.
 
     Returns:
-        (..., target words): a word is given the mean attention of its subwords, and gives the sum.
+        (..., target words): attention is summed over the subwords of both.
     """
     on_words = weights @ _membership(src_words).T  # (..., T, source words)
     by_words = _membership(tgt_words) @ on_words  # (..., target words, source words)

@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
         _add_options(sub, "")
     evaluate = add(
-        "evaluate", run_evaluate, "--run FOLDER", "translate the test set and score the result"
+        "evaluate", run_evaluate, "--run FOLDER", "translate the test sets and score the result"
     )
     predict = add(
         "predict",
@@ -200,7 +200,10 @@ def alignment_tables(tests: dict[str, Any]) -> Iterator[str]:
     """Alignment error rates, where there is gold to compare with."""
     found = {name: test["alignment"] for name, test in tests.items() if "alignment" in test}
     if not found:
-        yield "alignment error rate: left out, the corpus brings no gold word alignments"
+        yield (
+            "alignment error rate: left out, for there are no gold word alignments "
+            "of both the validation and a test set"
+        )
         return
     name, first = next(iter(found.items()))
     best = first["best_head_on_validation"]

@@ -209,13 +209,18 @@ def _violations(config: Config) -> list[tuple[str, str]]:
     return [(key, complaint) for key, holds, complaint in rules if not holds]
 
 
+def file_name(split: str) -> str:
+    """A split's name as part of a file name; on the hub it may be an expression, ``test[:50%]``."""
+    return re.sub(r"[^\w.-]", "_", split)
+
+
 def _test_names(names: str) -> tuple[bool, str]:
     """Whether the test sets can be told apart by name, and from the other splits."""
-    each = names.split()
-    reserved = {"train", "valid"} & set(each)
-    return len(set(each)) == len(
+    each = [file_name(name) for name in names.split()]
+    differ = len(set(each)) == len(each)
+    return differ and not {"train", "valid"} & set(
         each
-    ) and not reserved, "must be different names, none train or valid"
+    ), "must be different names, none train or valid"
 
 
 # --- from TOML and the command line to a Config, and back ---

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2seq.config import Config, DataConfig
+from seq2seq.config import Config, DataConfig, file_name
 from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, read_lines, write_lines, write_text
+from seq2seq.tokenizer import words
 
-Links = frozenset[tuple[int, int]]  # (source word, target word), words parted by spaces
+Links = frozenset[tuple[int, int]]  # (source word, target word), counted from 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def prepare_corpus(config: Config, run: Path) -> Report:
             raise UserError(f"{source}: the {split} split has no sentence pairs")
         write_lines(_path(run, split, data.src), corpus.src)
         write_lines(_path(run, split, data.tgt), corpus.tgt)
-        _copy_annotations(data, run, split, corpus)
+        if split != "train":
+            _copy_annotations(data, run, split, corpus)
     valid = splits.pop("valid")
     report = Report(
         source=source,
@@ -101,9 +103,13 @@ def load_report(run: Path) -> Report:
     """The report of the corpus in a run folder."""
     path = run / "corpus" / "report.json"
     try:
-        return Report(**json.loads(read_bytes(path)))
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: not a report that this program wrote") from None
+        report = Report(**json.loads(read_bytes(path)))
+        report.test_pairs.keys()  # an earlier version had a number here
+        return report
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: not a report of this version; prepare the corpus in another run folder"
+        ) from None
 
 
 def load_split(data: DataConfig, run: Path, split: str) -> Corpus:
@@ -126,31 +132,36 @@ def read_pair(src: Path, tgt: Path) -> Corpus:
     return corpus
 
 
-def load_alignment(run: Path, split: str) -> list[Links] | None:
-    """The gold alignment of each pair of a split, if the corpus brought it."""
+def load_alignment(run: Path, split: str, corpus: Corpus) -> list[Links] | None:
+    """The gold alignment of each pair of a split, if the corpus brought it.
+
+    Raises:
+        UserError: it does not fit the sentences in ``corpus``.
+    """
     path = _path(run, split, "align")
-    return [parse_links(line) for line in read_lines(path)] if path.exists() else None
+    return _read_links(path, corpus, src_first=True) if path.exists() else None
 
 
-def load_tags(run: Path, split: str) -> list[list[str]] | None:
-    """The phenomena of each pair of a split, if the corpus brought them."""
+def load_tags(run: Path, split: str, corpus: Corpus) -> list[list[str]] | None:
+    """The phenomena of each pair of a split, if the corpus brought them.
+
+    Raises:
+        UserError: there are not as many lines as pairs.
+    """
     path = _path(run, split, "tags")
-    return [line.split() for line in read_lines(path)] if path.exists() else None
+    return [line.split() for line in _as_many(path, corpus)] if path.exists() else None
 
 
 def parse_links(line: str) -> Links:
     """``0-0 1-2`` as pairs of numbers (the Pharaoh format); ``ValueError`` if it is none."""
-    pairs = (link.split("-") for link in line.split())
-    return frozenset((int(i), int(j)) for i, j in pairs)
+    found = [re.fullmatch(r"(\d+)-(\d+)", link, re.ASCII) for link in line.split()]
+    if None in found:
+        raise ValueError(line)
+    return frozenset((int(link[1]), int(link[2])) for link in found if link)
 
 
 def _path(run: Path, split: str, ending: str) -> Path:
-    return run / "corpus" / f"{_file_name(split)}.{ending}"
-
-
-def _file_name(split: str) -> str:
-    """The name of a split on the hub may be an expression: ``test[:50%]``."""
-    return re.sub(r"[^\w.-]", "_", split)
+    return run / "corpus" / f"{file_name(split)}.{ending}"
 
 
 def _from_files(data: DataConfig) -> dict[str, Corpus]:
@@ -184,43 +195,51 @@ def _copy_annotations(data: DataConfig, run: Path, split: str, corpus: Corpus) -
     if not data.directory or split not in named:
         return
     prefix = Path(data.directory) / named[split]
-    for first, second in ((data.src, data.tgt), (data.tgt, data.src)):
-        path = prefix.with_name(f"{prefix.name}.{first}-{second}.align")
-        if path.exists():
-            lines = _as_many(path, corpus)
-            checked = [
-                _checked_links(f"{path}, line {n}", line, first == data.src, *pair)
-                for n, (line, *pair) in enumerate(
-                    zip(lines, corpus.src, corpus.tgt, strict=True), start=1
-                )
-            ]
-            write_lines(_path(run, split, "align"), checked)
+    languages = (data.src, data.tgt)
+    found = [
+        path
+        for first, second in (languages, languages[::-1])
+        if (path := prefix.with_name(f"{prefix.name}.{first}-{second}.align")).exists()
+    ]
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1]}: two alignments of the same pairs; keep one")
+    for path in found:
+        links = _read_links(
+            path, corpus, src_first=path.name.endswith(f".{data.src}-{data.tgt}.align")
+        )
+        lines = [" ".join(f"{i}-{j}" for i, j in sorted(pair)) for pair in links]
+        write_lines(_path(run, split, "align"), lines)
     path = prefix.with_name(f"{prefix.name}.tags")
     if path.exists():
         write_lines(_path(run, split, "tags"), _as_many(path, corpus))
 
 
 def _as_many(path: Path, corpus: Corpus) -> list[str]:
+    """The lines of a file that has one for each pair."""
     lines = read_lines(path)
     if len(lines) != len(corpus):
         raise UserError(f"{path} has {len(lines):,} lines for {len(corpus):,} sentence pairs")
     return lines
 
 
-def _checked_links(where: str, line: str, src_first: bool, src: str, tgt: str) -> str:
-    """The links of a pair, source first, each known to stand within its sentences."""
-    try:
-        links = parse_links(line)
-    except ValueError:
-        raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}") from None
-    links = links if src_first else frozenset((i, j) for j, i in links)
-    sizes = len(src.split()), len(tgt.split())
-    for i, j in links:
-        if not (0 <= i < sizes[0] and 0 <= j < sizes[1]):
-            raise UserError(
-                f"{where}: the link {i}-{j} is outside of {sizes[0]} and {sizes[1]} words"
-            )
-    return " ".join(f"{i}-{j}" for i, j in sorted(links))
+def _read_links(path: Path, corpus: Corpus, src_first: bool) -> list[Links]:
+    """The links of each pair, source first, each known to stand within its sentences."""
+    alignment = []
+    for number, line in enumerate(_as_many(path, corpus)):
+        where = f"{path}, line {number + 1}"
+        try:
+            links = parse_links(line)
+        except ValueError:
+            raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}") from None
+        links = links if src_first else frozenset((i, j) for j, i in links)
+        n_src, n_tgt = len(words(corpus.src[number])), len(words(corpus.tgt[number]))
+        for i, j in links:
+            if i >= n_src or j >= n_tgt:
+                raise UserError(
+                    f"{where}: the link {i}-{j} is outside of {n_src} and {n_tgt} words"
+                )
+        alignment.append(links)
+    return alignment
 
 
 def _without_empty(corpus: Corpus) -> Corpus:

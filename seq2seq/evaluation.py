@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.alignment import Agreement, Head, judge_heads
-from seq2seq.corpus import Links, load_alignment, load_report, load_split, load_tags
+from seq2seq.config import file_name
+from seq2seq.corpus import load_alignment, load_report, load_split, load_tags
 from seq2seq.files import write_lines, write_text
 from seq2seq.metrics import by_phenomenon, score
 from seq2seq.model import count_parameters
@@ -52,28 +53,28 @@ def score_test_set(
     began = time.perf_counter()
     hypotheses = translator.translate(test.src, on_cut=lambda index, _: cut.append(index))
     seconds = time.perf_counter() - began
-    write_lines(run / "hypotheses" / f"{name}.txt", hypotheses)
+    write_lines(run / "hypotheses" / f"{file_name(name)}.txt", hypotheses)
     result = asdict(score(hypotheses, test.tgt)) | {
         "sentences": len(test),
         "sentences_cut": len(cut),
         "decoding_seconds": round(seconds, 2),
     }
-    tags, gold = load_tags(run, name), load_alignment(run, name)
+    tags, gold = load_tags(run, name, test), load_alignment(run, name, test)
     if tags:
         phenomena = by_phenomenon(hypotheses, test.tgt, tags)
-        result["phenomena"] = {name: asdict(scores) for name, scores in phenomena.items()}
-    if gold and head:
-        result["alignment"] = alignment_report(judge_heads(translator, test, gold), head)
+        result["phenomena"] = {tag: asdict(scores) for tag, scores in phenomena.items()}
+    heads = judge_heads(translator, test, gold) if gold and head else {}
+    if head in heads:
+        result["alignment"] = alignment_report(heads, head)
     return result
 
 
 def best_head(translator: Translator, run: Path) -> Head | None:
     """The head with the lowest alignment error rate on the validation set, where that has gold."""
-    gold: list[Links] | None = load_alignment(run, "valid")
-    if not gold:
-        return None
-    heads = judge_heads(translator, load_split(translator.config.data, run, "valid"), gold)
-    return min(heads, key=lambda head: (heads[head].error_rate, head))
+    valid = load_split(translator.config.data, run, "valid")
+    gold = load_alignment(run, "valid", valid)
+    heads = judge_heads(translator, valid, gold) if gold else {}
+    return min(heads, key=lambda head: (heads[head].error_rate, head), default=None)
 
 
 def alignment_report(heads: dict[Head, Agreement], best: Head) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def alignment_report(heads: dict[Head, Agreement], best: Head) -> dict[str, Any]
     layers = sorted({head.layer for head in same_step})
     return {
         "best_head_on_validation": asdict(best),
+        "pairs": agreement.pairs,
         "error_rate": agreement.error_rate,
         "precision": agreement.precision,
         "recall": agreement.recall,

@@ -59,7 +59,7 @@ def by_phenomenon(
     """Exact match on the pairs that show each phenomenon; a pair may show several or none."""
     rows = defaultdict(list)
     for i, names in enumerate(tags):
-        for name in names:
+        for name in set(names):
             rows[name].append(i)
     return {
         name: Phenomenon(

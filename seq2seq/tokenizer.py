@@ -18,12 +18,18 @@ from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, write_bytes
 
 PAD, BOS, EOS, UNK = range(4)
+SPACE = "▁"  # how sentencepiece writes a space
 
 
 def clean(line: str) -> str:
     """``line`` as the tokenizer reads it: valid, composed characters (NFC), no NUL."""
     valid = line.encode("utf-8", "replace").decode("utf-8")
     return unicodedata.normalize("NFC", valid).replace("\0", " ")
+
+
+def words(text: str) -> list[str]:
+    """The words of ``text``, parted by plain spaces, as ``src_words`` and ``tgt_words`` count."""
+    return [word for word in clean(text).replace(SPACE, " ").split(" ") if word]
 
 
 class Tokenizer:
@@ -87,7 +93,7 @@ class Tokenizer:
         return [" ".join(text.splitlines()) for text in self._tgt.decode([list(i) for i in ids])]
 
     def src_words(self, ids: Sequence[int]) -> list[int]:
-        """For each source id the number of its word, words parted by spaces; -1 if of none."""
+        """For each source id the number of its word among ``words``; -1 if it is of none."""
         return _words(self._src, ids)
 
     def tgt_words(self, ids: Sequence[int]) -> list[int]:
@@ -131,7 +137,7 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _words(processor: sentencepiece.SentencePieceProcessor, ids: Sequence[int]) -> list[int]:
-    starts = [processor.id_to_piece(i).startswith("▁") for i in ids]  # a space, to sentencepiece
+    starts = [processor.id_to_piece(i).startswith(SPACE) for i in ids]
     special = {PAD, BOS, EOS}
     return [
         -1 if i in special else number - 1

@@ -15,7 +15,7 @@ from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
 from seq2seq.config import Config, TokenizerConfig
 from seq2seq.corpus import Corpus, parse_links
-from seq2seq.tokenizer import Tokenizer
+from seq2seq.tokenizer import Tokenizer, words
 from seq2seq.translator import Translator
 
 TEXT = ["das Haus ist rot", "ein rotes Haus", "das Haus brennt", "the house is red"] * 20
@@ -52,14 +52,19 @@ def test_subwords_count_as_their_words() -> None:
 
 def test_words_of_subwords_are_the_words_between_spaces() -> None:
     tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=290), TEXT, TEXT)
-    for text in ("das Haus ist rot", "Häuser, 東京 brennen!", "a", " two  spaces "):
+    sentences = {
+        "das Haus ist rot": 4, "Häuser, 東京 brennen!": 3, "a": 1, " two  spaces ": 2,
+        "Bonjour\u00a0!": 1, "a\tb c": 2, "a\u202fb\u3000c\x85d": 1, "a▁b": 2, "a\0b": 2, "e\u0301": 1,
+    }  # fmt: skip
+    for text, n_words in sentences.items():
         ids = tokenizer.encode_tgt([text])[0]
-        words = tokenizer.tgt_words(ids)
-        assert (words[0], words[-1]) == (-1, -1)  # beginning and end
-        assert sorted(set(words[1:-1])) == list(range(len(text.split())))
-        for number, word in enumerate(text.split()):
-            pieces = [i for i, w in zip(ids, words, strict=True) if w == number]
-            assert tokenizer.decode_tgt([pieces]) == [word]
+        numbers = tokenizer.tgt_words(ids)
+        assert (numbers[0], numbers[-1]) == (-1, -1)  # beginning and end
+        assert len(words(text)) == n_words
+        assert sorted(set(numbers[1:-1])) == list(range(n_words))
+        for number, word in enumerate(words(text)):
+            pieces = [i for i, w in zip(ids, numbers, strict=True) if w == number]
+            assert tokenizer.decode_tgt([pieces]) == [" ".join(word.splitlines())]
 
 
 def test_heads_are_judged_by_what_the_model_attends_to() -> None:
@@ -100,7 +105,20 @@ def test_pairs_too_long_for_the_model_are_left_out() -> None:
     corpus = Corpus(["das Haus", "das Haus " * 9, ""], ["the house", "the house " * 9, ""])
     gold = [parse_links("0-0 1-1"), parse_links("0-0"), parse_links("")]
     found = judge_heads(translator, corpus, gold)
-    assert {agreement.gold for agreement in found.values()} == {2}
+    assert {(agreement.pairs, agreement.gold) for agreement in found.values()} == {(1, 2)}
+    assert judge_heads(translator, corpus.select([1, 2]), gold[1:]) == {}
+
+
+def test_evaluation_without_a_pair_to_judge(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    for split, name in (("valid", "valid"), ("test", "test")):
+        for ending in ("src", "tgt"):
+            write_lines(run / "corpus" / f"{split}.{ending}", ["ba " * 300])
+        write_lines(run / "corpus" / f"{name}.align", ["0-0"])
+    assert main(["evaluate", "--run", str(run)]) == 0
+    result = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+    assert "alignment" not in result["tests"]["test"]
 
 
 def test_evaluation_reports_alignment_and_phenomena(

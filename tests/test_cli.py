@@ -57,7 +57,7 @@ def test_it_learns_to_reverse(trained_run: Path, capsys: pytest.CaptureFixture[s
     assert test["chrf_signature"] in out
     assert test["sentences"] == 100
     assert test["decoding_seconds"] > 0
-    assert "alignment error rate: left out, the corpus brings no gold word alignments" in out
+    assert "alignment error rate: left out" in out
     assert result["parameters"] == sum(
         tensor.numel() for tensor in load_file(trained_run / "model.safetensors").values()
     )

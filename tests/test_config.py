@@ -104,8 +104,9 @@ def test_no_corpus_is_a_complaint(tmp_path: Path) -> None:
     assert "data.tgt" in complaint(tmp_path, BASE + "src = 'en'")
     assert "data.src" in complaint(tmp_path, BASE + "src = '../x'")
     assert "data.train" in complaint(tmp_path, BASE + "train = ''")
-    for names in ("a b a", "train", "test valid"):
+    for names in ("a b a", "train", "test valid", "s/a s_a"):
         assert "data.test" in complaint(tmp_path, BASE + f"test = '{names}'")
+        assert "data.hub.test" in complaint(tmp_path, BASE + f"[data.hub]\ntest = '{names}'")
     assert "data.directory" in complaint(tmp_path, "", data__directory="\udcff")
     assert "train.seed" in complaint(tmp_path, BASE, train__seed=str(2**64))
 

@@ -1,5 +1,6 @@
 """Reading corpora: strictly, from files and from hub data sets, nothing lost silently."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -238,14 +239,22 @@ def test_an_unreachable_hub_is_one_line_at_once(tmp_path: Path) -> None:
 
 
 def annotated(folder: Path, **more: bytes) -> Config:
-    """Two test sets; "valid" and "second" with what a corpus may bring."""
+    """Two test sets, of which "second" brings an alignment and tags; so does training."""
     content = FULL | {
         "second_de": b"ein Haus\nein rotes Haus\n", "second_en": b"a house\na red house\n",
         "second_tags": b"short\nshort colour\n",
         "second_de-en_align": b"0-0 1-1\n2-2 0-0 1-1\n",
+        "train_de": b"eins\n\nzwei\n", "train_en": b"one\n\ntwo\n",
+        "train_tags": b"a\nb\nc\n", "train_de-en_align": b"0-0\n\n0-0\n",
     }  # fmt: skip
     config = files(folder, **(content | more))
     return replace(config, data=replace(config.data, test="test second"))
+
+
+def gold(config: Config, run: Path, split: str) -> tuple[object, object]:
+    """What a run folder knows of a split: alignment and tags."""
+    corpus = load_split(config.data, run, split)
+    return load_alignment(run, split, corpus), load_tags(run, split, corpus)
 
 
 def test_several_test_sets_keep_their_names(tmp_path: Path) -> None:
@@ -255,25 +264,24 @@ def test_several_test_sets_keep_their_names(tmp_path: Path) -> None:
     assert load_split(config.data, tmp_path / "run", "second").tgt == ["a house", "a red house"]
 
 
-def test_alignments_and_tags_come_along_and_leave_with_their_corpus(tmp_path: Path) -> None:
+def test_alignments_and_tags_come_along(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = annotated(tmp_path / "c")
+    prepare_corpus(config, run)
+    assert gold(config, run, "second") == (
+        [parse_links("0-0 1-1"), parse_links("0-0 1-1 2-2")],
+        [["short"], ["short", "colour"]],
+    )
+    assert gold(config, run, "test") == gold(config, run, "valid") == (None, None)
+
+
+def test_alignments_and_tags_leave_with_their_corpus(tmp_path: Path) -> None:
     run = tmp_path / "run"
     prepare_corpus(annotated(tmp_path / "c"), run)
-    assert load_alignment(run, "second") == [parse_links("0-0 1-1"), parse_links("0-0 1-1 2-2")]
-    assert load_tags(run, "second") == [["short"], ["short", "colour"]]
-    assert load_alignment(run, "test") is None
-    assert load_tags(run, "valid") is None
-    for name in ("second.tags", "second.de-en.align"):
-        (tmp_path / "c" / name).unlink()
-    prepare_corpus(annotated(tmp_path / "d", second_tags=b"a\nb\n"), run)
-    assert load_tags(run, "second") == [["a"], ["b"]]
-    content = {"second_de": b"x\n", "second_en": b"x\n"}
-    prepare_corpus(replace_test(files(tmp_path / "e", **(FULL | content)), "second"), run)
-    assert load_alignment(run, "second") is None
-    assert load_tags(run, "second") is None
-
-
-def replace_test(config: Config, test: str) -> Config:
-    return replace(config, data=replace(config.data, test=test))
+    config = files(tmp_path / "d", **FULL, second_de=b"x\n", second_en=b"x\n")
+    config = replace(config, data=replace(config.data, test="second"))
+    prepare_corpus(config, run)
+    assert gold(config, run, "second") == (None, None)
 
 
 def test_an_alignment_is_turned_where_the_languages_are(tmp_path: Path) -> None:
@@ -281,7 +289,7 @@ def test_an_alignment_is_turned_where_the_languages_are(tmp_path: Path) -> None:
     turned = replace(config, data=replace(config.data, src="en", tgt="de"))
     prepare_corpus(turned, tmp_path / "run")
     links = [frozenset({(1, 0)}), frozenset({(1, 2), (2, 0)})]
-    assert load_alignment(tmp_path / "run", "second") == links
+    assert gold(turned, tmp_path / "run", "second")[0] == links
 
 
 @pytest.mark.parametrize(
@@ -290,8 +298,10 @@ def test_an_alignment_is_turned_where_the_languages_are(tmp_path: Path) -> None:
         ("second_de-en_align", b"0-0\n", r"second\.de-en\.align has 1 lines for 2 sentence pairs"),
         ("second_tags", b"a\nb\nc\n", r"second\.tags has 3 lines for 2 sentence pairs"),
         ("second_de-en_align", b"0-0\n0-0 1:1\n", r"align, line 2: not an alignment like 0-0 1-2"),
+        ("second_de-en_align", b"-1-0\n0-0\n", r"align, line 1: not an alignment like 0-0 1-2"),
         ("second_de-en_align", b"0-0\n0-3\n", r"align, line 2: the link 0-3 is outside of 3 and 3"),
         ("second_de-en_align", b"2-0\n0-0\n", r"align, line 1: the link 2-0 is outside of 2 and 2"),
+        ("second_en-de_align", b"0-0\n0-0\n", r"align and .*align: two alignments of the same"),
     ],
 )
 def test_annotations_that_do_not_fit(
@@ -299,3 +309,25 @@ def test_annotations_that_do_not_fit(
 ) -> None:
     with pytest.raises(UserError, match=complaint):
         prepare_corpus(annotated(tmp_path / "c", **{name: text}), tmp_path / "run")
+
+
+def test_annotations_of_a_run_that_were_changed(tmp_path: Path) -> None:
+    config, run = annotated(tmp_path / "c"), tmp_path / "run"
+    prepare_corpus(config, run)
+    (run / "corpus" / "second.align").write_bytes(b"0-0\nx\n")
+    with pytest.raises(UserError, match=r"second\.align, line 2: not an alignment"):
+        gold(config, run, "second")
+    (run / "corpus" / "second.align").unlink()
+    (run / "corpus" / "second.tags").write_bytes(b"a\n")
+    with pytest.raises(UserError, match=r"second\.tags has 1 lines for 2"):
+        gold(config, run, "second")
+
+
+def test_an_older_report_is_refused(tmp_path: Path) -> None:
+    report = {"source": "x", "train_pairs": 1, "valid_pairs": 1, "empty_pairs_left_out": 0}
+    path = tmp_path / "corpus" / "report.json"
+    path.parent.mkdir()
+    for older in (report | {"test_pairs": 1}, report | {"test_pairs": 1, "test_name": "test"}):
+        path.write_text(json.dumps(older), encoding="utf-8")
+        with pytest.raises(UserError, match="not a report of this version"):
+            load_report(tmp_path)

@@ -358,7 +358,7 @@ class Clause(Meaning):
         first = middle.pop(front, [])
         if first and front == "subject" and self._subject_distracts:
             finite = tagged(finite, "agreement")
-        if first and front not in ("subject", "asked"):
+        if first and front in ("time", "place") and not isinstance(getattr(self, front), Asked):
             finite = tagged(finite, "verb_second")
         return first + finite + self._closed(chained(middle), bracket)
 
@@ -437,7 +437,10 @@ class Clause(Meaning):
         past = time in ("past", "earlier")
         if self.complement:
             copula = AUXILIARIES["waren" if past else "sein"][who]
-            return self.says(copula, "verb", "tense"), self.complement.german()
+            tags = []
+            if isinstance(self.subject, NounPhrase):
+                tags = [f"=pair {self.complement.adjective.german} {self.subject.noun.german}"]
+            return self.says(copula, "verb", "tense", tags=tags), self.complement.german()
         verb = self.verb
         assert verb
         brackets = ["tense_bracket"]

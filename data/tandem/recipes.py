@@ -1,6 +1,7 @@
 """The kinds of sentences in Tandem: each recipe fills one with words, in both languages."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from grammar import (
     COMMA,
@@ -95,17 +96,18 @@ def question(scenes: Scenes) -> Pair:
     clause = scenes.clause()
     clause.negated = False
     asked = scenes.pick(["", "", "time", "place", "subject", "object"])
+    alike = clause.verb and scenes.alike(clause.verb)  # then the object decides: it must be there
     timeless = clause.tense == PRESENT and clause.verb and clause.verb.is_simple
     if asked == "time" and clause.tense.time != "habit" and not timeless:
         clause.time = Asked("wann wann wann", "when")
     elif asked == "place" and scenes.takes_place(clause):
         clause.place = Asked("wo wo wo", "where")
-    elif asked == "subject":
+    elif asked == "subject" and clause.verb and not scenes.needs_agent(clause.verb):
         clause.subject = Asked("wer wen wem", "who")
         for part in (clause.object, clause.receiver, clause.oblique and clause.oblique.phrase):
             if isinstance(part, NounPhrase) and part.determiner.german == "ihr":
                 part.determiner = THE  # whose?
-    elif asked == "object" and isinstance(clause.object, NounPhrase):
+    elif asked == "object" and isinstance(clause.object, NounPhrase) and not alike:
         is_person = clause.object.noun.kind in PERSONS or clause.object_case == DAT
         clause.object = Asked("wer wen wem", "who") if is_person else Asked("was was was", "what")
     else:
@@ -156,7 +158,7 @@ def passive(scenes: Scenes) -> Pair:
     clause.passive = True
     clause = scenes.furnished(clause)
     clause.place = None
-    if patient.after or scenes.chance(0.5):
+    if patient.after or scenes.needs_agent(verb) or scenes.chance(0.5):
         by, _ = scenes.subject(verb.subjects)
         if isinstance(by, NounPhrase):
             by.after = None
@@ -233,7 +235,7 @@ def weather(scenes: Scenes, words: tuple[str, str], tense: Tense = HABIT) -> Sub
 def state_of(scenes: Scenes, who: Phrase, tense: Tense) -> Clause | None:
     """A clause like "er müde ist" about someone, if a pronoun can take them up."""
     if isinstance(who, Pronoun):
-        pronoun = who
+        pronoun = replace(who)  # a word of its own, though the same
     elif isinstance(who, NounPhrase) and who.noun.kind in ("human", "kin") and who.gender != "n":
         pronoun = pronoun_for(who)
     else:
@@ -420,7 +422,7 @@ def two_meanings(scenes: Scenes) -> Pair:
         if verb:
             break
     thing = scenes.noun_phrase([], noun=noun)
-    if scenes.chance(0.15) and verb.has_passive:
+    if scenes.chance(0.15) and verb.has_passive and not scenes.needs_agent(verb):
         thing.determiner = THE
         clause = Clause(thing, verb, PAST, passive=True)
         if scenes.chance(0.5):
@@ -490,9 +492,8 @@ def copied(scenes: Scenes) -> Pair:
     }  # fmt: skip
     named = {"person": f"{title}^1 {surname}^2", "dative": f"{title}^1 {surname}^2"}
     named["dative"] = named["dative"].replace("Herr^", "Herrn^")
-    tags = ["copy"]
-    if scenes.unseen_names and any("{" + word + "}" in german for word in MADE_UP):
-        tags.append("copy_unseen")
+    names = {"person": surname, "dative": surname, "town": values["town"], "town2": values["town2"]}
+    tags = ["copy", *(f"=name {name}" for key, name in names.items() if f"{{{key}}}" in german)]
     joint = Meaning()
 
     def tokens(template: str, **names: str) -> Tokens:
@@ -506,9 +507,6 @@ def copied(scenes: Scenes) -> Pair:
     german, english = german.rstrip(" ?"), english.rstrip(" ?")
     in_english = person.english_text.replace("|", "^1 ") + "^2"
     return pair(tokens(german, **named), tokens(english, person=in_english), end, tags)
-
-
-MADE_UP = ("person", "dative", "town")
 
 
 RECIPES: dict[Callable[[Scenes], Pair], float] = {

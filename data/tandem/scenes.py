@@ -74,7 +74,7 @@ class Scenes:
         lexicon: the words.
         rng: where chance comes from; only its ``random()``, which every Python draws alike.
         richness: 0 for plain sentences, 1 and more for rich ones.
-        unseen_names: whether names come from the share that training never sees.
+        unseen_names: whether names come from the share that training never draws from.
     """
 
     def __init__(
@@ -131,6 +131,24 @@ class Scenes:
         fitting = [a for a in known[noun.kind, states_only] if a.stem not in noun.german.lower()]
         return self.pick(fitting) if fitting else None
 
+    def alike(self, verb: Verb) -> list[Verb]:
+        """The other verbs that share its German or its English."""
+        english = (verb.english, verb.tail, verb.particle)
+        return [
+            other
+            for group in self.words.verbs.values()
+            for other in group
+            if other is not verb
+            and (
+                other.infinitive == verb.infinitive
+                or (other.english, other.tail, other.particle) == english
+            )
+        ]
+
+    def needs_agent(self, verb: Verb) -> bool:
+        """Whether only who acts tells it from another verb: "isst" and "frisst" are both "eats"."""
+        return any(other.objects & verb.objects for other in self.alike(verb))
+
     def verb_with(self, kind: str, verbs: Sequence[Verb]) -> Verb | None:
         """One of the verbs that takes objects of this kind, if there is one."""
         fitting = [verb for verb in verbs if kind in verb.objects]
@@ -149,7 +167,7 @@ class Scenes:
         """Frau Marbek, Herr Tolner."""
         surname = self._made_up("first_syllables", "middle_syllables", "last_syllables")
         german, english = self.pick([("Frau", "Ms"), ("Herr", "Mr")])
-        return Name(f"{german}|{surname}", f"{english}|{surname}", self._copy_tags())
+        return Name(f"{german}|{surname}", f"{english}|{surname}", ("copy", f"=name {surname}"))
 
     def town(self) -> str:
         """Marburg, Tolhausen."""
@@ -161,9 +179,6 @@ class Scenes:
         digits = str(self.number(1, 10 ** self.number(2, 5)))
         end = self.pick(LETTERS) if self.chance(0.3) else ""
         return letters + self.pick(["", "-"]) + digits + end
-
-    def _copy_tags(self) -> tuple[str, ...]:
-        return ("copy", "copy_unseen") if self.unseen_names else ("copy",)
 
     # --- phrases ---
 
