@@ -323,11 +323,13 @@ def test_annotations_of_a_run_that_were_changed(tmp_path: Path) -> None:
         gold(config, run, "second")
 
 
-def test_an_older_report_is_refused(tmp_path: Path) -> None:
+def test_a_report_of_an_older_version_is_read(tmp_path: Path) -> None:
     report = {"source": "x", "train_pairs": 1, "valid_pairs": 1, "empty_pairs_left_out": 0}
     path = tmp_path / "corpus" / "report.json"
     path.parent.mkdir()
-    for older in (report | {"test_pairs": 1}, report | {"test_pairs": 1, "test_name": "test"}):
-        path.write_text(json.dumps(older), encoding="utf-8")
-        with pytest.raises(UserError, match="not a report of this version"):
+    path.write_text(json.dumps(report | {"test_pairs": 7, "test_name": "x"}), encoding="utf-8")
+    assert load_report(tmp_path).test_pairs == {"test": 7}
+    for broken in (report, {"test_name": "x"}, [], 3):
+        path.write_text(json.dumps(broken), encoding="utf-8")
+        with pytest.raises(UserError, match="not a report that this program wrote"):
             load_report(tmp_path)
