@@ -329,7 +329,8 @@ def test_a_report_of_an_older_version_is_read(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(json.dumps(report | {"test_pairs": 7, "test_name": "x"}), encoding="utf-8")
     assert load_report(tmp_path).test_pairs == {"test": 7}
-    for broken in (report, {"test_name": "x"}, [], 3):
+    damaged: tuple[object, ...] = (report, {"test_name": "x"}, [], 3)
+    for broken in damaged:
         path.write_text(json.dumps(broken), encoding="utf-8")
         with pytest.raises(UserError, match="not a report that this program wrote"):
             load_report(tmp_path)
