@@ -423,6 +423,14 @@ def cases() -> Iterator[tuple[Pair, str, str, str]]:  # noqa: PLR0915 - forty of
         "The bicycle is being repaired by the gardener.",
         "0 1 2,3 5,6 7 4",
     )
+    both = Coordination([np("Koch"), np("Tante")])
+    agents = Prepositional("von", "by", both, DAT)
+    yield (
+        say(Clause(np("Käse"), verb("essen"), PAST, passive=True, agent=agents)),
+        "Der Käse wurde von dem Koch und der Tante gegessen.",
+        "The cheese was eaten by the cook and the aunt.",
+        "0 1 2 4 5 6 7 8 9 3",
+    )
     yield (
         say(Clause(np("Brief"), verb("vorlesen"), Tense("present", "must"), passive=True)),
         "Der Brief muss vorgelesen werden.",

@@ -272,7 +272,7 @@ class Prepositional(Meaning):
         """In German: "in dem" is "im"."""
         preposition = self.says(self.german_word, "preposition", tags=self.tags)
         first, *rest = self.phrase.german(self.case)
-        contracts = not isinstance(self.phrase, Gap | Coordination)
+        contracts = not isinstance(self.phrase, Coordination)  # "von dem Koch und der Tante"
         if contracts and (preposition[0].text, first.text) in CONTRACTED:
             text = CONTRACTED[preposition[0].text, first.text]
             return [Token(text, preposition[0].marks | first.marks, preposition[0].tags), *rest]
@@ -662,7 +662,7 @@ class Gap(Meaning):
 
 @dataclass
 class Relative(Meaning):
-    """A clause with a gap; ``role`` says which part of it is the gap: subject, object, oblique."""
+    """A clause with a gap; ``role`` says which part of it is the gap: subject or object."""
 
     clause: Clause
     role: str
