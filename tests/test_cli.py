@@ -114,6 +114,21 @@ def test_evaluation_counts_what_it_cuts(
     assert "test: cut to data.max_tokens: 1 sentences" in capsys.readouterr().out
 
 
+def test_hypotheses_stay_in_their_folder(trained_run: Path, tmp_path: Path) -> None:
+    """Whatever the test set is called."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    shutil.rmtree(run / "hypotheses", ignore_errors=True)
+    for ending in ("src", "tgt"):
+        (run / "corpus" / f"test.{ending}").rename(run / "corpus" / f".._.._x.{ending}")
+    path = run / "corpus" / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) | {"test_pairs": {"../../x": 100}}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert main(["evaluate", "--run", str(run)]) == 0
+    assert [p.name for p in (run / "hypotheses").iterdir()] == [".._.._x.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 # --- predict ---
 
 HARD = [
