@@ -69,13 +69,11 @@ def judge_heads(translator: Translator, corpus: Corpus, gold: list[Links]) -> di
     Pairs longer than ``data.max_tokens``, or blank on a side, are left out; if all are, the result
     is empty.
     """
+    tokenizer = translator.tokenizer
     agreements: dict[Head, Agreement] = {}
     for src, tgt, links in _pairs(translator, corpus, gold):
         weights = _cross_attention(translator, src, tgt)  # (L, H, T, S)
-        src_words, tgt_words = (
-            translator.tokenizer.src_words(src),
-            translator.tokenizer.tgt_words(tgt),
-        )
+        src_words, tgt_words = tokenizer.src_words(src), tokenizer.tgt_words(tgt)
         for step in STEPS:
             # Row t has read token t and writes the one after it.
             words = tgt_words[1:] if step == "writing" else tgt_words[:-1]

@@ -217,10 +217,9 @@ def file_name(split: str) -> str:
 def _test_names(names: str) -> tuple[bool, str]:
     """Whether the test sets can be told apart by name, and from the other splits."""
     each = [file_name(name) for name in names.split()]
-    differ = len(set(each)) == len(each)
-    return differ and not {"train", "valid"} & set(
-        each
-    ), "must be different names, none train or valid"
+    are_different = len(set(each)) == len(each)
+    are_tests = not {"train", "valid"} & set(each)
+    return are_different and are_tests, "must be different names, none train or valid"
 
 
 # --- from TOML and the command line to a Config, and back ---

@@ -2,12 +2,14 @@
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from inflection import ing_of, past_of, plural_of
+
+Kinds = Callable[[str], frozenset[str]]  # from names of classes and groups to classes
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ class Adjective:
     degrees: tuple[tuple[str, str], ...]
     ambiguous: bool = False
 
+    @classmethod
+    def read(cls, row: list[str], kinds: Kinds, degrees: dict[str, list[Any]]) -> "Adjective":
+        """A row: [German, English, what it is said of]."""
+        german, _, stem = row[0].partition("/")
+        english, _, alone = row[1].partition("/")
+        very, rather, too = ((de, en) for de, en in degrees["all"])
+        fitting = [] if german in degrees["none"] else [very, rather]
+        fitting += [too] if german in degrees["too"] else []
+        return cls(german, stem or german, english, alone or english, kinds(row[2]), tuple(fitting))
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -85,6 +97,32 @@ class Verb:
     is_habit: bool  # goes with "every day"
     has_passive: bool
 
+    @classmethod
+    def read(
+        cls, row: list[str], governs: str, kinds: Kinds, lists: dict[str, list[str]]
+    ) -> "Verb":
+        """A row of the table ``governs``; ``lists`` says what is special about English verbs."""
+        prefix, _, stem = row[0].rpartition("|")
+        head, _, tail = row[4].partition(" ")
+        base, *forms = head.split(":")
+        past, participle = forms[:2] or [past_of(base)] * 2
+        ing = forms[2] if len(forms) > 2 else ing_of(base)
+        particle = tail.startswith("+")
+        preposition, case = row[7:9] or ["", governs]
+        return cls(
+            stem=stem, prefix=prefix, third=row[1], participle=row[2],
+            auxiliary={"h": "haben", "s": "sein"}[row[3]], english=(base, past, participle, ing),
+            tail="" if particle else tail, particle=tail[1:] if particle else "",
+            subjects=kinds(row[5]), objects=kinds(row[6] if len(row) > 6 else ""),
+            governs=governs, preposition=preposition, case=case,
+            is_simple=base in lists["simple_present"],
+            is_voluntary=base not in lists["simple_present"] + lists["involuntary"],
+            is_state=base in lists["states"],
+            is_momentary=base in lists["momentary"],
+            is_habit=governs == "none" or base in lists["habits"],
+            has_passive=governs == "accusative" and base not in lists["no_passive"],
+        )  # fmt: skip
+
     @property
     def infinitive(self) -> str:
         """With its prefix: "aufheben"."""
@@ -105,17 +143,17 @@ class Place:
 class Lexicon:
     """All words by what they are good for."""
 
-    nouns: list[Noun] = field(default_factory=list)
-    verbs: dict[str, list[Verb]] = field(default_factory=dict)
-    adjectives: list[Adjective] = field(default_factory=list)
-    reasons: list[tuple[str, str]] = field(default_factory=list)
-    contradictions: dict[str, set[str]] = field(default_factory=dict)
-    drawbacks: frozenset[str] = frozenset()
-    times: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
-    relations: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
-    names: dict[str, list[str]] = field(default_factory=dict)
-    templates: list[tuple[str, str]] = field(default_factory=list)
+    nouns: list[Noun]
+    verbs: dict[str, list[Verb]]
+    adjectives: list[Adjective]
+    reasons: list[tuple[str, str]]
+    contradictions: dict[str, set[str]]
+    drawbacks: frozenset[str]
+    times: list[tuple[str, str, frozenset[str]]]
+    places: list[Place]
+    relations: list[tuple[str, str, frozenset[str]]]
+    names: dict[str, list[str]]
+    templates: list[tuple[str, str]]
 
     @classmethod
     def read(cls, path: Path) -> "Lexicon":
@@ -128,40 +166,6 @@ class Lexicon:
                 found |= kinds(" ".join(groups[name])) if name in groups else {name}
             return frozenset(found)
 
-        def verb(row: list[str], governs: str) -> Verb:
-            prefix, _, stem = row[0].rpartition("|")
-            head, _, tail = row[4].partition(" ")
-            base, *forms = head.split(":")
-            past, participle = forms[:2] or [past_of(base)] * 2
-            english = (base, past, participle, forms[2] if len(forms) > 2 else ing_of(base))
-            particle = tail.startswith("+")
-            preposition, case = row[7:9] or ["", governs]
-            return Verb(
-                stem=stem, prefix=prefix, third=row[1], participle=row[2],
-                auxiliary={"h": "haben", "s": "sein"}[row[3]], english=english,
-                tail="" if particle else tail, particle=tail[1:] if particle else "",
-                subjects=kinds(row[5]), objects=kinds(row[6] if len(row) > 6 else ""),
-                governs=governs, preposition=preposition, case=case,
-                is_simple=base in words["english"]["simple_present"],
-                is_voluntary=base
-                not in words["english"]["simple_present"] + words["english"]["involuntary"],
-                is_state=base in words["english"]["states"],
-                is_momentary=base in words["english"]["momentary"],
-                is_habit=governs == "none" or base in words["english"]["habits"],
-                has_passive=governs == "accusative"
-                and base not in words["english"]["no_passive"],
-            )  # fmt: skip
-
-        def adjective(row: list[str]) -> Adjective:
-            german, _, stem = row[0].partition("/")
-            very, rather, too = ((de, en) for de, en in words["degrees"]["all"])
-            degrees = [] if german in words["degrees"]["none"] else [very, rather]
-            degrees += [too] if german in words["degrees"]["too"] else []
-            english, _, alone = row[1].partition("/")
-            return Adjective(
-                german, stem or german, english, alone or english, kinds(row[2]), tuple(degrees)
-            )
-
         def place(row: list[str]) -> Place:
             return Place(Noun.read([row[0], "", row[1]], "place"), *row[2:])
 
@@ -171,8 +175,13 @@ class Lexicon:
         nouns = [Noun.read(row, kind) for kind, rows in words["nouns"].items() for row in rows]
         return cls(
             nouns=marked_ambiguous(nouns),
-            verbs={g: [verb(row, g) for row in rows] for g, rows in words["verbs"].items()},
-            adjectives=marked_ambiguous(map(adjective, words["adjectives"]["all"])),
+            verbs={
+                g: [Verb.read(row, g, kinds, words["english"]) for row in rows]
+                for g, rows in words["verbs"].items()
+            },
+            adjectives=marked_ambiguous(
+                Adjective.read(row, kinds, words["degrees"]) for row in words["adjectives"]["all"]
+            ),
             contradictions=contradictions,
             reasons=[(verb, adjective) for verb, adjective in words["reasons"]["all"]],
             drawbacks=frozenset(words["drawbacks"]["all"]),
