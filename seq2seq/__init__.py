@@ -2,12 +2,15 @@
 
 Where things are. A file imports only from lines above its own (a test holds this):
 
-    errors                                   a user's mistake, a user's Ctrl-C
-    config  files  machine                   settings; strict reading, whole writing; the computer
-    tokenizer  metrics                       subwords; BLEU, chrF and exact match
+    errors  registry                         how work fails; parts of attention by name
+    settings  files  machine                 settings; strict reading, whole writing; the computer
+    tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     corpus                                   sentence pairs, and what may be known of them
+    scores  normalizers  positions  extras   the parts of attention
     attention  loss                          the heart; what training minimises
-    batches  layers                          padded rectangles; what the model is stacked from
+    replacements                             what can stand where an attention stood
+    variants                                 every attention by name
+    config  batches  layers                  settings read and checked; padded rectangles; layers
     model                                    encoder and decoder
     decoding  checkpoint                     greedy and beam search; what a run folder holds
     preparation  translator                  a run folder made ready; text in, text out

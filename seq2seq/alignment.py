@@ -66,11 +66,13 @@ def judge_heads(translator: Translator, corpus: Corpus, gold: list[Links]) -> di
     """How well every head of the cross-attention agrees with the gold links.
 
     The model reads each reference after its source, so every head is asked about the same words.
-    Pairs longer than ``data.max_tokens``, or blank on a side, are left out; if all are, the result
-    is empty.
+    Pairs longer than ``data.max_tokens``, or blank on a side, are left out; if all are, or if there
+    is no cross-attention, the result is empty.
     """
     tokenizer = translator.tokenizer
     agreements: dict[Head, Agreement] = {}
+    if translator.config.model.cross_attention.kind == "none":
+        return agreements
     for src, tgt, links in _pairs(translator, corpus, gold):
         weights = _cross_attention(translator, src, tgt)  # (L, H, T, S)
         src_words, tgt_words = tokenizer.src_words(src), tokenizer.tgt_words(tgt)

@@ -2,30 +2,46 @@
 
 Queries, keys and values are learned projections of token vectors. In self-attention every
 token asks and every token answers; in cross-attention the target's tokens ask and the
-source's tokens answer. The steps, in the order in which they stand below:
+source's tokens answer. The steps, in the order in which they stand in ``Attention.attend``:
 
 1. project: vectors become queries, keys and values, one set a head
 2. score: each query is compared with every key
 3. mask: what a query may not see is ruled out
-4. normalise: a query's scores become weights that sum to one
+4. normalise: a query's scores become weights
 5. mix: the values are summed by their weights, and the heads are merged
 
+What may vary is a part with a name: ``scores.py`` holds ways to compare, ``normalizers.py`` ways
+to make weights; ``positions.py`` and ``extras.py`` hold adjustments between the steps.
+
 Shapes, here and everywhere else: B batch, S source tokens, T target tokens, D model width,
-H heads, K = D / H head width, V vocabulary. In this file T counts the tokens that ask and S
+H heads, K = D / H head width, V vocabulary. In these files T counts the tokens that ask and S
 those that answer, whichever they are. A mask is boolean, True where a query may attend.
 
 Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+import seq2seq.extras
+import seq2seq.normalizers
+import seq2seq.positions
+import seq2seq.scores  # noqa: F401  (each of the four registers its parts)
+from seq2seq.errors import Impossible
+from seq2seq.parts import Adjustment, Places
+from seq2seq.registry import EXTRAS, KINDS, NORMALIZERS, POSITIONS, SCORES, Part
+from seq2seq.settings import AttentionConfig
 
 
 class KeysValues(NamedTuple):
-    """What can be attended to, projected once: keys and values, each (B, H, S, K)."""
+    """What can be attended to, projected once: keys and values, each (B, H, S, K).
+
+    With grouped heads (``kv_heads``) there are fewer than H of them.
+    """
 
     keys: Tensor
     values: Tensor
@@ -41,64 +57,98 @@ class KeysValues(NamedTuple):
         return KeysValues(self.keys[rows], self.values[rows])
 
 
-def scaled_dot_scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Compare every query with every key: scores = Q Kᵀ / √K.
-
-    Without the root the scores of wide heads would grow until the softmax saturates.
-
-    Args:
-        queries: (B, H, T, K)
-        keys: (B, H, S, K)
-
-    Returns:
-        scores: (B, H, T, S)
-    """
-    return (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
-
-
-def uniform_scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Compare nothing: every score is 0, so every key gets the same weight (a control).
-
-    Arguments and result as for ``scaled_dot_scores``.
-    """
-    return queries.new_zeros(*queries.shape[:-1], keys.shape[-2])
-
-
-SCORES = {"scaled_dot": scaled_dot_scores, "uniform": uniform_scores}
-
-
-def softmax_weights(scores: Tensor) -> Tensor:
-    """Turn each query's scores into weights: non-negative, sum one, zero where a score is -inf."""
-    return torch.softmax(scores, dim=-1)
-
-
 def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
     """(T, S) mask under which T tokens, the last of S, see themselves and what precedes them."""
     ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
     return ones.tril(diagonal=n_keys - n_queries)
 
 
+def windowed(mask: Tensor | None, places: Places, window: int) -> Tensor:
+    """``mask`` and: no key is further than ``window`` tokens from the query (Beltagy et al. 2020).
+
+    A token always sees itself, even padding that sees nothing else, so that no row is empty.
+    """
+    distances = places.distances.abs()
+    near = distances <= window
+    return near if mask is None else mask & near | (distances == 0)
+
+
+def fused_is_faster(queries: Tensor) -> bool:
+    """Whether torch's fused kernel is no slower than the steps one by one, on this machine.
+
+    Its bfloat16 gradient on a CPU is the exception that was measured.
+    """
+    return queries.is_cuda or queries.dtype != torch.bfloat16 or not torch.is_grad_enabled()
+
+
+def check_parts(d_model: int, config: AttentionConfig) -> None:
+    """Refuse parts that do not fit together.
+
+    Raises:
+        Impossible: names the setting that does not fit.
+    """
+    n_heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
+    if d_model % n_heads:
+        raise Impossible("n_heads", f"must divide model.d_model = {d_model}")
+    if n_heads % kv_heads:
+        raise Impossible("kv_heads", f"must divide n_heads = {n_heads}")
+    chosen: list[tuple[str, Part]] = []
+    for registry in (SCORES, NORMALIZERS, POSITIONS, EXTRAS):
+        chosen += [
+            (registry.place, part) for part in registry.chosen(getattr(config, registry.place))
+        ]
+    present = {trait for _, part in chosen for trait in part.traits}
+    if "splits heads" in present and d_model // n_heads % 2:
+        raise Impossible("extras", f"a head's width, {d_model // n_heads}, cannot be halved")
+    for place, part in chosen:
+        for trait in part.needs - present:
+            what = f"{part.name!r} needs an {trait}"
+            raise Impossible(place, f"{what}, which score = {config.score!r} is not")
+
+
+@KINDS.add("scored", "any part")
 class Attention(nn.Module):
-    """Multi-head attention: softmax(Q Kᵀ / √K) V in H heads side by side.
+    """Queries compared with keys: normalizer(score(Q, K)) V, in H heads side by side.
+
+    With fewer heads for keys and values (``kv_heads``), groups of queries share them: Shazeer
+    2019 (one for all), arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245.
+
+    Vaswani et al. 2017, arXiv:1706.03762
 
     Args:
         d_model: D, the width of the vectors that come in and go out.
-        n_heads: H, which must divide D.
-        scores: how queries are compared with keys, a name in ``SCORES``.
+        config: the parts, and H, which must divide D.
+
+    Raises:
+        ValueError: the parts do not fit together.
     """
 
-    def __init__(self, d_model: int, n_heads: int, scores: str = "scaled_dot") -> None:
+    def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
-        self.n_heads = n_heads
-        self.compare = SCORES[scores]
-        self.query_weights = nn.Linear(d_model, d_model)
-        self.key_weights = nn.Linear(d_model, d_model)
-        self.value_weights = nn.Linear(d_model, d_model)
+        check_parts(d_model, config)
+        self.n_heads, self.window = config.n_heads, config.window
+        chosen = EXTRAS.chosen(config.extras)
+        halves = 2 if any("splits heads" in part.traits for part in chosen) else 1
+        heads, width = halves * config.n_heads, d_model // config.n_heads // halves
+        kv_width = d_model // config.n_heads * (config.kv_heads or config.n_heads)
+        reads_content = "no content" not in SCORES[config.score].traits
+
+        self.query_weights = nn.Linear(d_model, d_model) if reads_content else nn.Identity()
+        self.key_weights = nn.Linear(d_model, kv_width) if reads_content else nn.Identity()
+        self.value_weights = nn.Linear(d_model, kv_width)
         self.output_weights = nn.Linear(d_model, d_model)
+        self.compare = SCORES.make(config.score, heads, width)
+        self.normalize = NORMALIZERS.make(config.normalizer, heads, width)
+        position = POSITIONS[config.position]
+        adjusting = [*chosen, *([position] if "relative" in position.traits else [])]
+        self.adjustments = nn.ModuleList(part.make(heads, width) for part in adjusting)
+        self.is_plain = (config.score, config.normalizer) == ("scaled_dot", "softmax") and not (
+            adjusting or config.window
+        )
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend from ``query`` to ``key`` and ``value``.
 
         Args:
@@ -119,20 +169,73 @@ class Attention(nn.Module):
         return KeysValues(keys, values)
 
     def attend(
-        self, query: Tensor, memory: KeysValues, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """``forward`` for keys and values that are already projected."""
+        self,
+        query: Tensor,
+        memory: KeysValues,
+        mask: Tensor | None = None,
+        start: int = 0,
+        need_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``forward`` for keys and values that are already projected.
+
+        Args:
+            query: (B, T, D) the tokens that ask; the first stands at place ``start``.
+            memory: of the tokens that answer; the first stands at place 0.
+            mask: as for ``forward``.
+            start: tokens before the first that asks.
+            need_weights: whether weights are wanted; without them a fused kernel may be faster.
+        """
         queries = self.split_heads(self.query_weights(query))  # (B, H, T, K)
-        scores = self.compare(queries, memory.keys)  # (B, H, T, S)
+        keys, values = self.share_heads(memory.keys), self.share_heads(memory.values)
+        weights = None
+        if self.is_plain and not need_weights and fused_is_faster(queries):
+            context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        else:
+            context, weights = self.steps(query, queries, keys, values, mask, start)
+        return self.output_weights(self.merge_heads(context)), weights
+
+    def steps(
+        self,
+        query: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        start: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Score, mask, normalise and mix; returns context (B, H, T, K) and weights."""
+        adjustments = [cast(Adjustment, module) for module in self.adjustments]
+        places = Places.of(queries.shape[2], keys.shape[2], start, queries.device)
+        for adjustment in adjustments:
+            queries, keys = adjustment.project(queries, keys, places)
+
+        scores = self.compare(queries, keys, places)
+        scores = scores.expand(*queries.shape[:2], *scores.shape[-2:])  # (B, H, T, S)
+        for adjustment in adjustments:
+            scores = adjustment.score(scores, queries, places)
+
+        mask = windowed(mask, places, self.window) if self.window else mask
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
-        weights = softmax_weights(scores)
-        context = weights @ memory.values  # (B, H, T, K)
-        return self.output_weights(self.merge_heads(context)), weights
+
+        weights = self.normalize(scores)
+        for adjustment in reversed(adjustments):
+            weights = adjustment.weigh(weights)
+
+        context = weights @ values  # (B, H, T, K)
+        for adjustment in reversed(adjustments):
+            context = adjustment.mix(context, weights, query, places)
+        return context, weights
 
     def split_heads(self, vectors: Tensor) -> Tensor:
         """(B, T, D) to (B, H, T, K): each head gets its own slice of the width."""
-        return vectors.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        width = self.output_weights.in_features // self.n_heads
+        return vectors.unflatten(-1, (-1, width)).transpose(1, 2)
+
+    def share_heads(self, vectors: Tensor) -> Tensor:
+        """(B, kv_heads, S, K) to (B, H, S, K): each serves a group of neighbouring queries."""
+        group = self.n_heads // vectors.shape[1]
+        return vectors if group == 1 else vectors.repeat_interleave(group, dim=1)
 
     def merge_heads(self, vectors: Tensor) -> Tensor:
         """(B, H, T, K) to (B, T, D): the heads' slices side by side again."""

@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
+from seq2seq.config import dump_config, flatten, load_config, toml_value
 from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, write_bytes, write_text
 from seq2seq.model import Seq2Seq
+from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.config import Config, load_config, nearest, options
 from seq2seq.errors import Stopped, UserError
+from seq2seq.settings import Config, ModelConfig, nearest, options, shared_options
 
 if TYPE_CHECKING:
     from seq2seq.translator import Translator
@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _about_unknown(argument: str) -> str:
     """What is wrong with an argument that a sub-command does not take."""
     name = argument.partition("=")[0].removeprefix("--")
-    if name in options():
+    if name in options() | shared_options():
         return f"--{name} is part of what a run was trained with and cannot change now"
-    known = ["run", "config", "beam", *options()]
+    known = ["run", "config", "beam", *options(), *shared_options()]
     return f"unknown argument {argument}{'' if name in known else nearest(name, known)}"
 
 
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: object, usage: str, help: str) -> argparse.ArgumentParser:
-        usage = f"seq2seq {name} {usage} [--SECTION.SETTING VALUE ...]"
+        usage = f"seq2seq {name} {usage}".rstrip()
         sub = commands.add_parser(
             name, usage=usage, help=help, description=help, allow_abbrev=False
         )
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = add(
         "prepare",
         run_prepare,
-        "[STAGE] [--config FILE] [--run FOLDER]",
+        "[STAGE] [--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]",
         "read a corpus and learn its subwords",
     )
     prepare.add_argument(
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = add(
         "train",
         run_train,
-        "[--config FILE] [--run FOLDER]",
+        "[--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]",
         "train a model, or go on where a training was stopped",
     )
     for sub in (prepare, train):
@@ -101,17 +101,21 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
         _add_options(sub, "")
     evaluate = add(
-        "evaluate", run_evaluate, "--run FOLDER", "translate the test sets and score the result"
+        "evaluate",
+        run_evaluate,
+        "--run FOLDER [--SECTION.SETTING VALUE ...]",
+        "translate the test sets and score the result",
     )
     predict = add(
         "predict",
         run_predict,
-        "--run FOLDER [SENTENCE ...]",
+        "--run FOLDER [SENTENCE ...] [--SECTION.SETTING VALUE ...]",
         "translate sentences, or standard input line by line",
     )
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
+    add("variants", run_variants, "", "list the parts that attention can be made of")
     predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
     return parser
 
@@ -119,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_options(parser: argparse.ArgumentParser, prefix: str) -> None:
     """A flag for every setting whose key starts with ``prefix``; ``--beam`` for the handiest."""
     group = parser.add_argument_group("settings (on top of the configuration)")
-    for key, option in options().items():
+    for key, option in (options() | shared_options()).items():
         if key.startswith(prefix):
             flags = [f"--{key}", "--beam"] if key == "decoding.beam" else [f"--{key}"]
             text = f"{option.help} ({option.default!r})".replace("%", "%%")
@@ -127,11 +131,13 @@ def _add_options(parser: argparse.ArgumentParser, prefix: str) -> None:
 
 
 def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
-    given = {key: getattr(chosen, key, None) for key in options()}
+    given = {key: getattr(chosen, key, None) for key in options() | shared_options()}
     return {key: text for key, text in given.items() if text is not None}
 
 
 def _experiment(chosen: argparse.Namespace) -> tuple[Config, Path]:
+    from seq2seq.config import load_config
+
     config = load_config(chosen.config, _overrides(chosen))
     return config, chosen.run or Path("runs") / chosen.config.stem
 
@@ -231,6 +237,27 @@ def run_predict(chosen: argparse.Namespace) -> None:
         _translate_lines(translator, _prompt(), 1)
     elif sys.stdin:
         _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
+
+
+def run_variants(chosen: argparse.Namespace) -> None:
+    """``seq2seq variants``"""
+    from seq2seq.variants import table
+
+    model = ModelConfig()
+    rows = list(table(model))
+    width = max(len(row.formula) for row in rows)
+    place = ""
+    for row in rows:
+        if row.place != place:
+            place = row.place
+            print(f"\n[model.encoder_attention] {place} =" if place == "score" else f"\n{place} =")
+        print(f"  {row.name:14}{row.extra_parameters:+10,}  {row.formula:{width}}  {row.paper}")
+    print(
+        "\nThe same settings are in [model.decoder_attention] and [model.cross_attention], and "
+        "beside them\nthe numbers n_heads, kv_heads and window. Parameters: those more than "
+        f"scaled_dot and softmax without\npositions, an attention, at d_model = {model.d_model} "
+        f"with {model.n_heads} heads."
+    )
 
 
 def _lines(stream: Iterable[bytes]) -> Iterator[str]:

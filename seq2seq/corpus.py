@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2seq.config import Config, DataConfig, file_name
 from seq2seq.errors import UserError
-from seq2seq.files import read_bytes, read_lines, write_lines, write_text
+from seq2seq.files import file_name, read_bytes, read_lines, write_lines, write_text
+from seq2seq.settings import Config, DataConfig
 from seq2seq.tokenizer import words
 
 Links = frozenset[tuple[int, int]]  # (source word, target word), counted from 0

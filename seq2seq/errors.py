@@ -9,6 +9,19 @@ class UserError(Exception):
     """
 
 
+class Impossible(ValueError):  # noqa: N818 (reads better where it is raised)
+    """Settings that exclude each other.
+
+    Args:
+        key: the setting to change, as its section calls it.
+        complaint: what is wrong with it.
+    """
+
+    def __init__(self, key: str, complaint: str) -> None:
+        super().__init__(complaint)
+        self.key = key
+
+
 class Stopped(Exception):  # noqa: N818 (no error: the user asked for it)
     """Work that a signal ended early, after saving what it had.
 

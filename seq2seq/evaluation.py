@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.alignment import Agreement, Head, judge_heads
-from seq2seq.config import file_name
 from seq2seq.corpus import load_alignment, load_report, load_split, load_tags
-from seq2seq.files import write_lines, write_text
+from seq2seq.files import file_name, write_lines, write_text
 from seq2seq.metrics import by_phenomenon, score
 from seq2seq.model import count_parameters
 from seq2seq.translator import Translator

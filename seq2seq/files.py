@@ -1,10 +1,16 @@
 """Files: text read strictly, everything written whole or not at all."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from seq2seq.errors import UserError
+
+
+def file_name(split: str) -> str:
+    """A split's name as part of a file name; on the hub it may be an expression, ``test[:50%]``."""
+    return re.sub(r"[^\w.-]", "_", split)
 
 
 def read_bytes(path: Path) -> bytes:

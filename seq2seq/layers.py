@@ -1,24 +1,13 @@
 """The layers that encoder and decoder are stacked from (shapes: see ``attention.py``)."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention import Attention, KeysValues
-from seq2seq.config import ModelConfig
-
-
-def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
-    """(T, D) sines and cosines of the position: PE(t, 2i) = sin(t / 10000^(2i/D)), cos at 2i+1.
-
-    Vaswani et al. 2017, section 3.5.
-    """
-    positions = torch.arange(n_positions, dtype=torch.float32).unsqueeze(1)
-    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
-    angles = positions * rates  # (T, D / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+from seq2seq.attention import KeysValues
+from seq2seq.settings import AttentionConfig, ModelConfig
+from seq2seq.variants import make_attention
 
 
 class Dropout(nn.Module):
@@ -81,38 +70,75 @@ class Residual(nn.Module):
         return x if self.pre_norm else self.norm(x)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention, in which every source token asks every other, then feed-forward.
+class AttentionBlock(nn.Module):
+    """An attention with what surrounds it; where its kind is ``none``, x stays x."""
 
-    With ``encoder_attention = "none"`` it is feed-forward alone, and no token knows of another.
-    """
+    def __init__(self, model: ModelConfig, config: AttentionConfig) -> None:
+        super().__init__()
+        self.attention = make_attention(model, config)
+        if self.attention is not None:
+            self.residual = Residual(model)
+
+    def project(self, x: Tensor) -> KeysValues:
+        """What the tokens ``x`` (B, S, D) answer with; nothing where there is no attention."""
+        if self.attention is None:
+            return KeysValues(x[:, None, :, :0], x[:, None, :, :0])
+        return self.attention.project(x, x)
+
+    def attend_to_itself(
+        self,
+        x: Tensor,
+        before: KeysValues | None,
+        mask: Tensor | None,
+        start: int,
+        need_weights: bool,
+    ) -> tuple[Tensor, KeysValues, Tensor | None]:
+        """Self-attention: the tokens ``x`` (B, T, D) ask themselves and those ``before`` them.
+
+        Returns:
+            x one sub-layer further, the keys and values of all tokens so far, and the weights if
+            they are needed and there are any.
+        """
+        tokens = x if self.attention is None else self.residual.enter(x)
+        memory = self.project(tokens)
+        memory = memory if before is None else before.append(memory)
+        if self.attention is None:
+            return x, memory, None
+        context, weights = self.attention.attend(tokens, memory, mask, start, need_weights)
+        return self.residual.leave(x, context), memory, weights
+
+    def attend_to(
+        self, x: Tensor, memory: KeysValues, mask: Tensor, start: int, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cross-attention: the tokens ``x`` (B, T, D) ask a ``memory``."""
+        if self.attention is None:
+            return x, None
+        queries = self.residual.enter(x)
+        context, weights = self.attention.attend(queries, memory, mask, start, need_weights)
+        return self.residual.leave(x, context), weights
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, in which every source token asks every other, then feed-forward."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attends = config.encoder_attention != "none"
-        if self.attends:
-            self.self_attention = Attention(
-                config.d_model, config.n_heads, config.encoder_attention
-            )
-            self.self_residual = Residual(config)
+        self.self_attention = AttentionBlock(config, config.encoder_attention)
         self.feed_forward = FeedForward(config.d_model, config.d_ff)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, mask: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         """One layer further.
 
         Args:
             x: (B, S, D)
             mask: broadcastable to (B, H, S, S)
+            need_weights: whether the attention's weights are wanted.
 
         Returns:
-            x (B, S, D) and the self-attention's weights (B, H, S, S), if there is one.
+            x (B, S, D) and the self-attention's weights (B, H, S, S), if needed and there.
         """
-        weights = None
-        if self.attends:
-            tokens = self.self_residual.enter(x)
-            context, weights = self.self_attention(tokens, tokens, tokens, mask)
-            x = self.self_residual.leave(x, context)
+        x, _, weights = self.self_attention.attend_to_itself(x, None, mask, 0, need_weights)
         change = self.feed_forward(self.feed_forward_residual.enter(x))
         return self.feed_forward_residual.leave(x, change), weights
 
@@ -129,10 +155,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = Attention(config.d_model, config.n_heads)
-        self.self_residual = Residual(config)
-        self.cross_attention = Attention(config.d_model, config.n_heads, config.cross_attention)
-        self.cross_residual = Residual(config)
+        self.self_attention = AttentionBlock(config, config.decoder_attention)
+        self.cross_attention = AttentionBlock(config, config.cross_attention)
         self.feed_forward = FeedForward(config.d_model, config.d_ff)
         self.feed_forward_residual = Residual(config)
 
@@ -140,13 +164,19 @@ class DecoderLayer(nn.Module):
         """The cache before the first target token, for a memory (B, S, D)."""
         none_yet = memory[:, :0]
         return LayerCache(
-            tgt=self.self_attention.project(none_yet, none_yet),
-            memory=self.cross_attention.project(memory, memory),
+            tgt=self.self_attention.project(none_yet),
+            memory=self.cross_attention.project(memory),
         )
 
     def forward(
-        self, x: Tensor, cache: LayerCache, tgt_mask: Tensor | None, src_mask: Tensor
-    ) -> tuple[Tensor, LayerCache, Tensor, Tensor]:
+        self,
+        x: Tensor,
+        cache: LayerCache,
+        tgt_mask: Tensor | None,
+        src_mask: Tensor,
+        start: int,
+        need_weights: bool,
+    ) -> tuple[Tensor, LayerCache, Tensor | None, Tensor | None]:
         """One layer further, for tokens that follow those in the cache.
 
         Args:
@@ -154,20 +184,19 @@ class DecoderLayer(nn.Module):
             cache: the tokens before them, and the memory.
             tgt_mask: broadcastable to (B, H, T, tokens so far with the new ones).
             src_mask: broadcastable to (B, H, T, S).
+            start: target tokens before the new ones.
+            need_weights: whether the attentions' weights are wanted.
 
         Returns:
             x (B, T, D), the cache with the new tokens, and the weights of self-attention and
-            cross-attention.
+            cross-attention, if needed and there.
         """
-        tokens = self.self_residual.enter(x)
-        tgt = cache.tgt.append(self.self_attention.project(tokens, tokens))
-        context, self_weights = self.self_attention.attend(tokens, tgt, tgt_mask)
-        x = self.self_residual.leave(x, context)
-
-        queries = self.cross_residual.enter(x)
-        context, cross_weights = self.cross_attention.attend(queries, cache.memory, src_mask)
-        x = self.cross_residual.leave(x, context)
-
+        x, tgt, self_weights = self.self_attention.attend_to_itself(
+            x, cache.tgt, tgt_mask, start, need_weights
+        )
+        x, cross_weights = self.cross_attention.attend_to(
+            x, cache.memory, src_mask, start, need_weights
+        )
         change = self.feed_forward(self.feed_forward_residual.enter(x))
         x = self.feed_forward_residual.leave(x, change)
         return x, cache._replace(tgt=tgt), self_weights, cross_weights

@@ -12,9 +12,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from seq2seq.attention import causal_mask
-from seq2seq.config import ModelConfig
-from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache, sinusoidal_positions
+from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache
+from seq2seq.positions import AbsolutePosition
+from seq2seq.settings import ModelConfig
 from seq2seq.tokenizer import PAD
+from seq2seq.variants import make_absolute_position
 
 
 class DecoderState(NamedTuple):
@@ -48,8 +50,6 @@ class Seq2Seq(nn.Module):
         joint: whether both languages share one vocabulary.
     """
 
-    positions: Tensor
-
     def __init__(
         self, config: ModelConfig, src_vocab_size: int, tgt_vocab_size: int, joint: bool
     ) -> None:
@@ -67,9 +67,8 @@ class Seq2Seq(nn.Module):
         pre_norm = config.norm == "pre"
         self.encoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
-        self.register_buffer(
-            "positions", sinusoidal_positions(512, config.d_model), persistent=False
-        )
+        self.src_position = make_absolute_position(config.encoder_attention, config.d_model)
+        self.tgt_position = make_absolute_position(config.decoder_attention, config.d_model)
         self.apply(_initialize)
         if config.tie_embeddings:
             self.output.weight = self.tgt_embedding.weight
@@ -118,46 +117,53 @@ class Seq2Seq(nn.Module):
 
     def attention_weights(self, src: Tensor, tgt: Tensor) -> AttentionWeights:
         """Who attends to whom when ``tgt`` (B, T) is read after ``src`` (B, S)."""
-        memory, src_mask, encoder = self._encode(src)
-        _, _, decoder, cross = self._decode(tgt, self.start(memory, src_mask))
+        memory, src_mask, encoder = self._encode(src, need_weights=True)
+        state = self.start(memory, src_mask)
+        _, _, decoder, cross = self._decode(tgt, state, need_weights=True)
         return AttentionWeights(encoder, decoder, cross)
 
-    def _encode(self, src: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _encode(
+        self, src: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         src_mask = (src != PAD)[:, None, None, :]  # (B, 1, 1, S)
-        x = self._embed(src, self.src_embedding, 0)  # (B, S, D)
+        x = self._embed(src, self.src_embedding, self.src_position, 0)  # (B, S, D)
         all_weights = []
         for layer in self.encoder:
-            x, weights = layer(x, src_mask)
-            if weights is not None:
-                all_weights.append(weights)
-        return self.encoder_norm(x), src_mask, all_weights
+            x, weights = layer(x, src_mask, need_weights)
+            all_weights.append(weights)
+        return self.encoder_norm(x), src_mask, _existing(all_weights)
 
     def _decode(
-        self, tgt: Tensor, state: DecoderState
+        self, tgt: Tensor, state: DecoderState, need_weights: bool = False
     ) -> tuple[Tensor, DecoderState, list[Tensor], list[Tensor]]:
-        n_new = tgt.shape[1]
-        length = state.length + n_new
+        n_new, start = tgt.shape[1], state.length
         # A single new token may see everything before it: nothing to mask.
-        tgt_mask = causal_mask(n_new, length, tgt.device) if n_new > 1 else None
-        x = self._embed(tgt, self.tgt_embedding, state.length)  # (B, T, D)
+        tgt_mask = causal_mask(n_new, start + n_new, tgt.device) if n_new > 1 else None
+        x = self._embed(tgt, self.tgt_embedding, self.tgt_position, start)  # (B, T, D)
         caches, decoder, cross = [], [], []
         for layer, cache in zip(self.decoder, state.layers, strict=True):
-            x, grown, self_weights, cross_weights = layer(x, cache, tgt_mask, state.src_mask)
+            x, grown, self_weights, cross_weights = layer(
+                x, cache, tgt_mask, state.src_mask, start, need_weights
+            )
             caches.append(grown)
             decoder.append(self_weights)
             cross.append(cross_weights)
-        state = DecoderState(tuple(caches), state.src_mask, length)
-        return self.decoder_norm(x), state, decoder, cross
+        state = DecoderState(tuple(caches), state.src_mask, start + n_new)
+        return self.decoder_norm(x), state, _existing(decoder), _existing(cross)
 
-    def _embed(self, ids: Tensor, embedding: nn.Embedding, start: int) -> Tensor:
-        """(B, T) ids, the first at position ``start``, to (B, T, D) vectors."""
-        end = start + ids.shape[1]
-        if end > len(self.positions):
-            longer = sinusoidal_positions(2 * end, self.positions.shape[1])
-            self.positions = longer.to(self.positions)
+    def _embed(
+        self, ids: Tensor, embedding: nn.Embedding, position: AbsolutePosition | None, start: int
+    ) -> Tensor:
+        """(B, T) ids, the first at place ``start``, to (B, T, D) vectors."""
         # Scaled up because embeddings are drawn small enough to serve as output weights too.
         x = embedding(ids) * math.sqrt(embedding.embedding_dim)
-        return self.dropout(x + self.positions[start:end])
+        if position is not None:
+            x = x + position(start, start + ids.shape[1])
+        return self.dropout(x)
+
+
+def _existing(weights: list[Tensor | None]) -> list[Tensor]:
+    return [each for each in weights if each is not None]
 
 
 def _initialize(module: nn.Module) -> None:

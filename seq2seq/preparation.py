@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from seq2seq.checkpoint import load_run_config, refuse_other_settings, save_run_config
-from seq2seq.config import Config
 from seq2seq.corpus import load_report, load_split, prepare_corpus
 from seq2seq.errors import UserError
+from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer, remove_tokenizer
 
 

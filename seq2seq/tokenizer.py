@@ -13,9 +13,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from seq2seq.config import TokenizerConfig
 from seq2seq.errors import UserError
 from seq2seq.files import read_bytes, write_bytes
+from seq2seq.settings import TokenizerConfig
 
 PAD, BOS, EOS, UNK = range(4)
 SPACE = "▁"  # how sentencepiece writes a space

@@ -31,7 +31,6 @@ from seq2seq.checkpoint import (
     save_state,
     save_weights,
 )
-from seq2seq.config import Config, TrainConfig
 from seq2seq.corpus import Corpus, load_split
 from seq2seq.errors import Stopped, UserError
 from seq2seq.files import read_lines, write_lines, write_text
@@ -39,6 +38,7 @@ from seq2seq.loss import vocabulary_loss
 from seq2seq.machine import autocast, keep_freed_memory, pick_device
 from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.settings import Config, TrainConfig
 from seq2seq.tokenizer import PAD, Tokenizer
 from seq2seq.translator import Translator
 

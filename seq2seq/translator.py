@@ -9,10 +9,10 @@ from pathlib import Path
 
 from seq2seq.batches import pad
 from seq2seq.checkpoint import build_model, load_run_config, load_weights
-from seq2seq.config import Config
 from seq2seq.decoding import beam_search, greedy
 from seq2seq.machine import pick_device
 from seq2seq.model import Seq2Seq
+from seq2seq.settings import Config
 from seq2seq.tokenizer import EOS, Tokenizer, clean
 
 

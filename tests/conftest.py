@@ -2,19 +2,64 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from seq2seq.cli import main
-from seq2seq.config import ModelConfig
 from seq2seq.model import Seq2Seq
+from seq2seq.registry import REGISTRIES, SCORES
+from seq2seq.settings import AttentionConfig, ModelConfig
+from seq2seq.variants import with_part
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
 SACREBLEU = [sys.executable, "-m", "sacrebleu"]
 
 SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=4, encoder_layers=2, decoder_layers=2, dropout=0.0)
+
+
+def attention_variants() -> dict[str, AttentionConfig]:
+    """An attention with each part there is, by name; groups, windows, and parts together."""
+    by_part = {
+        f"{registry.place}={name}": with_part(registry, name)
+        for registry in REGISTRIES
+        for name in registry
+    }
+    plain = AttentionConfig(position="none")
+    return by_part | {
+        "kv_heads=1": replace(plain, kv_heads=1),
+        "kv_heads=2": replace(plain, kv_heads=2),
+        "window=2": replace(plain, window=2),
+        "rotary differential": replace(plain, position="rotary", extras="differential"),
+        "many parts": AttentionConfig(
+            score="cosine",
+            normalizer="entmax15",
+            position="t5",
+            kv_heads=2,
+            window=3,
+            extras="gated talking_heads differential",
+        ),
+    }
+
+
+def with_attention(variant: AttentionConfig, config: ModelConfig = SMALL) -> ModelConfig:
+    """``config`` with the variant in both self-attentions, and in the cross-attention if it can.
+
+    A variant that does not read what the tokens are leaves the cross-attention as it is; one that
+    brings no positions gets sinusoidal ones.
+    """
+    reads = "no content" not in SCORES[variant.score].traits and variant.kind in (
+        "scored",
+        "linear",
+    )
+    cross = replace(variant, window=0, position="none") if reads else config.cross_attention
+    if variant.position == "none":
+        variant = replace(variant, position="sinusoidal")
+    return replace(
+        config, encoder_attention=variant, decoder_attention=variant, cross_attention=cross
+    )
 
 
 def small_model(config: ModelConfig = SMALL, vocab_size: int = 40, seed: int = 0) -> Seq2Seq:
@@ -58,6 +103,7 @@ learning_rate = 5e-3
 warmup_steps = 50
 label_smoothing = 0.0
 validate_every = 150
+precision = "float32"
 """
 
 

@@ -13,8 +13,8 @@ from conftest import small_model, write_lines
 from seq2seq.alignment import Agreement, Head, attended_words, judge_heads
 from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
-from seq2seq.config import Config, TokenizerConfig
 from seq2seq.corpus import Corpus, parse_links
+from seq2seq.settings import Config, TokenizerConfig
 from seq2seq.tokenizer import Tokenizer, words
 from seq2seq.translator import Translator
 

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seq2seq.attention import (
-    Attention,
-    KeysValues,
-    causal_mask,
-    scaled_dot_scores,
-    softmax_weights,
-)
+from seq2seq.attention import Attention, KeysValues, causal_mask
+from seq2seq.normalizers import softmax
+from seq2seq.parts import Places
+from seq2seq.scores import scaled_dot
+from seq2seq.settings import AttentionConfig
+
+
+def attention(d_model: int, n_heads: int, **parts: str) -> Attention:
+    return Attention(d_model, AttentionConfig(n_heads=n_heads, position="none", **parts))  # type: ignore[arg-type]
 
 
 def random_mask(*shape: int) -> Tensor:
@@ -29,7 +31,8 @@ def reference(module: Attention, inputs: list[Tensor], mask: Tensor) -> Tensor:
     """The same module's weights, through torch's attention."""
     query, key, value = inputs
 
-    def heads(linear: torch.nn.Linear, x: Tensor) -> Tensor:
+    def heads(linear: torch.nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(linear, torch.nn.Linear)
         projected = F.linear(x, linear.weight, linear.bias)
         return projected.reshape(*x.shape[:2], module.n_heads, -1).permute(0, 2, 1, 3)
 
@@ -55,7 +58,7 @@ def test_equals_torch_forward_and_gradient(
     n_batch: int, n_queries: int, n_keys: int, n_heads: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    module = Attention(16, n_heads).double()
+    module = attention(16, n_heads).double()
     inputs = [
         torch.randn(n_batch, n, 16, dtype=torch.double, requires_grad=True)
         for n in (n_queries, n_keys, n_keys)
@@ -75,7 +78,7 @@ def test_equals_torch_forward_and_gradient(
 
 def test_weights_sum_to_one_and_are_zero_where_masked() -> None:
     torch.manual_seed(1)
-    module = Attention(16, 4)
+    module = attention(16, 4)
     mask = random_mask(2, 1, 5, 6)
     _, weights = module(torch.randn(2, 5, 16), *[torch.randn(2, 6, 16)] * 2, mask)
     assert weights.shape == (2, 4, 5, 6)
@@ -89,14 +92,15 @@ def test_by_hand() -> None:
     # 2 ln 3 / 2 = ln 3 and the second with 0: weights 3/4 and 1/4.
     queries = torch.tensor([[[[2 * math.log(3), 0.0, 0.0, 0.0]]]])
     keys = torch.tensor([[[[1.0, 0, 0, 0], [0, 1, 0, 0]]]])
-    scores = scaled_dot_scores(queries, keys)
+    scores = scaled_dot(queries, keys, Places.of(1, 2, 0, queries.device))
     torch.testing.assert_close(scores, torch.tensor([[[[math.log(3), 0.0]]]]))
-    torch.testing.assert_close(softmax_weights(scores), torch.tensor([[[[0.75, 0.25]]]]))
+    torch.testing.assert_close(softmax(scores), torch.tensor([[[[0.75, 0.25]]]]))
 
 
 def test_the_mix_is_by_hand_too() -> None:
-    module = Attention(2, 1)
+    module = attention(2, 1)
     for linear in (module.query_weights, module.key_weights, module.value_weights):
+        assert isinstance(linear, torch.nn.Linear)
         torch.nn.init.eye_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
     torch.nn.init.eye_(module.output_weights.weight)
@@ -107,19 +111,6 @@ def test_the_mix_is_by_hand_too() -> None:
     context, weights = module(query, key, value)
     torch.testing.assert_close(weights, torch.tensor([[[[0.75, 0.25]]]]))
     torch.testing.assert_close(context, torch.tensor([[[6.0, 1.0]]]))
-
-
-def test_uniform_scores_give_the_mean_of_what_may_be_seen() -> None:
-    attention = Attention(8, n_heads=2, scores="uniform")
-    query, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
-    mask = random_mask(2, 1, 1, 5)
-    context, weights = attention(query, memory, memory, mask)
-    mean = torch.stack(
-        [attention.value_weights(memory[b, mask[b, 0, 0]]).mean(dim=0) for b in range(2)]
-    )
-    expected = attention.output_weights(mean)[:, None].expand(2, 3, 8)
-    torch.testing.assert_close(context, expected)
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 2, 3))
 
 
 def test_causal_mask() -> None:
@@ -137,7 +128,7 @@ def test_causal_mask() -> None:
 
 def test_keys_and_values_projected_once_serve_later() -> None:
     torch.manual_seed(2)
-    module = Attention(16, 2)
+    module = attention(16, 2)
     query, key = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
     first, second = module.project(key[:, :2], key[:, :2]), module.project(key[:, 2:], key[:, 2:])
     context, weights = module.attend(query, first.append(second))
@@ -155,7 +146,7 @@ def test_select_takes_rows() -> None:
 
 @pytest.mark.parametrize("n_heads", [1, 3, 6])
 def test_heads_are_merged_as_they_were_split(n_heads: int) -> None:
-    module = Attention(12, n_heads)
+    module = attention(12, n_heads)
     x = torch.randn(2, 5, 12)
     assert module.split_heads(x).shape == (2, n_heads, 5, 12 // n_heads)
     assert torch.equal(module.merge_heads(module.split_heads(x)), x)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import seq2seq.cli
 from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
-from seq2seq.config import options
+from seq2seq.settings import options
 from seq2seq.translator import Translator
 
 ROOT = Path(__file__).parent.parent

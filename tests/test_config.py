@@ -1,22 +1,18 @@
 """Configuration: what is accepted, what is refused, and in which words."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from conftest import attention_variants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq.config import (
-    Config,
-    Option,
-    dump_config,
-    flatten,
-    load_config,
-    options,
-    toml_value,
-)
+from seq2seq.config import dump_config, flatten, load_config, toml_value
 from seq2seq.errors import UserError
+from seq2seq.registry import EXTRAS, SCORES
+from seq2seq.settings import Config, Option, options
 
 ROOT = Path(__file__).parent.parent
 
@@ -138,6 +134,53 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     return kinds[option.type]
 
 
+CROSS = "[model.cross_attention]\n"
+ENCODER = "[model.encoder_attention]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (CROSS + "score = 'additve'", "cross_attention.score: 'additve' is not one of NAMES; did you mean 'additive'?"),
+        (CROSS + "position = 'sinusoidal'", "cross_attention.position = \"sinusoidal\": is added to embeddings: set it in the other two sections"),
+        (CROSS + "window = 3", "cross_attention.window = 3: is for self-attention: source and target do not stand alike"),
+        (CROSS + "kv_heads = 3", "cross_attention.kv_heads = 3: must divide n_heads = 4"),
+        (CROSS + "n_heads = 3", "cross_attention.n_heads = 3: must divide model.d_model = 256"),
+        (ENCODER + "position = 'rotary'\nscore = 'additive'", "encoder_attention.position = \"rotary\": 'rotary' needs an inner product, which score = 'additive' is not"),
+        (ENCODER + "kind = 'linear'\nnormalizer = 'sparsemax'", "encoder_attention.normalizer = \"sparsemax\": has no place in kind = 'linear'"),
+        (ENCODER + "kind = 'average'\nposition = 'alibi'", "encoder_attention.position = \"alibi\": has no place in kind = 'average'"),
+        (ENCODER + "kind = 'none'\nn_heads = 2", "encoder_attention.n_heads = 2: has no place in kind = 'none'"),
+        (ENCODER + "extras = 'differential'\nn_heads = 256", "encoder_attention.extras = \"differential\": a head's width, 1, cannot be halved"),
+        (ENCODER + "position = 'rotary'\nn_heads = 256", "encoder_attention.position = \"rotary\": rotary positions turn pairs, but a head's width is 1"),
+        (ENCODER + "extras = 'gated gated'", "encoder_attention.extras: 'gated gated' is not some of EXTRAS, parted by spaces"),
+    ],
+)  # fmt: skip
+def test_attentions_that_cannot_be(tmp_path: Path, text: str, expected: str) -> None:
+    expected = expected.replace("NAMES", ", ".join(SCORES)).replace("EXTRAS", ", ".join(EXTRAS))
+    assert complaint(tmp_path, BASE + text) == f"some.toml: model.{expected}"
+
+
+def test_widths_that_cannot_be(tmp_path: Path) -> None:
+    message = complaint(tmp_path, BASE + "[model]\nd_model = 63\nn_heads = 3")
+    assert message == (
+        'some.toml: model.encoder_attention.position = "sinusoidal": '
+        "sinusoidal positions are pairs of sine and cosine: d_model is odd"
+    )
+
+
+def test_shared_sections_stand_for_each(tmp_path: Path) -> None:
+    """The more special setting wins, wherever it stands."""
+    text = "[model.encoder_attention]\nscore = 'dot'\n[model.attention]\nscore = 'cosine'\n"
+    model = load(tmp_path, BASE + text, model__self_attention__position="rotary").model
+    assert model.encoder_attention.score == "dot"
+    assert model.decoder_attention.score == model.cross_attention.score == "cosine"
+    assert model.encoder_attention.position == model.decoder_attention.position == "rotary"
+    assert model.cross_attention.position == "none"
+    assert "did you mean 'model.attention.score'" in complaint(
+        tmp_path, BASE + "[model.attention]\nscor = 'dot'"
+    )
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_what_is_saved_is_read_back(
@@ -151,6 +194,12 @@ def test_what_is_saved_is_read_back(
         "train.batch_tokens": 40,
         "tokenizer.vocab_size": 500,
     }
+    for section in ("encoder_attention", "decoder_attention", "cross_attention"):
+        attention = asdict(data.draw(st.sampled_from(list(attention_variants().values()))))
+        attention["window"] = 0  # cross-attention has none
+        fixed |= {f"model.{section}.{key}": value for key, value in attention.items()}
+    if fixed["model.cross_attention.position"] in ("sinusoidal", "learned"):
+        fixed["model.cross_attention.position"] = "none"
     drawn = {key: data.draw(values(o)) for key, o in options().items() if key not in fixed}
     path = tmp_path_factory.mktemp("config") / "c.toml"
     lines = [f"{key} = {toml_value(value)}\n" for key, value in (drawn | fixed).items()]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from seq2seq.config import Config, DataConfig, HubConfig
 from seq2seq.corpus import (
     Corpus,
     load_alignment,
@@ -21,6 +20,7 @@ from seq2seq.corpus import (
 )
 from seq2seq.errors import UserError
 from seq2seq.files import read_lines
+from seq2seq.settings import Config, DataConfig, HubConfig
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")

@@ -6,30 +6,48 @@ from typing import Literal
 
 import pytest
 import torch
-from conftest import SMALL, small_model
+from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import nn
 
 from seq2seq.batches import Batch, pad
-from seq2seq.config import ModelConfig, TrainConfig
-from seq2seq.layers import Dropout, Residual, sinusoidal_positions
+from seq2seq.layers import Dropout, Residual
 from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.positions import Sinusoidal, sinusoids
+from seq2seq.settings import AttentionConfig, ModelConfig, TrainConfig
 from seq2seq.tokenizer import BOS, EOS
 from seq2seq.training import batch_loss, make_optimizer
 
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
 CONTROLS = [
-    replace(SMALL, encoder_attention="none"),
-    replace(SMALL, encoder_attention="uniform", cross_attention="uniform"),
+    replace(SMALL, encoder_attention=AttentionConfig(kind="none")),
+    replace(
+        SMALL,
+        encoder_attention=AttentionConfig(score="uniform"),
+        cross_attention=AttentionConfig(score="uniform", position="none"),
+    ),
 ]
+
+VARIANTS = [with_attention(variant) for variant in attention_variants().values()]
+
+NAMES = dict(zip(VARIANTS, attention_variants(), strict=True))
 
 
 def random_ids(n_rows: int, length: int) -> torch.Tensor:
     return torch.randint(4, 40, (n_rows, length))
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS)
+def jolted(config: ModelConfig) -> Seq2Seq:
+    """A model none of whose parts is still at a start where it does nothing."""
+    model = small_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
 def test_future_tokens_never_change_earlier_logits(config: ModelConfig) -> None:
-    model = small_model(config).eval()
+    model = jolted(config).eval()
     src, tgt = random_ids(3, 6), random_ids(3, 9)
     before = model(src, tgt)
     for cut in range(1, 9):
@@ -52,9 +70,9 @@ def test_every_source_token_matters_to_every_target_token(config: ModelConfig) -
         assert (difference > 1e-6).all()
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS)
+@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
 def test_padding_changes_nothing(config: ModelConfig) -> None:
-    model = small_model(config).eval()
+    model = jolted(config).eval()
     short_src, short_tgt = [5, 6, EOS], [BOS, 7, 8, 9]
     long_src, long_tgt = [*range(10, 20), EOS], [BOS, *range(20, 32)]
     alone = model(pad([short_src]), pad([short_tgt]))
@@ -68,12 +86,12 @@ def test_padding_changes_nothing(config: ModelConfig) -> None:
     assert batch_loss(model, joined, 0.1).item() == pytest.approx(sum(apart), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS)
+@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
 @pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
 def test_the_decoder_in_pieces_equals_the_decoder_at_once(
     config: ModelConfig, chunks: list[int]
 ) -> None:
-    model = small_model(config).eval()
+    model = jolted(config).eval()
     src, tgt = pad([[5, 6, 7, EOS], [8, EOS]]), random_ids(2, 8)
     expected = model(src, tgt)
     state, pieces = model.start(*model.encode(src)), []
@@ -155,13 +173,14 @@ def test_attention_weights_of_every_layer() -> None:
 
 
 def test_positions_by_hand_and_without_end() -> None:
-    table = sinusoidal_positions(3, 4)
+    table = sinusoids(3, 4)
     functions = [(i, f) for i in (0, 2) for f in (math.sin, math.cos)]
     expected = [[f(t / 10000 ** (i / 4)) for i, f in functions] for t in range(3)]
     torch.testing.assert_close(table, torch.tensor(expected))
     model = small_model().eval()
     assert model(random_ids(1, 600), random_ids(1, 700)).shape == (1, 700, 40)
-    torch.testing.assert_close(model.positions[:700], sinusoidal_positions(700, 32))
+    assert isinstance(model.tgt_position, Sinusoidal)
+    torch.testing.assert_close(model.tgt_position(0, 700), sinusoids(700, 32))
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq.config import TokenizerConfig
 from seq2seq.errors import UserError
+from seq2seq.settings import TokenizerConfig
 from seq2seq.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, clean
 
 SRC = ["der Hund läuft durch den Garten", "die Katze schläft im Garten", "der Garten ist groß"] * 9

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from seq2seq.batches import Batch, make_batch
 from seq2seq.checkpoint import load_state, save_state
 from seq2seq.cli import main
-from seq2seq.config import Config, TrainConfig, load_config
+from seq2seq.config import load_config
 from seq2seq.errors import Stopped, UserError
 from seq2seq.preparation import is_prepared, prepare
+from seq2seq.settings import Config, TrainConfig
 from seq2seq.tokenizer import PAD, Tokenizer
 from seq2seq.training import StopRequest, Trainer, learning_rate, train
 
