@@ -15,7 +15,9 @@ Where things are. A file imports only from lines above its own (a test holds thi
     decoding  checkpoint                     greedy and beam search; what a run folder holds
     preparation  translator                  a run folder made ready; text in, text out
     training  alignment                      the loop; attention against gold alignments
-    evaluation                               the scores
+    evaluation  significance                 the scores; whether a difference is luck
+    experiments  plots                       variants times seeds; pictures
+    report                                   what an experiment found
     cli                                      one sub-command a stage
     __main__                                 python -m seq2seq
 """

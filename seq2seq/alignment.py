@@ -73,8 +73,7 @@ def judge_heads(translator: Translator, corpus: Corpus, gold: list[Links]) -> di
     agreements: dict[Head, Agreement] = {}
     if translator.config.model.cross_attention.kind == "none":
         return agreements
-    for src, tgt, links in _pairs(translator, corpus, gold):
-        weights = _cross_attention(translator, src, tgt)  # (L, H, T, S)
+    for src, tgt, links, weights in _attended_pairs(translator, corpus, gold):
         src_words, tgt_words = tokenizer.src_words(src), tokenizer.tgt_words(tgt)
         for step in STEPS:
             # Row t has read token t and writes the one after it.
@@ -110,19 +109,24 @@ def _membership(words: list[int]) -> Tensor:
     return (numbers[:, None] == torch.tensor(words)).float()
 
 
-def _pairs(
+def _attended_pairs(
     translator: Translator, corpus: Corpus, gold: list[Links]
-) -> Iterator[tuple[list[int], list[int], Links]]:
+) -> Iterator[tuple[list[int], list[int], Links, Tensor]]:
+    """Each pair's ids and links, and the weights (L, H, T, S) for all of the target but its end."""
     tokenizer, limit = translator.tokenizer, translator.config.data.max_tokens
+    model = translator.model.eval()
+    device = next(model.parameters()).device
     encoded = tokenizer.encode_src(corpus.src), tokenizer.encode_tgt(corpus.tgt)
-    for src, tgt, links in zip(*encoded, gold, strict=True):
-        if max(len(src), len(tgt)) <= limit and len(src) > 1 and len(tgt) > 2:
-            yield src, tgt, links
-
-
-def _cross_attention(translator: Translator, src: list[int], tgt: list[int]) -> Tensor:
-    """(L, H, T, S): of every layer and head, for all of ``tgt`` but its end."""
-    device = next(translator.model.parameters()).device
-    translator.model.eval()
-    weights = translator.model.attention_weights(pad([src]).to(device), pad([tgt[:-1]]).to(device))
-    return torch.cat(weights.cross).float().cpu()
+    pairs = [
+        (src, tgt, links)
+        for src, tgt, links in zip(*encoded, gold, strict=True)
+        if max(len(src), len(tgt)) <= limit and len(src) > 1 and len(tgt) > 2
+    ]
+    pairs.sort(key=lambda pair: len(pair[0]))  # sentences of one length need little padding
+    for first in range(0, len(pairs), translator.config.decoding.batch_size):
+        batch = pairs[first : first + translator.config.decoding.batch_size]
+        src_ids, tgt_ids = pad([src for src, _, _ in batch]), pad([tgt[:-1] for _, tgt, _ in batch])
+        cross = model.attention_weights(src_ids.to(device), tgt_ids.to(device)).cross
+        weights = torch.stack(cross, dim=1).float().cpu()  # (B, L, H, T, S)
+        for (src, tgt, links), of_pair in zip(batch, weights, strict=True):
+            yield src, tgt, links, of_pair[:, :, : len(tgt) - 1, : len(src)]

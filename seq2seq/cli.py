@@ -115,6 +115,15 @@ def build_parser() -> argparse.ArgumentParser:
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
+    compare = add(
+        "compare",
+        run_compare,
+        "EXPERIMENT [--run FOLDER] [--SECTION.SETTING VALUE ...]",
+        "train variants with several seeds, and report which are better",
+    )
+    compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
+    compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
+    _add_options(compare, "")
     add("variants", run_variants, "", "list the parts that attention can be made of")
     predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
     return parser
@@ -237,6 +246,22 @@ def run_predict(chosen: argparse.Namespace) -> None:
         _translate_lines(translator, _prompt(), 1)
     elif sys.stdin:
         _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
+
+
+def run_compare(chosen: argparse.Namespace) -> None:
+    """``seq2seq compare``"""
+    from seq2seq.experiments import load_experiment, plan_runs, run_all
+    from seq2seq.report import find, summary, write_report
+
+    experiment = load_experiment(chosen.experiment)
+    folder = chosen.run or Path("runs") / "compare" / chosen.experiment.stem
+    runs = plan_runs(experiment, folder, _overrides(chosen))
+    run_all(runs)
+    findings = find(experiment, runs, folder)
+    report = write_report(findings, folder)
+    for line in summary(findings):
+        print(line)
+    print(f"report: {report}")
 
 
 def run_variants(chosen: argparse.Namespace) -> None:

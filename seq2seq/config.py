@@ -127,7 +127,7 @@ def load_config(
     values: dict[str, Any] = {}
     source = dict.fromkeys(options(), str(path))
     layers = [
-        Layer(str(path), read_toml(path)),
+        Layer(str(path), _read_settings(path)),
         *changes,
         Layer("command line", overrides or {}, is_text=True),
     ]
@@ -162,14 +162,18 @@ def _accept(layer: Layer) -> dict[str, Any]:
     return shared | own
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file by dotted key; what is no section or setting stays as it is."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; ``UserError`` if it cannot be read or is none."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a TOML file: {error}") from None
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file by dotted key; what is no section or setting stays as it is."""
     sections = _sections()
 
     def leaves(table: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -181,7 +185,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             flat |= leaves(value, key + ".") if key in sections else {key: value}
         return flat
 
-    return leaves(tree, "")
+    return leaves(read_tree(path), "")
 
 
 def _build(default: Any, values: dict[str, Any], prefix: str) -> Any:

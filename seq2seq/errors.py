@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):  # noqa: N818 (said of a training)
+    """A training whose loss is no longer a number."""
+
+
 class Impossible(ValueError):  # noqa: N818 (reads better where it is raised)
     """Settings that exclude each other.
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from seq2seq.checkpoint import (
     save_weights,
 )
 from seq2seq.corpus import Corpus, load_split
-from seq2seq.errors import Stopped, UserError
+from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_lines, write_lines, write_text
 from seq2seq.loss import vocabulary_loss
 from seq2seq.machine import autocast, keep_freed_memory, pick_device
@@ -108,6 +109,7 @@ class Progress:
     labels: int = 0  # target tokens since the last validation
     step_seconds: float = 0.0  # spent on steps since the last validation
     seconds: float = 0.0  # spent training, validation included
+    data_checksum: int = 0  # of all batches so far, in order
     finished: bool = False
 
 
@@ -151,6 +153,12 @@ class Trainer:
                 loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
             (loss / n_labels).backward()
             progress.loss += loss.item()
+            progress.data_checksum = crc32(batch.tgt.numpy().tobytes(), progress.data_checksum)
+        if not math.isfinite(progress.loss):
+            raise Diverged(
+                f"{self.run}: the loss is no longer a number at step {progress.step + 1:,}; "
+                "a lower train.learning_rate or a longer train.warmup_steps may help"
+            )
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         for group in self.optimizer.param_groups:
@@ -350,6 +358,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the folder is not prepared, or the configuration does not fit it.
+        Diverged: the loss is no longer a number.
         Stopped: a signal ended it early.
     """
     refuse_other_settings(run, config)
@@ -375,6 +384,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         "best_valid_bleu": round(progress.best_bleu, 2),
         "minutes": round(progress.seconds / 60, 2),
         "parameters": count_parameters(trainer.model),
+        "data_checksum": progress.data_checksum,
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
         "pairs_left_out_as_too_long": trainer.data.too_long,

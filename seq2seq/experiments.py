@@ -1,0 +1,267 @@
+"""Experiments: variants of a configuration, each trained with several seeds, and measured alike.
+
+An experiment is a TOML file that names the base configuration, the seeds, the baseline, and the
+variants by the settings that they change. Every training is a run folder of its own,
+``FOLDER/VARIANT/seed-N``; one that is finished is never repeated, one that was stopped goes on.
+"""
+
+import json
+import re
+import time
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from seq2seq.checkpoint import refuse_other_settings
+from seq2seq.config import Layer, load_config, read_tree
+from seq2seq.corpus import load_report, load_split
+from seq2seq.errors import Diverged, UserError
+from seq2seq.evaluation import evaluate
+from seq2seq.files import read_lines, write_text
+from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.preparation import is_prepared, prepare
+from seq2seq.settings import Config, nearest
+from seq2seq.training import Trainer, train
+from seq2seq.translator import Translator
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, and the runs that shall answer it; its fields but ``path`` are the file's keys.
+
+    ``settings`` are laid over the base configuration for all variants alike. ``within`` says by
+    how many per cent a variant's number of parameters may differ from the baseline's before the
+    report calls it unfair; with ``match_parameters``, ``d_ff`` is widened or narrowed until it
+    does not.
+    """
+
+    path: Path
+    title: str
+    base: str
+    seeds: tuple[int, ...]
+    baseline: str
+    variants: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    within: float = 1.0
+    match_parameters: bool = False
+
+
+TYPES: dict[str, Any] = {
+    "title": str,
+    "base": str,
+    "seeds": list,
+    "baseline": str,
+    "variants": dict,
+    "settings": dict,
+    "within": (int, float),
+    "match_parameters": bool,
+}
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment in a TOML file.
+
+    Raises:
+        UserError: the file cannot be read, or a key is unknown, missing or of the wrong kind.
+    """
+    tree = {"settings": {}, **read_tree(path)}
+    for key, value in tree.items():
+        if key not in TYPES:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(TYPES))}")
+        if not isinstance(value, TYPES[key]) or (key == "within" and value is True):
+            raise UserError(f"{path}: {key}: {value!r} is of the wrong type")
+    needed = [item.name for item in fields(Experiment)][1:6]
+    for key in needed:
+        if key not in tree:
+            raise UserError(f"{path}: {key!r} is missing")
+    seeds, variants = tree["seeds"], tree["variants"]
+    if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < max(2, len(seeds)):
+        raise UserError(f"{path}: seeds: {seeds!r} are not two or more different integers")
+    for name, changes in variants.items():
+        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name) or not isinstance(changes, dict):
+            raise UserError(f"{path}: variants.{name}: must be a section with a plain name")
+    if tree["baseline"] not in variants or len(variants) < 2:
+        known = nearest(tree["baseline"], list(variants))
+        raise UserError(
+            f"{path}: baseline: {tree['baseline']!r} is not one of two or more variants{known}"
+        )
+    baseline = {tree["baseline"]: variants[tree["baseline"]]}
+    tree |= {"seeds": tuple(seeds), "variants": baseline | variants}  # the baseline comes first
+    return Experiment(path=path, **tree)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant with a seed."""
+
+    variant: str
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained and scored, or has diverged."""
+        return (self.folder / "eval.json").exists() or self.has_diverged
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its loss stopped being a number."""
+        return (self.folder / "diverged.txt").exists()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What ``eval.json`` or ``training.json`` holds."""
+        return json.loads("\n".join(read_lines(self.folder / name)))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        return [json.loads(line) for line in read_lines(self.folder / "metrics.jsonl")]
+
+
+def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -> list[Run]:
+    """Every run of the experiment, all variants with the first seed first.
+
+    Args:
+        experiment: what to compare.
+        folder: where the runs are, or will be.
+        overrides: settings from the command line, as text, for all variants alike.
+
+    Raises:
+        UserError: a variant's configuration is impossible, or a run was begun with another.
+    """
+    base = experiment.path.parent / experiment.base
+    common = Layer(f"{experiment.path}, settings", dotted(experiment.settings))
+    configs: dict[str, Config] = {}
+    for name, changes in experiment.variants.items():
+        layers = [common, Layer(f"{experiment.path}, variants.{name}", dotted(changes))]
+        configs[name] = load_config(base, overrides, layers)
+        if experiment.match_parameters and name != experiment.baseline:
+            configs[name] = matched(configs[name], configs[experiment.baseline])
+    runs = [
+        Run(
+            name,
+            seed,
+            replace(config, train=replace(config.train, seed=seed)),
+            folder / name / f"seed-{seed}",
+        )
+        for seed in experiment.seeds
+        for name, config in configs.items()
+    ]
+    for run in runs:
+        refuse_other_settings(run.folder, run.config)
+    return runs
+
+
+def dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values in nested tables by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        key = prefix + name
+        flat |= dotted(value, key + ".") if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def matched(config: Config, baseline: Config) -> Config:
+    """``config`` with the ``d_ff`` that brings its parameters nearest to the baseline's."""
+
+    def size(d_ff: int) -> int:
+        return model_size(replace(config, model=replace(config.model, d_ff=d_ff)))
+
+    a_step = size(2) - size(1)
+    d_ff = 1 + round((model_size(baseline) - size(1)) / a_step)
+    return replace(config, model=replace(config.model, d_ff=max(1, d_ff)))
+
+
+def model_size(config: Config) -> int:
+    """Parameters of the model that ``config`` describes, before any corpus is read."""
+    size = config.tokenizer.vocab_size
+    with torch.device("meta"):  # takes no memory
+        return count_parameters(Seq2Seq(config.model, size, size, config.tokenizer.joint))
+
+
+def run_all(runs: list[Run]) -> None:
+    """Train and score every run that is not finished.
+
+    A run that diverges is noted as such, and the others go on.
+
+    Raises:
+        Stopped: a signal came; the run in progress is saved.
+    """
+    done = sum(run.is_finished for run in runs)
+    with tqdm(total=len(runs), initial=done, unit="run", disable=None) as bar:
+        for run in runs:
+            if run.is_finished:
+                continue
+            bar.set_description(f"{run.variant}, seed {run.seed}")
+            try:
+                if not is_prepared(run.config, run.folder):
+                    prepare(run.config, run.folder)
+                train(run.config, run.folder)
+                evaluate(run.folder)
+            except Diverged as error:
+                write_text(run.folder / "diverged.txt", f"{error}\n")
+            bar.update()
+
+
+# --- speed ---
+
+ROUNDS = 5
+STEPS = 4  # training steps a round
+SENTENCES = 200  # decoded a round
+
+
+def measure_speed(runs: list[Run], folder: Path) -> dict[str, dict[str, float]]:
+    """Training and decoding speed of every variant, in target tokens a second.
+
+    Machines are now faster, now slower; so the variants take turns, and the median of their
+    rounds counts. Measured once, kept in ``speed.json``.
+
+    Args:
+        runs: one for each variant; all have the same corpus.
+        folder: the experiment's.
+    """
+    path = folder / "speed.json"
+    names = [run.variant for run in runs]
+    if path.exists():
+        known: dict[str, dict[str, float]] = json.loads("\n".join(read_lines(path)))
+        if list(known) == names:
+            return known
+    trainers = {run.variant: Trainer(run.config, run.folder) for run in runs}
+    steps = {
+        name: [batches for batches, _ in islice(trainer.steps(), STEPS)]
+        for name, trainer in trainers.items()
+    }
+    translators = {run.variant: Translator.load(run.folder) for run in runs}
+    sentences = test_sentences(runs[0])[:SENTENCES]
+    times: dict[str, dict[str, list[float]]] = {
+        name: {"training": [], "decoding": []} for name in names
+    }
+    for _ in tqdm(range(ROUNDS), desc="speed, in turn", unit="round", disable=None):
+        for name in names:
+            began = time.perf_counter()
+            for batches in steps[name]:
+                trainers[name].step(batches, 0.0)
+            n_labels = sum(batch.n_labels for batches in steps[name] for batch in batches)
+            times[name]["training"].append(n_labels / (time.perf_counter() - began))
+            began = time.perf_counter()
+            hypotheses = translators[name].translate(sentences)
+            seconds = time.perf_counter() - began
+            n_tokens = sum(map(len, translators[name].tokenizer.encode_tgt(hypotheses)))
+            times[name]["decoding"].append(n_tokens / seconds)
+    speeds = {
+        name: {what: round(median(found), 1) for what, found in kinds.items()}
+        for name, kinds in times.items()
+    }
+    write_text(path, json.dumps(speeds, indent=2) + "\n")
+    return speeds
+
+
+def test_sentences(run: Run) -> list[str]:
+    """The sources of the first test set."""
+    name = next(iter(load_report(run.folder).test_pairs))
+    return load_split(run.config.data, run.folder, name).src

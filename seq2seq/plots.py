@@ -1,0 +1,101 @@
+"""Pictures of an experiment. No colour stands alone: lines and points carry their names."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from seq2seq.significance import Array
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+    }
+)
+# Told apart by people who cannot tell red from green (Okabe and Ito 2008).
+COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
+DASHES: list[Any] = ["-", "--", ":"]
+MARKERS = "osD^vPX*"
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+
+
+def speed(points: list[tuple[str, float, float, float]], test: str, path: Path) -> None:
+    """BLEU against training speed, with a standard deviation over seeds as error bar.
+
+    Args:
+        points: name, speed as a multiple of the baseline's, mean BLEU, its standard deviation;
+            the baseline first.
+        test: name of the test set.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(8, 5))
+    axes = figure.add_subplot()
+    axes.axhline(points[0][2], color="0.7", linewidth=1, zorder=0)
+    axes.axvline(1, color="0.7", linewidth=1, zorder=0)
+    for number, (name, x, y, error) in enumerate(points):
+        axes.errorbar(x, y, yerr=error, capsize=3, markersize=7, label=name, **_style(number))
+    axes.set_xlabel("training speed (baseline = 1)")
+    axes.set_ylabel(f"BLEU on {test}")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def curves(found: dict[str, tuple[list[int], Array]], path: Path) -> None:
+    """Validation BLEU by step: the mean over seeds, in a band from the lowest to the highest.
+
+    Args:
+        found: by variant, steps and BLEU (seeds, steps).
+        path: of the picture.
+    """
+    figure = Figure(figsize=(8, 5))
+    axes = figure.add_subplot()
+    for number, (name, (steps, bleu)) in enumerate(found.items()):
+        style = _style(number) | {"linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
+        axes.plot(steps, bleu.mean(axis=0), label=name, markersize=4, linewidth=1.5, **style)
+        axes.fill_between(
+            steps, bleu.min(axis=0), bleu.max(axis=0), color=style["color"], alpha=0.12, linewidth=0
+        )
+    axes.set_xlabel("training step")
+    axes.set_ylabel("BLEU on the validation set")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def heat_map(table: list[list[str]], path: Path) -> None:
+    """Exact match by phenomenon (down) and variant (across), with its numbers.
+
+    Args:
+        table: the first row and the first column are names, the rest per cent.
+        path: of the picture.
+    """
+    names, tags = table[0][1:], [row[0] for row in table[1:]]
+    values = np.array([[float(cell) for cell in row[1:]] for row in table[1:]])
+    figure = Figure(figsize=(2.2 + 0.72 * len(names), 1.4 + 0.34 * len(tags)))
+    axes = figure.add_subplot()
+    axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tags)), tags)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if value < 60 else "black"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_title("exact match, per cent", fontsize=10)
+    _save(figure, path)

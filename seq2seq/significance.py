@@ -1,0 +1,203 @@
+"""Is a variant better than the baseline, or was it luck? Two kinds of luck are counted.
+
+Training again with another seed gives another model; testing on other sentences gives another
+score. The mean difference over n seeds, on a test set of sentences drawn at random, varies by
+
+    SE² = 2 σ² / n + σ²_sentences
+
+σ² is what is left of the scores when each variant's mean and each seed's mean are taken away (a
+randomised block design: all variants train with the same seeds), pooled over the variants; with
+one variant its test is the paired t-test. σ²_sentences is the part of the bootstrap's variance
+over sentences (Koehn 2004) that is common to all seeds. Verdicts are corrected for the number of
+variants by Holm's (1979) method.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sacrebleu.metrics.bleu import BLEU
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.05
+RESAMPLES = 1000
+NOISY = 2.0  # a variant whose own σ exceeds the others' so many times is judged by its own
+
+
+def t_tail(t: float, df: float) -> float:
+    """P(|x| > t) for a Student's x with ``df`` degrees of freedom, 1 or more.
+
+    With x = √df tan θ the density becomes cos^(df - 1) θ, which is easy to integrate.
+    """
+    if math.isnan(t):
+        return 1.0
+    theta = math.atan(abs(t) / math.sqrt(df))
+
+    def area(start: float) -> float:
+        middles = (np.arange(20_000) + 0.5) / 20_000 * (math.pi / 2 - start) + start
+        return float(np.mean(np.cos(middles) ** (df - 1))) * (math.pi / 2 - start)
+
+    return area(theta) / area(0.0)
+
+
+def t_quantile(tail: float, df: float) -> float:
+    """The t with P(|x| > t) = ``tail``."""
+    low, high = 0.0, 1e6
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tail(middle, df) > tail else (low, middle)
+    return high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value corrected for how many there are, in Holm's steps; in the order given."""
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+# --- the seeds' luck ---
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """The variance of a difference of two means over seeds, and its degrees of freedom."""
+
+    variance: float
+    df: int
+    is_own: bool = False  # not pooled: this variant is noisier than the rest
+
+
+def seed_noise(scores: Array) -> list[SeedNoise]:
+    """The seeds' luck in each variant's difference from the baseline.
+
+    Args:
+        scores: (variants, seeds); the first row is the baseline.
+
+    Returns:
+        one for each row but the first.
+    """
+    n_seeds = scores.shape[1]
+    differences = scores - scores[0]
+    own = differences.var(axis=1, ddof=1) / n_seeds
+    calm = np.ones(len(scores), dtype=bool)
+    while True:
+        rows = scores[calm]
+        residuals = rows - rows.mean(axis=1, keepdims=True) - rows.mean(axis=0) + rows.mean()
+        df = (len(rows) - 1) * (n_seeds - 1)
+        pooled = 2 * float((residuals**2).sum()) / df / n_seeds if df else math.inf
+        noisy = calm & (own > NOISY**2 * pooled)
+        noisy[0] = False
+        if not noisy.any() or calm.sum() <= 2:
+            break
+        calm &= ~noisy
+    return [
+        SeedNoise(pooled, df) if calm[row] else SeedNoise(float(own[row]), n_seeds - 1, True)
+        for row in range(1, len(scores))
+    ]
+
+
+# --- the sentences' luck ---
+
+
+def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Array:
+    """(sentences, 10): sacreBLEU's counts, from whose sums the BLEU of any selection follows."""
+    metric = BLEU()
+    rows = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        found = metric.corpus_score([hypothesis], [[reference]])
+        rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
+    return np.array(rows, dtype=np.float64)
+
+
+def resampled_bleu(statistics: Array) -> Array:
+    """(RESAMPLES,) BLEU of as many sentences drawn with replacement, always the same draws."""
+    n = len(statistics)
+    draws = np.random.default_rng(12345).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    sums = (draws @ statistics).round().astype(int).tolist()
+    return np.array(
+        [
+            BLEU.compute_bleu(row[2:6], row[6:10], row[0], row[1], smooth_method="exp").score
+            for row in sums
+        ]
+    )
+
+
+def common_sentence_variance(differences: Array) -> float:
+    """The variance that the choice of sentences gives a mean difference, beyond the seeds' own.
+
+    Each seed's model errs on sentences of its own as well; of that part the seeds' variance
+    knows already, so it must not be counted twice.
+
+    Args:
+        differences: (seeds, RESAMPLES) of BLEU, variant less baseline.
+    """
+    n_seeds = len(differences)
+    of_mean = float(differences.mean(axis=0).var(ddof=1))
+    of_each = float(differences.var(axis=1, ddof=1).mean())
+    return max(0.0, (n_seeds * of_mean - of_each) / (n_seeds - 1))
+
+
+# --- both together ---
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the baseline, in BLEU."""
+
+    difference: float
+    low: float  # 95% confidence interval, not corrected
+    high: float
+    p: float
+    adjusted_p: float
+    smallest: float  # true difference that 4 of 5 such experiments would show
+    is_noisy: bool
+
+    @property
+    def verdict(self) -> str:
+        """What has been shown, in a word or three."""
+        if self.adjusted_p >= LEVEL:
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
+
+def compare(scores: Array, resampled: Array) -> list[Comparison]:
+    """Every variant against the baseline.
+
+    Args:
+        scores: (variants, seeds) BLEU; the first row is the baseline.
+        resampled: (variants, seeds, RESAMPLES) BLEU of the bootstrap's selections.
+
+    Returns:
+        one for each row but the first.
+    """
+    found = []
+    n_variants = len(scores) - 1
+    for row, noise in enumerate(seed_noise(scores), start=1):
+        sentences = common_sentence_variance(resampled[row] - resampled[0])
+        error = math.sqrt(noise.variance + sentences)
+        # Satterthwaite (1946): only the seeds' part is estimated from few numbers.
+        df = noise.df * (error**2 / noise.variance) ** 2 if noise.variance else math.inf
+        df = min(df, 1e4)
+        difference = float(scores[row].mean() - scores[0].mean())
+        reach = t_quantile(LEVEL, df) * error
+        power = t_quantile(LEVEL / n_variants, df) + t_quantile(2 * 0.2, df)
+        found.append(
+            Comparison(
+                difference=difference,
+                low=difference - reach,
+                high=difference + reach,
+                p=t_tail(difference / error, df) if error else float(difference == 0),
+                adjusted_p=1.0,
+                smallest=power * error,
+                is_noisy=noise.is_own,
+            )
+        )
+    adjusted = holm([each.p for each in found])
+    return [replace(each, adjusted_p=p) for each, p in zip(found, adjusted, strict=True)]
