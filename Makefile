@@ -4,10 +4,12 @@
 #   make eval                                      the default experiment, from nothing to BLEU
 #   make eval CONFIG=configs/multi30k-de-en.toml   another one
 #   make train ARGS="--model.dropout 0.2"          with a setting changed
+#   make compare EXPERIMENT=configs/experiments/where.toml      variants against each other
 
 CONFIG ?= configs/default.toml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
+EXPERIMENT ?= configs/experiments/quick.toml
 PYTHON ?= python3
 TEXT ?= Ein Mann liest ein Buch.
 export TEXT ARGS
@@ -18,12 +20,12 @@ SEQ2SEQ := $(VENV)/bin/seq2seq
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict test check clean FORCE
+.PHONY: help setup data tokenizer train eval predict compare test check clean FORCE
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo "  CONFIG=$(CONFIG) picks the experiment, RUN=$(RUN) its folder,"
-	@echo "  ARGS=\"--model.dropout 0.2\" changes settings of data, tokenizer, train and eval"
+	@echo "  ARGS=\"--model.dropout 0.2\" changes settings of data, tokenizer, train, eval and compare"
 
 setup: $(VENV)/ready ## make the virtual environment
 data: $(RUN)/corpus/report.json ## read the corpus
@@ -34,6 +36,9 @@ eval: $(RUN)/eval.json ## translate the test sets and score them
 
 predict: $(RUN)/training.json ## translate TEXT="..."
 	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
+
+compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
+	$(SEQ2SEQ) compare $(EXPERIMENT) $(ARGS)
 
 test: setup ## run the tests
 	$(VENV)/bin/pytest

@@ -25,7 +25,7 @@ from seq2seq.evaluation import evaluate
 from seq2seq.files import read_lines, write_text
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.preparation import is_prepared, prepare
-from seq2seq.settings import Config, nearest
+from seq2seq.settings import Config, nearest, options
 from seq2seq.training import Trainer, train
 from seq2seq.translator import Translator
 
@@ -80,8 +80,12 @@ def load_experiment(path: Path) -> Experiment:
         if key not in tree:
             raise UserError(f"{path}: {key!r} is missing")
     seeds, variants = tree["seeds"], tree["variants"]
-    if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < max(2, len(seeds)):
-        raise UserError(f"{path}: seeds: {seeds!r} are not two or more different integers")
+    try:
+        accepted = {options()["train.seed"].accept(seed) for seed in seeds}
+    except ValueError as error:
+        raise UserError(f"{path}: seeds: {error}") from None
+    if len(accepted) < max(2, len(seeds)):
+        raise UserError(f"{path}: seeds: {seeds!r} are not two or more different seeds")
     for name, changes in variants.items():
         if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name) or not isinstance(changes, dict):
             raise UserError(f"{path}: variants.{name}: must be a section with a plain name")

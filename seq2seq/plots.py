@@ -36,7 +36,7 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
-def speed(points: list[tuple[str, float, float, float]], test: str, path: Path) -> None:
+def plot_speed(points: list[tuple[str, float, float, float]], test: str, path: Path) -> None:
     """BLEU against training speed, with a standard deviation over seeds as error bar.
 
     Args:
@@ -57,7 +57,7 @@ def speed(points: list[tuple[str, float, float, float]], test: str, path: Path) 
     _save(figure, path)
 
 
-def curves(found: dict[str, tuple[list[int], Array]], path: Path) -> None:
+def plot_curves(found: dict[str, tuple[list[int], Array]], path: Path) -> None:
     """Validation BLEU by step: the mean over seeds, in a band from the lowest to the highest.
 
     Args:
@@ -78,7 +78,7 @@ def curves(found: dict[str, tuple[list[int], Array]], path: Path) -> None:
     _save(figure, path)
 
 
-def heat_map(table: list[list[str]], path: Path) -> None:
+def plot_heat_map(table: list[list[str]], path: Path) -> None:
     """Exact match by phenomenon (down) and variant (across), with its numbers.
 
     Args:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from seq2seq import plots
-from seq2seq.config import flatten, toml_value
+from seq2seq.config import flatten, load_config, toml_value
 from seq2seq.corpus import load_split
 from seq2seq.errors import UserError
-from seq2seq.experiments import Experiment, Run, dotted, measure_speed, model_size
+from seq2seq.experiments import Experiment, Run, measure_speed, model_size
 from seq2seq.files import file_name, read_lines, write_lines, write_text
+from seq2seq.plots import plot_curves, plot_heat_map, plot_speed
 from seq2seq.significance import (
     Array,
     Comparison,
@@ -123,9 +123,7 @@ def find(experiment: Experiment, runs: list[Run], folder: Path) -> Findings:
     variants = [Variant.of(name, runs) for name in experiment.variants]
     baseline = variants[0]
     if not baseline.is_whole:
-        raise UserError(
-            f"{folder}: the baseline {baseline.name!r} diverged: nothing to compare with"
-        )
+        raise UserError(f"{folder}: the baseline, {baseline.name!r}, diverged")
     whole = [variant for variant in variants if variant.is_whole]
     comparisons = {}
     for test in baseline.evaluations[0]["tests"]:
@@ -182,11 +180,9 @@ def _other_steps(variant: Variant, baseline: Variant) -> Iterator[str]:
 
 def spread(values: Array) -> str:
     """Mean ± standard deviation over seeds."""
-    if not len(values):
-        return "-"
-    return (
-        f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
-    )
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if len(values) else "-"
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
 def ratio(value: float | None) -> str:
@@ -212,9 +208,8 @@ def main_table(findings: Findings) -> list[list[str]]:
         found = findings.comparisons[test].get(variant.name)
         difference, verdict = "", "the baseline"
         if variant.diverged:
-            verdict = (
-                f"diverged ({len(variant.diverged)} of {len(findings.experiment.seeds)} seeds)"
-            )
+            n_seeds = len(findings.experiment.seeds)
+            verdict = f"**diverged** ({len(variant.diverged)} of {n_seeds} seeds)"
         elif found:
             difference = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
             verdict = f"**{found.verdict}**" if found.adjusted_p < 0.05 else found.verdict
@@ -286,50 +281,62 @@ def how_sure(findings: Findings) -> str:
     return text
 
 
+def introduction(findings: Findings) -> str:
+    """What was run: the command, the settings that are not the base's, seeds and steps."""
+    experiment, config = findings.experiment, flatten(findings.baseline.runs[0].config)
+    base = flatten(load_config(experiment.path.parent / experiment.base))
+    changed = [
+        f"`{key} = {toml_value(value)}`"
+        for key, value in config.items()
+        if value != base[key] and key != "train.seed"
+    ]
+    return (
+        f"`seq2seq compare {experiment.path}`: base `{experiment.base}`"
+        + (f" with {', '.join(changed)}" if changed else "")
+        + f"; seeds {', '.join(map(str, experiment.seeds))}; "
+        + f"{findings.baseline.trainings[0]['steps']:,} steps each. Speeds are multiples of the "
+        + f"baseline's, `{findings.baseline.name}`, measured in turn."
+    )
+
+
+def fairness(findings: Findings) -> Iterator[str]:
+    """What was checked, and where it did not hold."""
+    experiment = findings.experiment
+    matched = " (by a wider or narrower `d_ff`)" if experiment.match_parameters else ""
+    yield (
+        "Checked of every run: the same settings but for the model, the same number of steps, the "
+        "same batches in the same order for each seed, parameters within "
+        f"{experiment.within:g}%{matched}."
+    )
+    yield ""
+    yield from [f"- {problem}" for problem in unfair(findings)] or ["Nothing differs."]
+
+
+def phenomena(findings: Findings, test: str, folder: Path) -> Iterator[str]:
+    """Exact match by phenomenon on a test set, if it has tags: a picture, and its numbers."""
+    table = phenomena_table(findings, test)
+    if len(table) > 1:
+        picture = f"phenomena-{file_name(test)}.png"
+        plot_heat_map(table, folder / picture)
+        yield from [f"![Exact match by phenomenon on {test}]({picture})", ""]
+        yield from ["<details><summary>the same in numbers</summary>", ""]
+        yield from [*markdown_table(table), "", "</details>", ""]
+
+
 def write_report(findings: Findings, folder: Path) -> Path:
     """Write ``report.md`` with its pictures, and ``results.csv``; returns the report's path."""
-    experiment, test = findings.experiment, findings.tests[0]
     whole = findings.whole
-    config = findings.baseline.runs[0].config
-    settings = ", ".join(f"`{k} = {toml_value(v)}`" for k, v in _dotted(experiment))
-    lines = [
-        f"# {experiment.title}",
-        "",
-        f"`seq2seq compare {experiment.path}`: base `{experiment.base}`"
-        + (f" with {settings}" if settings else "")
-        + f"; seeds {', '.join(map(str, experiment.seeds))}; "
-        + f"{findings.baseline.trainings[0]['steps']:,} steps each, greedy decoding"
-        + (f", beam {config.decoding.beam}" if config.decoding.beam > 1 else "")
-        + f". Speeds are multiples of the baseline's `{findings.baseline.name}`, measured in turn.",
-        "",
-        *markdown_table(main_table(findings)),
-        "",
-        how_sure(findings),
-        "",
-        "![BLEU against training speed](speed.png)",
-        "",
-        "![Validation BLEU while training](curves.png)",
-        "",
-    ]
-    plots.speed([_point(findings, variant) for variant in whole], test, folder / "speed.png")
-    plots.curves({variant.name: variant.curve() for variant in whole}, folder / "curves.png")
-    for name in findings.tests:
-        lines += [f"## {name}", "", *markdown_table(test_table(findings, name)), ""]
-        table = phenomena_table(findings, name)
-        if len(table) > 1:
-            picture = f"phenomena-{file_name(name)}.png"
-            plots.heat_map(table, folder / picture)
-            lines += [f"![Exact match by phenomenon on {name}]({picture})", ""]
-            lines += [*markdown_table(table), ""]
-    problems = list(unfair(findings))
-    lines += ["## Fairness", ""]
-    lines += [
-        "Checked of every run: the same settings but for the model, the same number of steps, the "
-        f"same batches in the same order for each seed, parameters within {experiment.within:g}%"
-        + (" (by a wider or narrower `d_ff`)" if experiment.match_parameters else "")
-        + "."
-    ]
-    lines += ["", *([f"- {problem}" for problem in problems] or ["Nothing differs."])]
+    points = [_point(findings, variant) for variant in whole]
+    plot_speed(points, findings.tests[0], folder / "speed.png")
+    plot_curves({variant.name: variant.curve() for variant in whole}, folder / "curves.png")
+    lines = [f"# {findings.experiment.title}", "", introduction(findings), ""]
+    lines += [*markdown_table(main_table(findings)), "", how_sure(findings), ""]
+    lines += ["![BLEU against training speed](speed.png)", ""]
+    lines += ["![Validation BLEU while training](curves.png)", ""]
+    for test in findings.tests:
+        lines += [f"## {test}", "", *markdown_table(test_table(findings, test)), ""]
+        lines += phenomena(findings, test, folder)
+    lines += ["## Fairness", "", *fairness(findings)]
     write_lines(folder / "report.md", lines)
     write_text(folder / "results.csv", results_csv(findings))
     return folder / "report.md"
@@ -339,10 +346,6 @@ def _point(findings: Findings, variant: Variant) -> tuple[str, float, float, flo
     bleu = variant.values(findings.tests[0], "bleu")
     speed = findings.relative_speed(variant, "training") or 1.0
     return variant.name, speed, float(bleu.mean()), float(bleu.std(ddof=1))
-
-
-def _dotted(experiment: Experiment) -> list[tuple[str, Any]]:
-    return list(dotted(experiment.settings).items())
 
 
 def results_csv(findings: Findings) -> str:

@@ -1,0 +1,168 @@
+"""The statistics: against tables, sacreBLEU's bootstrap, the paired t-test, and made-up worlds."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+
+from seq2seq.significance import (
+    RESAMPLES,
+    Array,
+    common_sentence_variance,
+    compare,
+    holm,
+    resampled_bleu,
+    seed_noise,
+    sentence_statistics,
+    t_quantile,
+    t_tail,
+)
+
+
+@pytest.mark.parametrize(
+    ("df", "tail", "t"),  # from the tables in textbooks
+    [(1, 0.05, 12.706), (2, 0.05, 4.303), (4, 0.01, 4.604), (10, 0.1, 1.812), (30, 0.001, 3.646)],
+)
+def test_students_t(df: int, tail: float, t: float) -> None:
+    assert t_quantile(tail, df) == pytest.approx(t, abs=6e-4)
+    assert t_tail(t, df) == pytest.approx(tail, rel=1e-3)
+    assert t_tail(-t, df) == t_tail(t, df)
+
+
+def test_students_t_far_out_and_between_the_tables() -> None:
+    for t in (0.5, 3.0, 200.0):
+        assert t_tail(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-3)
+    assert t_tail(1.96, 2) > t_tail(1.96, 2.5) > t_tail(1.96, 3)
+    assert t_tail(1.96, 1e4) == pytest.approx(0.05, abs=1e-3)
+    assert t_tail(0, 3) == pytest.approx(1)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.001, 0.6]) == pytest.approx([1.0, 0.003, 1.0])
+    assert holm([]) == []
+
+
+def test_one_variant_is_judged_by_the_paired_t_test() -> None:
+    scores = np.array([[30.0, 31.0, 29.5, 30.2], [31.0, 31.5, 30.9, 30.9]])
+    difference = scores[1] - scores[0]
+    (noise,) = seed_noise(scores)
+    assert noise.variance == pytest.approx(difference.var(ddof=1) / 4)
+    assert (noise.df, noise.is_own) == (3, False)
+    (found,) = compare(scores, np.zeros((2, 4, RESAMPLES)) + scores[:, :, None])
+    t = difference.mean() / math.sqrt(difference.var(ddof=1) / 4)
+    assert found.p == found.adjusted_p == pytest.approx(t_tail(t, 3))
+    reach = t_quantile(0.05, 3) * math.sqrt(difference.var(ddof=1) / 4)
+    assert (found.low, found.high) == pytest.approx(
+        (difference.mean() - reach, difference.mean() + reach)
+    )
+
+
+def test_seeds_that_are_easy_for_all_are_no_noise() -> None:
+    scores = np.array([[10.0, 20.0, 15.0], [11.0, 21.0, 16.0], [9.0, 19.0, 14.0]])
+    assert [noise.variance for noise in seed_noise(scores)] == pytest.approx([0, 0])
+    assert [noise.df for noise in seed_noise(scores)] == [4, 4]
+
+
+def test_a_noisy_variant_is_judged_by_its_own_noise_and_spoils_no_other() -> None:
+    rng = np.random.default_rng(0)
+    calm = rng.normal(30, 0.3, (6, 3))
+    wild = np.array([[20.0, 30.0, 37.0]])
+    noises = seed_noise(np.concatenate([calm, wild]))
+    alone = seed_noise(calm)
+    assert [noise.is_own for noise in noises] == [False] * 5 + [True]
+    assert noises[:5] == alone
+    assert noises[5].variance == pytest.approx((wild[0] - calm[0]).var(ddof=1) / 3)
+    assert noises[5].df == 2
+
+
+def sentences(n: int, noise: float, seed: int) -> tuple[list[str], list[str]]:
+    """Made-up references, and hypotheses with some words wrong."""
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(50)]
+    references = [rng.choices(words, k=rng.randint(5, 15)) for _ in range(n)]
+    hypotheses = [[w if rng.random() > noise else "x" for w in row] for row in references]
+    return [" ".join(row) for row in hypotheses], [" ".join(row) for row in references]
+
+
+def test_bootstrap_is_sacrebleus() -> None:
+    hypotheses, references = sentences(300, 0.2, seed=1)
+    statistics = sentence_statistics(hypotheses, references)
+    assert statistics.shape == (300, 10)
+    whole = statistics.sum(axis=0).astype(int).tolist()
+    expected = BLEU().corpus_score(hypotheses, [references], n_bootstrap=RESAMPLES)
+    ours = BLEU.compute_bleu(whole[2:6], whole[6:], whole[0], whole[1], smooth_method="exp")
+    assert ours.score == pytest.approx(expected.score)
+    resampled = resampled_bleu(statistics)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    assert (high - low) / 2 == pytest.approx(expected._ci, rel=0.15)
+    assert resampled.mean() == pytest.approx(expected._mean, abs=0.2)
+    assert np.array_equal(resampled, resampled_bleu(statistics))
+
+
+def test_all_runs_are_resampled_alike() -> None:
+    """So that differences are of the same sentences: equal systems differ in no resample."""
+    hypotheses, references = sentences(100, 0.2, seed=2)
+    better, _ = sentences(100, 0.0, seed=2)
+    statistics = sentence_statistics(hypotheses, references)
+    assert np.array_equal(resampled_bleu(statistics), resampled_bleu(statistics.copy()))
+    assert resampled_bleu(sentence_statistics(better, references)) == pytest.approx(100)
+
+
+DRAWS = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200), RESAMPLES)
+
+
+def world(
+    rng: np.random.Generator, effects: list[float], seed_sd: float, sentence_sd: float
+) -> tuple[Array, Array]:
+    """Scores of a made-up experiment, and their bootstrap; a score is a mean over sentences."""
+    n_seeds, n_sentences = 3, 200
+    shape = (len(effects), n_seeds, n_sentences)
+    of_sentence = rng.normal(0, sentence_sd * math.sqrt(n_sentences), (shape[0], 1, n_sentences))
+    of_seed = rng.normal(0, seed_sd, (*shape[:2], 1))
+    of_both = rng.normal(0, 5, shape)
+    block = rng.normal(0, 1, (1, n_seeds, 1))
+    values = np.array(effects)[:, None, None] + of_sentence + of_seed + of_both + block
+    return values.mean(axis=2), values @ DRAWS.T / n_sentences
+
+
+@pytest.mark.parametrize(("seed_sd", "sentence_sd"), [(0.5, 0.0), (0.0, 0.5), (0.4, 0.4)])
+def test_where_nothing_differs_nothing_is_shown(seed_sd: float, sentence_sd: float) -> None:
+    """Whichever kind of luck there is, at most one experiment in twenty claims anything."""
+    rng = np.random.default_rng(7)
+    n_worlds, false_alarms, misses = 200, 0, 0
+    for _ in range(n_worlds):
+        found = compare(*world(rng, [30.0] * 4, seed_sd, sentence_sd))
+        false_alarms += any(each.verdict != "no difference shown" for each in found)
+        misses += sum(not each.low < 0 < each.high for each in found)
+    assert false_alarms / n_worlds < 0.09  # 5%, and two standard errors
+    assert 0.02 < misses / n_worlds / 3 < 0.09
+
+
+def test_differences_of_the_size_stated_are_shown() -> None:
+    rng = np.random.default_rng(8)
+    smallest = np.mean(
+        [each.smallest for _ in range(20) for each in compare(*world(rng, [30.0] * 4, 0.4, 0.2))]
+    )
+    effects = [30.0, 30.0 + float(smallest), 30.0 - float(smallest), 30.0]
+    verdicts = [[c.verdict for c in compare(*world(rng, effects, 0.4, 0.2))] for _ in range(100)]
+    assert sum(first == "better" for first, _, _ in verdicts) > 70
+    assert sum(second == "worse" for _, second, _ in verdicts) > 70
+
+
+def test_what_each_seed_errs_on_is_not_counted_twice() -> None:
+    rng = np.random.default_rng(9)
+    found = []
+    for _ in range(50):
+        _, resampled = world(rng, [30.0, 30.0], 0.0, 0.0)
+        found.append(common_sentence_variance(resampled[1] - resampled[0]))
+    of_each = 2 * 5**2 / 200  # what one seed's model errs on by itself
+    assert np.mean(found) < 0.25 * of_each
+
+
+def test_equal_runs() -> None:
+    scores = np.full((2, 2), 30.0)
+    (found,) = compare(scores, np.full((2, 2, RESAMPLES), 30.0))
+    assert (found.difference, found.p, found.verdict) == (0, 1, "no difference shown")
