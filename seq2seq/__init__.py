@@ -2,8 +2,9 @@
 
 Where things are. A file imports only from lines above its own (a test holds this):
 
-    errors  registry                         how work fails; parts of attention by name
-    settings  files  machine                 settings; strict reading, whole writing; the computer
+    errors                                   how work fails
+    registry  files  machine                 parts by name; reading, whole writing; the computer
+    settings                                 every setting and what it may be
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     corpus                                   sentence pairs, and what may be known of them
     scores  normalizers  positions  extras   the parts of attention

@@ -33,7 +33,7 @@ import seq2seq.positions
 import seq2seq.scores  # noqa: F401  (each of the four registers its parts)
 from seq2seq.errors import Impossible
 from seq2seq.parts import Adjustment, Places
-from seq2seq.registry import EXTRAS, KINDS, NORMALIZERS, POSITIONS, SCORES, Part
+from seq2seq.registry import EXTRAS, KINDS, NORMALIZERS, POSITIONS, SCORES
 from seq2seq.settings import AttentionConfig
 
 
@@ -88,22 +88,28 @@ def check_parts(d_model: int, config: AttentionConfig) -> None:
         Impossible: names the setting that does not fit.
     """
     n_heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
-    if d_model % n_heads:
+    if not n_heads or d_model % n_heads:
         raise Impossible("n_heads", f"must divide model.d_model = {d_model}")
     if n_heads % kv_heads:
         raise Impossible("kv_heads", f"must divide n_heads = {n_heads}")
-    chosen: list[tuple[str, Part]] = []
-    for registry in (SCORES, NORMALIZERS, POSITIONS, EXTRAS):
-        chosen += [
-            (registry.place, part) for part in registry.chosen(getattr(config, registry.place))
-        ]
-    present = {trait for _, part in chosen for trait in part.traits}
-    if "splits heads" in present and d_model // n_heads % 2:
+    is_product = "inner product" in SCORES[config.score].traits
+    splits = halves(config) == 2
+    if splits and d_model // n_heads % 2:
         raise Impossible("extras", f"a head's width, {d_model // n_heads}, cannot be halved")
-    for place, part in chosen:
-        for trait in part.needs - present:
-            what = f"{part.name!r} needs an {trait}"
-            raise Impossible(place, f"{what}, which score = {config.score!r} is not")
+    for registry in (SCORES, NORMALIZERS, POSITIONS, EXTRAS):
+        for part in registry.chosen(getattr(config, registry.place)):
+            if "needs inner product" in part.traits and not is_product:
+                what = f"an inner product, which score = {config.score!r} is not"
+            elif "needs whole heads" in part.traits and splits:
+                what = f"whole heads, which extras = {config.extras!r} split"
+            else:
+                continue
+            raise Impossible(registry.place, f"{part.name!r} needs {what}")
+
+
+def halves(config: AttentionConfig) -> int:
+    """In how many parts each head compares: 2 if an extra splits it."""
+    return 2 if any("splits heads" in part.traits for part in EXTRAS.chosen(config.extras)) else 1
 
 
 @KINDS.add("scored", "any part")
@@ -120,16 +126,15 @@ class Attention(nn.Module):
         config: the parts, and H, which must divide D.
 
     Raises:
-        ValueError: the parts do not fit together.
+        Impossible: the parts do not fit together.
     """
 
     def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
         check_parts(d_model, config)
         self.n_heads, self.window = config.n_heads, config.window
-        chosen = EXTRAS.chosen(config.extras)
-        halves = 2 if any("splits heads" in part.traits for part in chosen) else 1
-        heads, width = halves * config.n_heads, d_model // config.n_heads // halves
+        n_parts = halves(config)
+        sizes = n_parts * config.n_heads, d_model // config.n_heads // n_parts
         kv_width = d_model // config.n_heads * (config.kv_heads or config.n_heads)
         reads_content = "no content" not in SCORES[config.score].traits
 
@@ -137,11 +142,12 @@ class Attention(nn.Module):
         self.key_weights = nn.Linear(d_model, kv_width) if reads_content else nn.Identity()
         self.value_weights = nn.Linear(d_model, kv_width)
         self.output_weights = nn.Linear(d_model, d_model)
-        self.compare = SCORES.make(config.score, heads, width)
-        self.normalize = NORMALIZERS.make(config.normalizer, heads, width)
-        position = POSITIONS[config.position]
-        adjusting = [*chosen, *([position] if "relative" in position.traits else [])]
-        self.adjustments = nn.ModuleList(part.make(heads, width) for part in adjusting)
+        self.compare = SCORES.make(config.score, *sizes)
+        self.normalize = NORMALIZERS.make(config.normalizer, *sizes)
+        adjusting = [EXTRAS.make(part.name, *sizes) for part in EXTRAS.chosen(config.extras)]
+        if POSITIONS[config.position].is_a(Adjustment):
+            adjusting.append(POSITIONS.make(config.position, *sizes))
+        self.adjustments = nn.ModuleList(adjusting)
         self.is_plain = (config.score, config.normalizer) == ("scaled_dot", "softmax") and not (
             adjusting or config.window
         )

@@ -20,6 +20,8 @@ from seq2seq.model import Seq2Seq
 from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer
 
+DIVERGED = "diverged.txt"  # what an experiment leaves where the loss stopped being a number
+
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
     """A model with fresh weights, of the shape that ``config`` and ``tokenizer`` ask for."""
@@ -46,7 +48,7 @@ def refuse_other_settings(run: Path, config: Config) -> None:
     Raises:
         UserError: it has; the message names the first setting that differs.
     """
-    if not (run / "last.pt").exists():
+    if not any((run / name).exists() for name in ("last.pt", DIVERGED)):
         return
     there = flatten(load_run_config(run))
     for key, value in flatten(config).items():

@@ -188,7 +188,8 @@ def evaluation_tables(result: dict[str, Any]) -> Iterator[str]:
     """What ``eval.json`` holds, as lines for people."""
     tests = result["tests"]
     first = next(iter(tests.values()))
-    yield f"{'':20}" + "".join(f" {name:>19}" for name in tests) + f"   (beam {result['beam']})"
+    beam = result["decoding"]["beam"]
+    yield f"{'':20}" + "".join(f" {name:>19}" for name in tests) + f"   (beam {beam})"
     for key, label in SCORE_LABELS.items():
         yield f"{label:20}" + "".join(f"{test[key]:20.2f}" for test in tests.values())
     for key in ("sentences", "decoding_seconds"):

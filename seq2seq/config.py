@@ -67,8 +67,6 @@ def _attention_rules(model: ModelConfig) -> Iterator[tuple[str, bool, str]]:
         except Impossible as error:
             inherited = error.key == "n_heads" and not getattr(model, section).n_heads
             yield "model.n_heads" if inherited else f"{key}.{error.key}", False, str(error)
-        except ValueError as error:  # a part's own, such as a width that it cannot split
-            yield f"{key}.position", False, str(error)
 
 
 def _test_names(names: str) -> tuple[bool, str]:

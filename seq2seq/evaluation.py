@@ -34,7 +34,7 @@ def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, An
         name: score_test_set(translator, run, name, best) for name in load_report(run).test_pairs
     }
     result = {
-        "beam": translator.config.decoding.beam,
+        "decoding": asdict(translator.config.decoding),
         "parameters": count_parameters(translator.model),
         "git_commit": git_commit(),
         "tests": tests,

@@ -8,16 +8,15 @@ variants by the settings that they change. Every training is a run folder of its
 import json
 import re
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from seq2seq.checkpoint import refuse_other_settings
+from seq2seq.checkpoint import DIVERGED, refuse_other_settings
 from seq2seq.config import Layer, load_config, read_tree
 from seq2seq.corpus import load_report, load_split
 from seq2seq.errors import Diverged, UserError
@@ -25,7 +24,7 @@ from seq2seq.evaluation import evaluate
 from seq2seq.files import read_lines, write_text
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.preparation import is_prepared, prepare
-from seq2seq.settings import Config, nearest, options
+from seq2seq.settings import NOT_NEGATIVE, Config, nearest, options
 from seq2seq.training import Trainer, train
 from seq2seq.translator import Translator
 
@@ -37,7 +36,7 @@ class Experiment:
     ``settings`` are laid over the base configuration for all variants alike. ``within`` says by
     how many per cent a variant's number of parameters may differ from the baseline's before the
     report calls it unfair; with ``match_parameters``, ``d_ff`` is widened or narrowed until it
-    does not.
+    does not, but for variants that set it themselves.
     """
 
     path: Path
@@ -51,16 +50,8 @@ class Experiment:
     match_parameters: bool = False
 
 
-TYPES: dict[str, Any] = {
-    "title": str,
-    "base": str,
-    "seeds": list,
-    "baseline": str,
-    "variants": dict,
-    "settings": dict,
-    "within": (int, float),
-    "match_parameters": bool,
-}
+NEEDED = {"title": str, "base": str, "seeds": list, "baseline": str, "variants": dict}
+OPTIONAL = {"settings": dict, "within": (int, float), "match_parameters": bool}
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -70,13 +61,13 @@ def load_experiment(path: Path) -> Experiment:
         UserError: the file cannot be read, or a key is unknown, missing or of the wrong kind.
     """
     tree = {"settings": {}, **read_tree(path)}
+    known: dict[str, Any] = NEEDED | OPTIONAL
     for key, value in tree.items():
-        if key not in TYPES:
-            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(TYPES))}")
-        if not isinstance(value, TYPES[key]) or (key == "within" and value is True):
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(known))}")
+        if not isinstance(value, known[key]) or (key == "within" and value is True):
             raise UserError(f"{path}: {key}: {value!r} is of the wrong type")
-    needed = [item.name for item in fields(Experiment)][1:6]
-    for key in needed:
+    for key in NEEDED:
         if key not in tree:
             raise UserError(f"{path}: {key!r} is missing")
     seeds, variants = tree["seeds"], tree["variants"]
@@ -86,13 +77,15 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: seeds: {error}") from None
     if len(accepted) < max(2, len(seeds)):
         raise UserError(f"{path}: seeds: {seeds!r} are not two or more different seeds")
+    if not NOT_NEGATIVE.test(tree.get("within", 0)):
+        raise UserError(f"{path}: within: {tree['within']!r} is not {NOT_NEGATIVE.words}")
     for name, changes in variants.items():
-        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name) or not isinstance(changes, dict):
+        if not re.fullmatch(r"[\w+-]+", name) or not isinstance(changes, dict):
             raise UserError(f"{path}: variants.{name}: must be a section with a plain name")
     if tree["baseline"] not in variants or len(variants) < 2:
-        known = nearest(tree["baseline"], list(variants))
+        close = nearest(tree["baseline"], list(variants))
         raise UserError(
-            f"{path}: baseline: {tree['baseline']!r} is not one of two or more variants{known}"
+            f"{path}: baseline: {tree['baseline']!r} is not one of two or more variants{close}"
         )
     baseline = {tree["baseline"]: variants[tree["baseline"]]}
     tree |= {"seeds": tuple(seeds), "variants": baseline | variants}  # the baseline comes first
@@ -110,13 +103,15 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained and scored, or has diverged."""
-        return (self.folder / "eval.json").exists() or self.has_diverged
+        """Whether it was trained, and scored as the configuration says; or has diverged."""
+        if self.has_diverged or not (self.folder / "eval.json").exists():
+            return self.has_diverged
+        return self.read("eval.json").get("decoding") == asdict(self.config.decoding)
 
     @property
     def has_diverged(self) -> bool:
         """Whether its loss stopped being a number."""
-        return (self.folder / "diverged.txt").exists()
+        return (self.folder / DIVERGED).exists()
 
     def read(self, name: str) -> dict[str, Any]:
         """What ``eval.json`` or ``training.json`` holds."""
@@ -142,10 +137,16 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     common = Layer(f"{experiment.path}, settings", dotted(experiment.settings))
     configs: dict[str, Config] = {}
     for name, changes in experiment.variants.items():
-        layers = [common, Layer(f"{experiment.path}, variants.{name}", dotted(changes))]
-        configs[name] = load_config(base, overrides, layers)
-        if experiment.match_parameters and name != experiment.baseline:
-            configs[name] = matched(configs[name], configs[experiment.baseline])
+        own = Layer(f"{experiment.path}, variants.{name}", dotted(changes))
+        for layer in (common, own, Layer("command line", overrides)):
+            if "train.seed" in layer.values:
+                raise UserError(f"{layer.origin}: train.seed: seeds are those of {experiment.path}")
+        configs[name] = load_config(base, overrides, [common, own])
+        baseline = configs[experiment.baseline]
+        if configs[name].data != baseline.data:
+            raise UserError(f"{own.origin}: all variants are to translate the same data")
+        if experiment.match_parameters and "model.d_ff" not in own.values:
+            configs[name] = matched(configs[name], baseline)
     runs = [
         Run(
             name,
@@ -208,7 +209,7 @@ def run_all(runs: list[Run]) -> None:
                 train(run.config, run.folder)
                 evaluate(run.folder)
             except Diverged as error:
-                write_text(run.folder / "diverged.txt", f"{error}\n")
+                write_text(run.folder / DIVERGED, f"{error}\n")
             bar.update()
 
 
@@ -216,56 +217,65 @@ def run_all(runs: list[Run]) -> None:
 
 ROUNDS = 5
 STEPS = 4  # training steps a round
-SENTENCES = 200  # decoded a round
+
+Speeds = dict[str, dict[str, list[float]]]  # by variant: "training" and "decoding", round by round
 
 
-def measure_speed(runs: list[Run], folder: Path) -> dict[str, dict[str, float]]:
-    """Training and decoding speed of every variant, in target tokens a second.
+def measure_speed(runs: list[Run], folder: Path) -> Speeds:
+    """Training and decoding speed of every variant, in target tokens a second, in several rounds.
 
-    Machines are now faster, now slower; so the variants take turns, and the median of their
-    rounds counts. Measured once, kept in ``speed.json``.
+    Machines are now faster, now slower; so the variants take turns, and each round compares what
+    was measured within seconds. Kept in ``speed.json`` until a run is trained or scored again.
 
     Args:
         runs: one for each variant; all have the same corpus.
         folder: the experiment's.
     """
     path = folder / "speed.json"
-    names = [run.variant for run in runs]
     if path.exists():
-        known: dict[str, dict[str, float]] = json.loads("\n".join(read_lines(path)))
-        if list(known) == names:
+        known: Speeds = json.loads("\n".join(read_lines(path)))
+        newest = max((run.folder / "eval.json").stat().st_mtime for run in runs)
+        if list(known) == [run.variant for run in runs] and path.stat().st_mtime >= newest:
             return known
-    trainers = {run.variant: Trainer(run.config, run.folder) for run in runs}
-    steps = {
-        name: [batches for batches, _ in islice(trainer.steps(), STEPS)]
-        for name, trainer in trainers.items()
-    }
-    translators = {run.variant: Translator.load(run.folder) for run in runs}
-    sentences = test_sentences(runs[0])[:SENTENCES]
-    times: dict[str, dict[str, list[float]]] = {
-        name: {"training": [], "decoding": []} for name in names
-    }
+    racers = [Racer(run) for run in runs]
+    speeds: Speeds = {run.variant: {"training": [], "decoding": []} for run in runs}
     for _ in tqdm(range(ROUNDS), desc="speed, in turn", unit="round", disable=None):
-        for name in names:
-            began = time.perf_counter()
-            for batches in steps[name]:
-                trainers[name].step(batches, 0.0)
-            n_labels = sum(batch.n_labels for batches in steps[name] for batch in batches)
-            times[name]["training"].append(n_labels / (time.perf_counter() - began))
-            began = time.perf_counter()
-            hypotheses = translators[name].translate(sentences)
-            seconds = time.perf_counter() - began
-            n_tokens = sum(map(len, translators[name].tokenizer.encode_tgt(hypotheses)))
-            times[name]["decoding"].append(n_tokens / seconds)
-    speeds = {
-        name: {what: round(median(found), 1) for what, found in kinds.items()}
-        for name, kinds in times.items()
-    }
+        for racer in racers:
+            speeds[racer.name]["training"].append(racer.train())
+            speeds[racer.name]["decoding"].append(racer.decode())
     write_text(path, json.dumps(speeds, indent=2) + "\n")
     return speeds
 
 
-def test_sentences(run: Run) -> list[str]:
-    """The sources of the first test set."""
-    name = next(iter(load_report(run.folder).test_pairs))
-    return load_split(run.config.data, run.folder, name).src
+class Racer:
+    """A variant made ready to be timed: some batches to train on, a test set to translate."""
+
+    def __init__(self, run: Run) -> None:
+        self.name = run.variant
+        self.trainer = Trainer(run.config, run.folder)
+        self.steps = [batches for batches, _ in islice(self.trainer.steps(), STEPS)]
+        self.translator = Translator.load(run.folder)
+        first = next(iter(load_report(run.folder).test_pairs))
+        self.sentences = load_split(run.config.data, run.folder, first).src
+
+    def train(self) -> float:
+        """Target tokens a second, in steps that change nothing."""
+        began = now()
+        for batches in self.steps:
+            self.trainer.step(batches, 0.0)
+        n_labels = sum(batch.n_labels for batches in self.steps for batch in batches)
+        return round(n_labels / (now() - began), 1)
+
+    def decode(self) -> float:
+        """Tokens written a second."""
+        began = now()
+        hypotheses = self.translator.translate(self.sentences)
+        seconds = now() - began
+        return round(sum(map(len, self.translator.tokenizer.encode_tgt(hypotheses))) / seconds, 1)
+
+
+def now() -> float:
+    """Seconds on a clock that is read when all work so far is done, on a GPU too."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -29,7 +29,8 @@ def sparsemax(scores: Tensor) -> Tensor:
 
     Martins and Astudillo 2016, arXiv:1602.02068
     """
-    z = (scores - scores.amax(dim=-1, keepdim=True)).clamp(min=-2)  # τ ≥ -1: nothing is lost
+    z = _exact(scores)
+    z = (z - z.amax(dim=-1, keepdim=True)).clamp(min=-2)  # τ ≥ -1: nothing is lost
     in_order = z.sort(dim=-1, descending=True).values
     sums = in_order.cumsum(dim=-1)
     k = torch.arange(1, z.shape[-1] + 1, device=z.device)
@@ -47,7 +48,8 @@ def entmax15(scores: Tensor) -> Tensor:
 
     Peters, Niculae and Martins 2019, arXiv:1905.05702
     """
-    z = ((scores - scores.amax(dim=-1, keepdim=True)) / 2).clamp(min=-2)  # τ ≥ -1
+    z = _exact(scores)
+    z = ((z - z.amax(dim=-1, keepdim=True)) / 2).clamp(min=-2)  # τ ≥ -1
     in_order = z.sort(dim=-1, descending=True).values
     k = torch.arange(1, z.shape[-1] + 1, device=z.device)
     mean = in_order.cumsum(dim=-1) / k
@@ -56,6 +58,11 @@ def entmax15(scores: Tensor) -> Tensor:
     taus = mean - (1 / k - variance).clamp(min=1e-12).sqrt()
     support = (taus <= in_order).sum(dim=-1, keepdim=True)
     return (z - taus.gather(-1, support - 1)).clamp(min=0).square()
+
+
+def _exact(scores: Tensor) -> Tensor:
+    """In float32 at least: thresholds are small differences of long sums."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 @NORMALIZERS.add("sigmoid")

@@ -30,7 +30,9 @@ class Adjustment(nn.Module):
     """A part that changes what passes between the steps of attention; here, nothing.
 
     Positions and extras override what they need. Adjustments are nested: the first in line is
-    asked first before the mask and last after it.
+    asked first before the mask and last after it; extras come in the order of ``extras.py``, then
+    the position. Where an extra splits heads, there are twice as many of half the width until
+    ``weigh`` brings them together.
     """
 
     def project(self, queries: Tensor, keys: Tensor, places: Places) -> tuple[Tensor, Tensor]:

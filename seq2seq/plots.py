@@ -1,7 +1,7 @@
 """Pictures of an experiment. No colour stands alone: lines and points carry their names."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,15 @@ matplotlib.rcParams.update(
 # Told apart by people who cannot tell red from green (Okabe and Ito 2008).
 COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
 DASHES: list[Any] = ["-", "--", ":"]
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>h"  # with eight colours, 88 pairs
+
+
+class Point(NamedTuple):
+    """A variant's speeds, as multiples of the baseline's in each round, and its BLEU by seed."""
+
+    name: str
+    speeds: Array
+    bleu: Array
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -36,21 +44,30 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
-def plot_speed(points: list[tuple[str, float, float, float]], test: str, path: Path) -> None:
-    """BLEU against training speed, with a standard deviation over seeds as error bar.
+def plot_speed(points: list[Point], test: str, path: Path) -> None:
+    """BLEU against training speed: a standard deviation over seeds, slowest to fastest round.
 
     Args:
-        points: name, speed as a multiple of the baseline's, mean BLEU, its standard deviation;
-            the baseline first.
+        points: the baseline first.
         test: name of the test set.
         path: of the picture.
     """
     figure = Figure(figsize=(8, 5))
     axes = figure.add_subplot()
-    axes.axhline(points[0][2], color="0.7", linewidth=1, zorder=0)
+    axes.axhline(points[0].bleu.mean(), color="0.7", linewidth=1, zorder=0)
     axes.axvline(1, color="0.7", linewidth=1, zorder=0)
-    for number, (name, x, y, error) in enumerate(points):
-        axes.errorbar(x, y, yerr=error, capsize=3, markersize=7, label=name, **_style(number))
+    for number, (name, speeds, bleu) in enumerate(points):
+        x = float(np.median(speeds))
+        axes.errorbar(
+            x,
+            bleu.mean(),
+            xerr=[[x - speeds.min()], [speeds.max() - x]],
+            yerr=bleu.std(ddof=1),
+            capsize=3,
+            markersize=7,
+            label=name,
+            **_style(number),
+        )
     axes.set_xlabel("training speed (baseline = 1)")
     axes.set_ylabel(f"BLEU on {test}")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

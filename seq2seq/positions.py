@@ -1,8 +1,8 @@
 """Where a token stands: absolute positions in its vector, relative ones in each comparison.
 
-Absolute positions are added to the embeddings that a stack of layers starts from, and are made
-with the width of the model; relative ones are adjustments of an attention, made with (n_heads,
-head_width). i is the query's place, j the key's.
+Absolute positions (``AbsolutePosition``) are added to the embeddings that a stack of layers starts
+from, and are made with the width of the model; relative ones (``Adjustment``) are part of an
+attention, made with (n_heads, head_width). i is the query's place, j the key's.
 """
 
 import math
@@ -30,7 +30,7 @@ class AbsolutePosition(nn.Module):
         raise NotImplementedError
 
 
-@POSITIONS.add("sinusoidal", "absolute")
+@POSITIONS.add("sinusoidal")
 class Sinusoidal(AbsolutePosition):
     """Waves added to embeddings: x₂ₙ += sin(i / 10000^(2n/D)), x₂ₙ₊₁ += cos of the same.
 
@@ -60,7 +60,7 @@ def sinusoids(n_positions: int, d_model: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
-@POSITIONS.add("learned", "absolute")
+@POSITIONS.add("learned")
 class Learned(AbsolutePosition):
     """A learned vector for each place: x += p[i], i < 512; further on, p[511].
 
@@ -77,17 +77,14 @@ class Learned(AbsolutePosition):
 
 
 @POSITIONS.add("none")
-class NoPosition(Adjustment):
+class NoPosition:
     """No position: x += 0.
 
     A bag of tokens, but for what the causal mask gives away (Haviv et al. 2022, arXiv:2203.16634)
     """
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
-        super().__init__()
 
-
-@POSITIONS.add("rotary", "relative", "needs inner product")
+@POSITIONS.add("rotary", "needs inner product")
 class Rotary(Adjustment):
     """Queries and keys turned by their place: s = q R(j - i) k / √K, R a rotation.
 
@@ -116,9 +113,9 @@ class Rotary(Adjustment):
         return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
-@POSITIONS.add("alibi", "relative")
+@POSITIONS.add("alibi")
 class Alibi(Adjustment):
-    """A penalty that grows with distance: s = q · k / √K - 2^(-8h/H) |j - i| in head h.
+    """A penalty that grows with distance: s -= 2^(-8h/H) |j - i| in head h.
 
     Press, Smith and Lewis 2022, arXiv:2108.12409
     """
@@ -135,20 +132,23 @@ class Alibi(Adjustment):
         return scores - self.slopes[:, None, None] * places.distances.abs()
 
 
-@POSITIONS.add("t5", "relative")
+@POSITIONS.add("t5")
 class T5Buckets(Adjustment):
-    """A learned score for each range of distances: s = q · k / √K + b[bucket(j - i)].
+    """A learned score for each range of distances: s += b[bucket(j - i)].
 
-    On each side 16 buckets a head: one for each distance below 8, wider and wider up to 128.
+    On each side 16 buckets a head: one for each distance below 8, then wider and wider ones, each
+    √2 times the one before; the last holds all from 91 on.
 
     Raffel et al. 2020, arXiv:1910.10683
     """
 
-    buckets, exact, furthest = 16, 8, 128
+    starts: Tensor  # the least distance of each bucket but the first
 
     def __init__(self, n_heads: int, head_width: int) -> None:
         super().__init__()
-        self.b = nn.Parameter(torch.zeros(n_heads, 2 * self.buckets))
+        starts = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
+        self.register_buffer("starts", starts, persistent=False)
+        self.b = nn.Parameter(torch.zeros(n_heads, 2 * (len(starts) + 1)))
 
     def score(self, scores: Tensor, queries: Tensor, places: Places) -> Tensor:
         """Look the distances up."""
@@ -156,16 +156,13 @@ class T5Buckets(Adjustment):
 
     def bucket(self, distances: Tensor) -> Tensor:
         """The bucket of each distance; those to the right follow those to the left."""
-        far = distances.abs().clamp(min=1)
-        growth = (far / self.exact).log() / math.log(self.furthest / self.exact)
-        wide = self.exact + (growth * (self.buckets - self.exact)).long()
-        side = torch.where(far < self.exact, distances.abs(), wide.clamp(max=self.buckets - 1))
-        return side + self.buckets * (distances > 0)
+        side = torch.bucketize(distances.abs(), self.starts, right=True)
+        return side + (len(self.starts) + 1) * (distances > 0)
 
 
-@POSITIONS.add("shaw", "relative", "needs inner product")
+@POSITIONS.add("shaw", "needs inner product", "needs whole heads")
 class Shaw(Adjustment):
-    """Learned vectors for distances: s = q · (k + a[j - i]) / √K, context += Σ w b[j - i].
+    """Learned vectors for distances: s += q · a[j - i] / √K, context += Σ w b[j - i].
 
     Distances beyond 16 count as 16; all heads share the vectors.
 

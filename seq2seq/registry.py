@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from seq2seq.errors import Impossible
+
 Made = TypeVar("Made")
 
 
@@ -21,18 +23,22 @@ Made = TypeVar("Made")
 class Part:
     """A named piece of attention.
 
-    Its traits are words such as ``inner product``; one that starts with ``needs`` names a trait
-    that another part of the same attention must have.
+    Its traits say what others may count on:
+
+    - a score: ``inner product``; ``no content``, if it looks at places alone
+    - a normalizer: ``sums to one``, ``sums to less than one``
+    - an extra: ``splits heads``; ``signed``, if weights may become negative
+    - a kind: ``any part``, or the name of each setting it heeds besides ``position``
+    - any: ``needs inner product``, ``needs whole heads``
     """
 
     name: str
-    make: Any  # a class, made with (n_heads, head_width), or a plain function
+    make: Any  # a class or a plain function
     traits: frozenset[str]
 
-    @property
-    def needs(self) -> set[str]:
-        """Traits that this part cannot do without."""
-        return {trait.removeprefix("needs ") for trait in self.traits if trait.startswith("needs ")}
+    def is_a(self, base: type) -> bool:
+        """Whether it is a class derived from ``base``."""
+        return isinstance(self.make, type) and issubclass(self.make, base)
 
     @property
     def formula(self) -> str:
@@ -75,10 +81,17 @@ class Registry(dict[str, Part]):
         wanted = names.split() if self.several else [names]
         return [part for part in self.values() if part.name in wanted]
 
-    def make(self, name: str, n_heads: int, head_width: int) -> Any:
-        """The part called ``name``, fresh."""
+    def make(self, name: str, *sizes: int) -> Any:
+        """The part called ``name``: a function as it is, a class made with ``sizes``.
+
+        Raises:
+            Impossible: the part refuses these sizes.
+        """
         part = self[name].make
-        return part(n_heads, head_width) if isinstance(part, type) else part
+        try:
+            return part(*sizes) if isinstance(part, type) else part
+        except ValueError as error:
+            raise Impossible(self.place, str(error)) from None
 
     # --- the same questions that the range of a number answers ---
 

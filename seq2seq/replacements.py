@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seq2seq.attention import Attention, KeysValues
 from seq2seq.registry import KINDS
@@ -29,8 +28,8 @@ class LinearAttention(Attention):
         need_weights: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """As for ``Attention``."""
-        queries = F.elu(self.split_heads(self.query_weights(query))) + 1  # (B, H, T, K)
-        keys, values = F.elu(memory.keys) + 1, memory.values
+        queries = phi(self.split_heads(self.query_weights(query)))  # (B, H, T, K)
+        keys, values = phi(memory.keys), memory.values
         weights = None
         alike = mask is None or mask.shape[-2] == 1
         if alike and not need_weights and keys.shape[2] > keys.shape[3]:
@@ -44,6 +43,11 @@ class LinearAttention(Attention):
             weights = scores / scores.sum(dim=-1, keepdim=True)
             context = weights @ values
         return self.output_weights(self.merge_heads(context)), weights
+
+
+def phi(x: Tensor) -> Tensor:
+    """elu(x) + 1, without a sum in which a small exponential would be lost."""
+    return torch.relu(x) + torch.exp(x.clamp(max=0))
 
 
 @KINDS.add("average")

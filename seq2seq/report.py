@@ -12,10 +12,12 @@ import numpy as np
 from seq2seq.config import flatten, load_config, toml_value
 from seq2seq.corpus import load_split
 from seq2seq.errors import UserError
-from seq2seq.experiments import Experiment, Run, measure_speed, model_size
-from seq2seq.files import file_name, read_lines, write_lines, write_text
-from seq2seq.plots import plot_curves, plot_heat_map, plot_speed
+from seq2seq.experiments import Experiment, Run, Speeds, measure_speed, model_size
+from seq2seq.files import file_name, read_bytes, read_lines, write_lines, write_text
+from seq2seq.plots import Point, plot_curves, plot_heat_map, plot_speed
+from seq2seq.settings import SHARED
 from seq2seq.significance import (
+    NOT_SHOWN,
     Array,
     Comparison,
     compare,
@@ -52,6 +54,20 @@ class Variant:
         """Whether no run diverged."""
         return not self.diverged
 
+    @property
+    def label(self) -> str:
+        """Its name, and how many runs are missing."""
+        n_runs = len(self.runs) + len(self.diverged)
+        missing = f" ({len(self.diverged)} of {n_runs} diverged)" if self.diverged else ""
+        return self.name + missing
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers of the model."""
+        if self.trainings:
+            return int(self.trainings[0]["parameters"])
+        return model_size(self.diverged[0].config)
+
     def values(self, test: str, key: str) -> Array:
         """A score on a test set, of each run; none where it was not measured."""
         found = [evaluation["tests"][test].get(key) for evaluation in self.evaluations]
@@ -63,11 +79,13 @@ class Variant:
         return np.array([each["error_rate"] for each in found if each])
 
     def phenomena(self, test: str) -> dict[str, float]:
-        """Exact match by phenomenon on a test set, the mean over runs."""
+        """Exact match by phenomenon, and how many pairs show it; the mean over runs."""
         found = [evaluation["tests"][test].get("phenomena", {}) for evaluation in self.evaluations]
-        return {
-            tag: float(np.mean([each[tag]["exact_match"] for each in found])) for tag in found[0]
+        rows = {
+            f"{tag} ({of_first['pairs']})": [each[tag]["exact_match"] for each in found]
+            for tag, of_first in found[0].items()
         }
+        return {tag: float(np.mean(values)) for tag, values in rows.items()}
 
     def curve(self) -> tuple[list[int], Array]:
         """Steps of the validations, and validation BLEU (runs, validations)."""
@@ -84,7 +102,7 @@ class Findings:
     experiment: Experiment
     variants: list[Variant]
     comparisons: dict[str, dict[str, Comparison]]  # by test set and variant
-    speeds: dict[str, dict[str, float]]
+    speeds: Speeds
 
     @property
     def baseline(self) -> Variant:
@@ -101,34 +119,35 @@ class Findings:
         """The names of the test sets; the verdicts are about the first."""
         return list(self.baseline.evaluations[0]["tests"])
 
-    def relative_speed(self, variant: Variant, what: str) -> float | None:
-        """``training`` or ``decoding`` speed, as a multiple of the baseline's."""
-        if variant.name not in self.speeds:
-            return None
-        return self.speeds[variant.name][what] / self.speeds[self.baseline.name][what]
+    def relative_speeds(self, variant: Variant, what: str) -> Array:
+        """``training`` or ``decoding`` speed as a multiple of the baseline's, round by round."""
+        rounds = self.speeds[variant.name][what], self.speeds[self.baseline.name][what]
+        return np.array(rounds[0]) / np.array(rounds[1])
 
-    def parameters(self, variant: Variant) -> int:
-        """Learned numbers of the model."""
-        if variant.trainings:
-            return int(variant.trainings[0]["parameters"])
-        return model_size(variant.diverged[0].config)
+    def more_parameters(self, variant: Variant) -> float:
+        """Than the baseline has, in per cent."""
+        return 100 * (variant.parameters / self.baseline.parameters - 1)
 
 
 def find(experiment: Experiment, runs: list[Run], folder: Path) -> Findings:
     """Read what all runs left, compare them, and measure their speed.
 
+    What each run scored is written to ``results.csv`` before anything else.
+
     Raises:
-        UserError: the baseline diverged.
+        UserError: the baseline diverged, or the runs were not tested on the same sentences.
     """
     variants = [Variant.of(name, runs) for name in experiment.variants]
+    write_text(folder / "results.csv", results_csv(variants))
     baseline = variants[0]
     if not baseline.is_whole:
-        raise UserError(f"{folder}: the baseline, {baseline.name!r}, diverged")
+        lost = baseline.diverged[0].folder
+        raise UserError(f"{lost}: the baseline diverged, and nothing can be compared with it")
     whole = [variant for variant in variants if variant.is_whole]
     comparisons = {}
     for test in baseline.evaluations[0]["tests"]:
         scores = np.array([variant.values(test, "bleu") for variant in whole])
-        references = load_split(baseline.runs[0].config.data, baseline.runs[0].folder, test).tgt
+        references = common_references(runs, test)
         resampled = np.array(
             [[_resampled(run, test, references) for run in variant.runs] for variant in whole]
         )
@@ -136,6 +155,16 @@ def find(experiment: Experiment, runs: list[Run], folder: Path) -> Findings:
         comparisons[test] = dict(zip([each.name for each in whole[1:]], found, strict=True))
     speeds = measure_speed([variant.runs[0] for variant in whole], folder)
     return Findings(experiment, variants, comparisons, speeds)
+
+
+def common_references(runs: list[Run], test: str) -> list[str]:
+    """The references of a test set, which must be the same in all run folders that hold it."""
+    finished = [run for run in runs if not run.has_diverged]
+    first, *others = (load_split(run.config.data, run.folder, test) for run in finished)
+    for run, other in zip(finished[1:], others, strict=True):
+        if (other.src, other.tgt) != (first.src, first.tgt):
+            raise UserError(f"{run.folder}: its {test} is not that of {finished[0].folder}")
+    return first.tgt
 
 
 def _resampled(run: Run, test: str, references: list[str]) -> Array:
@@ -150,29 +179,35 @@ def unfair(findings: Findings) -> Iterator[str]:
     """Whatever a variant has that the baseline has not, besides another model."""
     baseline, within = findings.baseline, findings.experiment.within
     settings = flatten(baseline.runs[0].config)
-    size = findings.parameters(baseline)
     for variant in findings.variants[1:]:
-        config = flatten((variant.runs or variant.diverged)[0].config)
-        for key, value in config.items():
+        for key, value in flatten((variant.runs or variant.diverged)[0].config).items():
             if value != settings[key] and not key.startswith("model."):
                 here, there = toml_value(value), toml_value(settings[key])
                 yield f"{variant.name}: `{key}` is {here}, the baseline's {there}"
-        more = 100 * (findings.parameters(variant) / size - 1)
+        more = findings.more_parameters(variant)
         if abs(more) > within:
             yield f"{variant.name}: {more:+.1f}% parameters"
-        yield from _other_steps(variant, baseline)
+        yield from _other_trainings(variant, baseline)
 
 
-def _other_steps(variant: Variant, baseline: Variant) -> Iterator[str]:
-    """Runs that did not take the same steps as the baseline's run with the same seed."""
-    expected = {r.seed: t for r, t in zip(baseline.runs, baseline.trainings, strict=True)}
+def _other_trainings(variant: Variant, baseline: Variant) -> Iterator[str]:
+    """Runs that were not trained like the baseline's run with the same seed."""
+    expected = {
+        run.seed: (run, training)
+        for run, training in zip(baseline.runs, baseline.trainings, strict=True)
+    }
     for run, training in zip(variant.runs, variant.trainings, strict=True):
-        of_baseline = expected[run.seed]
-        if training["steps"] != of_baseline["steps"]:
-            what = f"{training['steps']:,} steps, the baseline {of_baseline['steps']:,}"
-            yield f"{variant.name}, seed {run.seed}: {what}"
-        elif training["data_checksum"] != of_baseline["data_checksum"]:
-            yield f"{variant.name}, seed {run.seed}: not the same batches in the same order"
+        name = f"{variant.name}, seed {run.seed}"
+        other, its = expected[run.seed]
+        if training["steps"] != its["steps"]:
+            yield f"{name}: {training['steps']:,} steps, the baseline {its['steps']:,}"
+        elif training["data_checksum"] != its["data_checksum"]:
+            yield f"{name}: not the same batches in the same order"
+        if (training["device"], training["threads"]) != (its["device"], its["threads"]):
+            yield f"{name}: not on the same device with as many threads"
+        tokenizers = [read_bytes(r.folder / "tokenizer.model") for r in (run, other)]
+        if tokenizers[0] != tokenizers[1]:
+            yield f"{name}: not the same subwords"
 
 
 # --- in words ---
@@ -185,11 +220,6 @@ def spread(values: Array) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
-def ratio(value: float | None) -> str:
-    """A speed as a multiple of the baseline's."""
-    return "-" if value is None else f"{value:.2f}"
-
-
 def markdown_table(rows: list[list[str]]) -> Iterator[str]:
     """Lines of a table whose first row is the head."""
     for number, row in enumerate(rows):
@@ -198,32 +228,60 @@ def markdown_table(rows: list[list[str]]) -> Iterator[str]:
             yield "| " + " | ".join(["---"] * len(row)) + " |"
 
 
+def changes_table(findings: Findings) -> list[list[str]]:
+    """What each variant changes in the baseline's configuration; of sections alike, one name."""
+    settings = flatten(findings.baseline.runs[0].config)
+    rows = [["variant", "settings that are not the baseline's"]]
+    for variant in findings.variants[1:]:
+        config = flatten((variant.runs or variant.diverged)[0].config)
+        changed = {key: value for key, value in config.items() if value != settings[key]}
+        for section, sections in reversed(SHARED.items()):
+            for key in [key for key in changed if key.startswith(sections[0] + ".")]:
+                keys = [key.replace(sections[0], each) for each in sections]
+                if len({changed.get(each) for each in keys}) == 1:
+                    changed[key.replace(sections[0], section)] = changed[key]
+                    changed = {k: value for k, value in changed.items() if k not in keys}
+        texts = [f"`{key} = {toml_value(value)}`" for key, value in changed.items()]
+        rows.append([variant.name, ", ".join(texts) or "none"])
+    return rows
+
+
+def difference(found: Comparison | None) -> str:
+    """In BLEU, with its interval."""
+    return f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
+
+
+def verdict(findings: Findings, variant: Variant) -> str:
+    """What has been shown of a variant, on the first test set."""
+    found = findings.comparisons[findings.tests[0]].get(variant.name)
+    if variant is findings.baseline:
+        return "the baseline"
+    if found is None:
+        n_seeds = len(findings.experiment.seeds)
+        return f"**diverged** ({len(variant.diverged)} of {n_seeds} seeds)"
+    p = "p < 0.001" if found.adjusted_p < 0.001 else f"p = {found.adjusted_p:.3f}"
+    word = found.verdict if found.verdict == NOT_SHOWN else f"**{found.verdict}**"
+    return f"{word} ({p}{', noisy' if found.is_noisy else ''})"
+
+
 def main_table(findings: Findings) -> list[list[str]]:
     """One row a variant: score on the first test set, verdict, cost."""
     test = findings.tests[0]
-    size = findings.parameters(findings.baseline)
     head = f"variant;BLEU on {test};difference [95%];verdict;parameters;training speed"
     rows = [[*head.split(";"), "decoding speed", "AER"]]
     for variant in findings.variants:
-        found = findings.comparisons[test].get(variant.name)
-        difference, verdict = "", "the baseline"
-        if variant.diverged:
-            n_seeds = len(findings.experiment.seeds)
-            verdict = f"**diverged** ({len(variant.diverged)} of {n_seeds} seeds)"
-        elif found:
-            difference = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-            verdict = f"**{found.verdict}**" if found.adjusted_p < 0.05 else found.verdict
-            verdict += " (noisy)" if found.is_noisy else ""
-        n_parameters = findings.parameters(variant)
+        speeds = ["-", "-"]
+        if variant.is_whole:
+            ratios = (findings.relative_speeds(variant, what) for what in ("training", "decoding"))
+            speeds = [f"{np.median(each):.2f}" for each in ratios]
         rows.append(
             [
                 variant.name,
                 spread(variant.values(test, "bleu")),
-                difference,
-                verdict,
-                f"{n_parameters:,} ({100 * (n_parameters / size - 1):+.1f}%)",
-                ratio(findings.relative_speed(variant, "training")),
-                ratio(findings.relative_speed(variant, "decoding")),
+                difference(findings.comparisons[test].get(variant.name)),
+                verdict(findings, variant),
+                f"{variant.parameters:,} ({findings.more_parameters(variant):+.1f}%)",
+                *speeds,
                 spread(variant.error_rates(test)),
             ]
         )
@@ -233,52 +291,28 @@ def main_table(findings: Findings) -> list[list[str]]:
 def test_table(findings: Findings, test: str) -> list[list[str]]:
     """One row a variant: every score on one test set."""
     rows = [["variant", "BLEU", "difference [95%]", "chrF", "exact match", "AER"]]
-    for variant in findings.variants:
-        found = findings.comparisons[test].get(variant.name)
-        rows.append(
-            [
-                variant.name,
-                spread(variant.values(test, "bleu")),
-                f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else "",
-                spread(variant.values(test, "chrf")),
-                spread(variant.values(test, "exact_match")),
-                spread(variant.error_rates(test)),
-            ]
-        )
+    rows += [
+        [
+            variant.label,
+            spread(variant.values(test, "bleu")),
+            difference(findings.comparisons[test].get(variant.name)),
+            spread(variant.values(test, "chrf")),
+            spread(variant.values(test, "exact_match")),
+            spread(variant.error_rates(test)),
+        ]
+        for variant in findings.variants
+    ]
     return rows
 
 
 def phenomena_table(findings: Findings, test: str) -> list[list[str]]:
     """One row a phenomenon, one column a variant: exact match."""
-    found = {variant.name: variant.phenomena(test) for variant in findings.variants if variant.runs}
-    tags = list(found[findings.baseline.name])
+    found = {each.label: each.phenomena(test) for each in findings.variants if each.runs}
+    tags = list(found[findings.baseline.label])
     return [
-        ["exact match", *found],
+        ["exact match (pairs)", *found],
         *([tag, *(f"{by_tag[tag]:.1f}" for by_tag in found.values())] for tag in tags),
     ]
-
-
-def how_sure(findings: Findings) -> str:
-    """What the verdicts rest on, and what they could not have seen."""
-    test = findings.tests[0]
-    found = findings.comparisons[test].values()
-    n_seeds = len(findings.experiment.seeds)
-    text = (
-        f"Verdicts are about BLEU on `{test}`, at the 5% level, corrected for the number of "
-        "variants (Holm). They count two kinds of luck: another seed (what is left of the scores "
-        "when the means of variants and seeds are taken away, pooled over variants; a variant "
-        "marked noisy is judged by its own) and other sentences (paired bootstrap, 1,000 "
-        "resamples, over all seeds at once). The intervals hold for each variant alone. ± is the "
-        f"standard deviation over {n_seeds} seeds."
-    )
-    calm = sorted(each.smallest for each in found if not each.is_noisy)
-    if calm:
-        text += (
-            " The smallest difference that this design shows 4 times out of 5 is "
-            f'**{calm[len(calm) // 2]:.1f} BLEU**; about smaller ones, "no difference shown" '
-            "says nothing."
-        )
-    return text
 
 
 def introduction(findings: Findings) -> str:
@@ -290,13 +324,51 @@ def introduction(findings: Findings) -> str:
         for key, value in config.items()
         if value != base[key] and key != "train.seed"
     ]
+    trainings = findings.baseline.trainings
+    steps = sorted({f"{training['steps']:,}" for training in trainings})
+    device = f"{trainings[0]['threads']} threads of a CPU"
     return (
         f"`seq2seq compare {experiment.path}`: base `{experiment.base}`"
         + (f" with {', '.join(changed)}" if changed else "")
-        + f"; seeds {', '.join(map(str, experiment.seeds))}; "
-        + f"{findings.baseline.trainings[0]['steps']:,} steps each. Speeds are multiples of the "
-        + f"baseline's, `{findings.baseline.name}`, measured in turn."
+        + f"; seeds {', '.join(map(str, experiment.seeds))}; {' or '.join(steps)} steps each, on "
+        + (device if trainings[0]["device"] == "cpu" else "a GPU")
+        + ". Of each run the weights are scored that were best on the validation set. Speeds are "
+        + f"multiples of the baseline's, `{findings.baseline.name}`: medians of rounds in which "
+        + f"the variants took turns; rounds differed by {wobble(findings):.0f}% (median)."
     )
+
+
+def wobble(findings: Findings) -> float:
+    """By how many per cent the rounds' relative speeds lie apart, at the median."""
+    ratios = [
+        findings.relative_speeds(variant, what)
+        for variant in findings.whole[1:]
+        for what in ("training", "decoding")
+    ]
+    return float(np.median([100 * (each.max() / each.min() - 1) for each in ratios] or [0.0]))
+
+
+def how_sure(findings: Findings) -> str:
+    """What the verdicts rest on, and what they could not have seen."""
+    found = findings.comparisons[findings.tests[0]].values()
+    n_seeds = len(findings.experiment.seeds)
+    text = (
+        f"Verdicts are about BLEU on `{findings.tests[0]}`, at the 5% level; p is corrected for "
+        "the number of variants (Holm). They count two kinds of luck: another seed (what is left "
+        "of the scores when the means of variants and seeds are taken away, pooled over variants, "
+        "or a variant's own where that is more; one marked noisy is kept out of the pool) and "
+        "other sentences (paired bootstrap, 1,000 resamples, over all seeds at once). The "
+        f"intervals hold for each variant alone. ± is the standard deviation over {n_seeds} seeds."
+    )
+    if found:
+        low, high = (f(each.smallest for each in found) for f in (min, max))
+        about = f"{low:.1f}" + (f" to {high:.1f}, by variant," if high - low >= 0.1 else "")
+        text += (
+            " As far as these runs can tell, the smallest true difference that such an experiment "
+            f"shows 4 times out of 5 is about **{about} BLEU**; about smaller ones "
+            f'"{NOT_SHOWN}" says nothing.'
+        )
+    return text
 
 
 def fairness(findings: Findings) -> Iterator[str]:
@@ -304,12 +376,14 @@ def fairness(findings: Findings) -> Iterator[str]:
     experiment = findings.experiment
     matched = " (by a wider or narrower `d_ff`)" if experiment.match_parameters else ""
     yield (
-        "Checked of every run: the same settings but for the model, the same number of steps, the "
-        "same batches in the same order for each seed, parameters within "
-        f"{experiment.within:g}%{matched}."
+        "Checked: the same settings but for the model; the same number of steps; for each seed "
+        "the same batches in the same order; the same subwords; the same device and threads; the "
+        f"same test sentences; parameters within {experiment.within:g}%{matched}."
     )
     yield ""
-    yield from [f"- {problem}" for problem in unfair(findings)] or ["Nothing differs."]
+    most = max(abs(findings.more_parameters(variant)) for variant in findings.variants)
+    kept = f"All of it holds; parameters differ by at most {most:.1f}%."
+    yield from [f"- {problem}" for problem in unfair(findings)] or [kept]
 
 
 def phenomena(findings: Findings, test: str, folder: Path) -> Iterator[str]:
@@ -324,56 +398,45 @@ def phenomena(findings: Findings, test: str, folder: Path) -> Iterator[str]:
 
 
 def write_report(findings: Findings, folder: Path) -> Path:
-    """Write ``report.md`` with its pictures, and ``results.csv``; returns the report's path."""
-    whole = findings.whole
-    points = [_point(findings, variant) for variant in whole]
-    plot_speed(points, findings.tests[0], folder / "speed.png")
+    """Write ``report.md`` with its pictures; returns its path."""
+    test, whole = findings.tests[0], findings.whole
+    points = [
+        Point(v.name, findings.relative_speeds(v, "training"), v.values(test, "bleu"))
+        for v in whole
+    ]
+    plot_speed(points, test, folder / "speed.png")
     plot_curves({variant.name: variant.curve() for variant in whole}, folder / "curves.png")
     lines = [f"# {findings.experiment.title}", "", introduction(findings), ""]
     lines += [*markdown_table(main_table(findings)), "", how_sure(findings), ""]
+    lines += [*markdown_table(changes_table(findings)), ""]
     lines += ["![BLEU against training speed](speed.png)", ""]
     lines += ["![Validation BLEU while training](curves.png)", ""]
-    for test in findings.tests:
-        lines += [f"## {test}", "", *markdown_table(test_table(findings, test)), ""]
-        lines += phenomena(findings, test, folder)
+    for name in findings.tests:
+        lines += [f"## {name}", "", *markdown_table(test_table(findings, name)), ""]
+        lines += phenomena(findings, name, folder)
     lines += ["## Fairness", "", *fairness(findings)]
     write_lines(folder / "report.md", lines)
-    write_text(folder / "results.csv", results_csv(findings))
     return folder / "report.md"
 
 
-def _point(findings: Findings, variant: Variant) -> tuple[str, float, float, float]:
-    bleu = variant.values(findings.tests[0], "bleu")
-    speed = findings.relative_speed(variant, "training") or 1.0
-    return variant.name, speed, float(bleu.mean()), float(bleu.std(ddof=1))
+SCORES = ["bleu", "bleu_lowercased", "chrf", "exact_match"]
+COSTS = ["parameters", "steps", "minutes"]
 
 
-def results_csv(findings: Findings) -> str:
+def results_csv(variants: list[Variant]) -> str:
     """One line a run and test set."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    scores = ["bleu", "bleu_lowercased", "chrf", "exact_match"]
-    writer.writerow(
-        ["variant", "seed", "status", "test", *scores, "aer", "parameters", "steps", "minutes"]
-    )
-    for variant in findings.variants:
+    writer.writerow(["variant", "seed", "status", "test", *SCORES, "aer", *COSTS])
+    for variant in variants:
         for run, evaluation, training in zip(
             variant.runs, variant.evaluations, variant.trainings, strict=True
         ):
+            costs = [training[key] for key in COSTS]
             for test, found in evaluation["tests"].items():
+                scores = [found[key] for key in SCORES]
                 aer = found["alignment"]["error_rate"] if "alignment" in found else ""
-                costs = [training[key] for key in ("parameters", "steps", "minutes")]
-                writer.writerow(
-                    [
-                        variant.name,
-                        run.seed,
-                        "finished",
-                        test,
-                        *(found[s] for s in scores),
-                        aer,
-                        *costs,
-                    ]
-                )
+                writer.writerow([variant.name, run.seed, "finished", test, *scores, aer, *costs])
         for run in variant.diverged:
             writer.writerow([variant.name, run.seed, "diverged", *[""] * 9])
     return text.getvalue()

@@ -104,13 +104,14 @@ def hard_coded(queries: Tensor, keys: Tensor, places: Places) -> Tensor:
 
     You, Sun and Iyyer 2020, arXiv:2005.00742
     """
-    c = _spread(queries.shape[1]).to(queries)
+    c = _spread(queries.shape[1], queries.device).to(queries.dtype)
     return (-0.5 * (places.distances - c[:, None, None]) ** 2).unsqueeze(0)
 
 
-def _spread(n_heads: int) -> Tensor:
+def _spread(n_heads: int, device: torch.device | None = None) -> Tensor:
     """(H,) the place beside the query that each head looks at: 0, -1, 1, -2, ..."""
-    return torch.tensor([(head + 1) // 2 * (-1.0) ** head for head in range(n_heads)])
+    heads = torch.arange(n_heads, device=device)
+    return ((heads + 1) // 2 * (1 - 2 * (heads % 2))).float()
 
 
 @SCORES.add("uniform", "no content")

@@ -6,10 +6,10 @@ score. The mean difference over n seeds, on a test set of sentences drawn at ran
     SE² = 2 σ² / n + σ²_sentences
 
 σ² is what is left of the scores when each variant's mean and each seed's mean are taken away (a
-randomised block design: all variants train with the same seeds), pooled over the variants; with
-one variant its test is the paired t-test. σ²_sentences is the part of the bootstrap's variance
-over sentences (Koehn 2004) that is common to all seeds. Verdicts are corrected for the number of
-variants by Holm's (1979) method.
+randomised block design: all variants train with the same seeds), pooled over the variants, or the
+variant's own where that is more; with one variant its test is the paired t-test. σ²_sentences is
+the part of the bootstrap's variance over sentences (Koehn 2004) that is common to all seeds.
+Verdicts are corrected for the number of variants by Holm's (1979) method.
 """
 
 import math
@@ -24,7 +24,8 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.05
 RESAMPLES = 1000
-NOISY = 2.0  # a variant whose own σ exceeds the others' so many times is judged by its own
+NOT_SHOWN = "no difference shown"
+NOISY = 3.0  # a variant whose own σ exceeds the others' so many times is no part of the pool
 
 
 def t_tail(t: float, df: float) -> float:
@@ -33,7 +34,7 @@ def t_tail(t: float, df: float) -> float:
     With x = √df tan θ the density becomes cos^(df - 1) θ, which is easy to integrate.
     """
     start = math.atan(abs(t) / math.sqrt(df))
-    middles = (np.arange(2000) + 0.5) / 2000 * (math.pi / 2 - start) + start
+    middles = (np.arange(1000) + 0.5) / 1000 * (math.pi / 2 - start) + start
     area = float(np.mean(np.cos(middles) ** (df - 1))) * (math.pi / 2 - start)
     whole = math.exp(math.lgamma(df / 2) - math.lgamma((df + 1) / 2)) * math.sqrt(math.pi) / 2
     return area / whole
@@ -41,8 +42,8 @@ def t_tail(t: float, df: float) -> float:
 
 def t_quantile(tail: float, df: float) -> float:
     """The t with P(|x| > t) = ``tail``."""
-    low, high = 0.0, 1e6
-    for _ in range(60):
+    low, high = 0.0, 1e5
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if t_tail(middle, df) > tail else (low, middle)
     return high
@@ -73,6 +74,10 @@ class SeedNoise:
 def seed_noise(scores: Array) -> list[SeedNoise]:
     """The seeds' luck in each variant's difference from the baseline.
 
+    One wild variant must not hide what the others show, so it is left out of the pool; a few calm
+    ones, say at a score of zero, must not lend their calm to the rest, so nobody gets less than
+    its own.
+
     Args:
         scores: (variants, seeds); the first row is the baseline.
 
@@ -85,12 +90,14 @@ def seed_noise(scores: Array) -> list[SeedNoise]:
     while len(calm) > 2:
         without = {row: _pooled(scores[[other for other in calm if other != row]]) for row in calm}
         noisiest = max(calm[1:], key=lambda row: own[row] / max(without[row], 1e-12))
-        if own[noisiest] <= NOISY**2 * without[noisiest]:
+        if own[noisiest] <= NOISY**2 * without[noisiest] or not without[noisiest]:
             break
         calm.remove(noisiest)
-    pooled = SeedNoise(_pooled(scores[calm]), (len(calm) - 1) * (n_seeds - 1))
+    pooled, df = _pooled(scores[calm]), (len(calm) - 1) * (n_seeds - 1)
     return [
-        pooled if row in calm else SeedNoise(float(own[row]), n_seeds - 1, is_own=True)
+        SeedNoise(max(pooled, float(own[row])), df)
+        if row in calm
+        else SeedNoise(float(own[row]), n_seeds - 1, is_own=True)
         for row in range(1, len(scores))
     ]
 
@@ -162,7 +169,7 @@ class Comparison:
     def verdict(self) -> str:
         """What has been shown, in a word or three."""
         if self.adjusted_p >= LEVEL:
-            return "no difference shown"
+            return NOT_SHOWN
         return "better" if self.difference > 0 else "worse"
 
 
@@ -180,10 +187,11 @@ def compare(scores: Array, resampled: Array) -> list[Comparison]:
     n_variants = len(scores) - 1
     for row, noise in enumerate(seed_noise(scores), start=1):
         sentences = common_sentence_variance(resampled[row] - resampled[0])
-        error = math.sqrt(noise.variance + sentences)
-        # Satterthwaite (1946): only the seeds' part is estimated from few numbers.
-        df = noise.df * (error**2 / noise.variance) ** 2 if noise.variance else math.inf
-        df = min(df, 1e4)
+        error, df = math.sqrt(noise.variance + sentences), float(noise.df)
+        if df >= 4 and noise.variance:
+            # Satterthwaite (1946): only the seeds' part is estimated from few numbers. From fewer
+            # than four, luck would make that part look small too often.
+            df = min(df * (error**2 / noise.variance) ** 2, 1000)
         difference = float(scores[row].mean() - scores[0].mean())
         reach = t_quantile(LEVEL, df) * error
         found.append(

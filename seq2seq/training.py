@@ -153,7 +153,8 @@ class Trainer:
                 loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
             (loss / n_labels).backward()
             progress.loss += loss.item()
-            progress.data_checksum = crc32(batch.tgt.numpy().tobytes(), progress.data_checksum)
+            for side in (batch.src, batch.tgt):
+                progress.data_checksum = crc32(side.numpy().tobytes(), progress.data_checksum)
         if not math.isfinite(progress.loss):
             raise Diverged(
                 f"{self.run}: the loss is no longer a number at step {progress.step + 1:,}; "

@@ -8,6 +8,7 @@ import torch
 
 from seq2seq.attention import Attention
 from seq2seq.errors import Impossible
+from seq2seq.parts import Adjustment
 from seq2seq.positions import AbsolutePosition
 from seq2seq.registry import KINDS, POSITIONS, REGISTRIES, Registry
 from seq2seq.replacements import AverageAttention, LinearAttention
@@ -34,8 +35,8 @@ def make_attention(model: ModelConfig, config: AttentionConfig) -> AnyAttention 
 
 def make_absolute_position(config: AttentionConfig, d_model: int) -> AbsolutePosition | None:
     """What is added to the embeddings that a stack of layers with such self-attention reads."""
-    part = POSITIONS[config.position]
-    return part.make(d_model) if "absolute" in part.traits else None
+    is_absolute = POSITIONS[config.position].is_a(AbsolutePosition)
+    return POSITIONS.make(config.position, d_model) if is_absolute else None
 
 
 def check_attention(model: ModelConfig, section: str) -> None:
@@ -51,12 +52,12 @@ def check_attention(model: ModelConfig, section: str) -> None:
     config: AttentionConfig = getattr(model, section)
     kind, position = KINDS[config.kind], POSITIONS[config.position]
     is_cross = section == "cross_attention"
-    if is_cross and "absolute" in position.traits:
+    if is_cross and position.is_a(AbsolutePosition):
         raise Impossible("position", "is added to embeddings: set it in the other two sections")
     if is_cross and config.window:
-        raise Impossible("window", "is for self-attention: source and target do not stand alike")
+        raise Impossible("window", "is for self-attention: a long target would see no source")
     if "any part" not in kind.traits:
-        if "relative" in position.traits:
+        if position.is_a(Adjustment):
             raise Impossible("position", f"has no place in kind = {kind.name!r}")
         for item in fields(config):
             is_used = item.name in ("kind", "position") or item.name in kind.traits

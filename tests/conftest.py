@@ -10,7 +10,8 @@ import torch
 
 from seq2seq.cli import main
 from seq2seq.model import Seq2Seq
-from seq2seq.registry import REGISTRIES, SCORES
+from seq2seq.parts import Adjustment
+from seq2seq.registry import POSITIONS, REGISTRIES
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.variants import with_part
 
@@ -21,13 +22,17 @@ SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=4, encoder_layers=2, decoder_la
 
 
 def attention_variants() -> dict[str, AttentionConfig]:
-    """An attention with each part there is, by name; groups, windows, and parts together."""
-    by_part = {
-        f"{registry.place}={name}": with_part(registry, name)
+    """An attention with each part there is, by name; groups, windows, and parts together.
+
+    What several names stand for, the plain attention, is there once.
+    """
+    plain = AttentionConfig(position="none")
+    by_part = {"plain": plain} | {
+        f"{registry.place}={name}": config
         for registry in REGISTRIES
         for name in registry
+        if (config := with_part(registry, name)) != plain
     }
-    plain = AttentionConfig(position="none")
     return by_part | {
         "kv_heads=1": replace(plain, kv_heads=1),
         "kv_heads=2": replace(plain, kv_heads=2),
@@ -44,19 +49,15 @@ def attention_variants() -> dict[str, AttentionConfig]:
     }
 
 
-def with_attention(variant: AttentionConfig, config: ModelConfig = SMALL) -> ModelConfig:
-    """``config`` with the variant in both self-attentions, and in the cross-attention if it can.
+def is_relative(variant: AttentionConfig) -> bool:
+    """Whether its positions are part of the attention itself."""
+    return POSITIONS[variant.position].is_a(Adjustment)
 
-    A variant that does not read what the tokens are leaves the cross-attention as it is; one that
-    brings no positions gets sinusoidal ones.
-    """
-    reads = "no content" not in SCORES[variant.score].traits and variant.kind in (
-        "scored",
-        "linear",
-    )
-    cross = replace(variant, window=0, position="none") if reads else config.cross_attention
-    if variant.position == "none":
-        variant = replace(variant, position="sinusoidal")
+
+def with_attention(variant: AttentionConfig, config: ModelConfig = SMALL) -> ModelConfig:
+    """``config`` with the variant wherever it is possible."""
+    position = variant.position if is_relative(variant) else "none"
+    cross = replace(variant, window=0, position=position)
     return replace(
         config, encoder_attention=variant, decoder_attention=variant, cross_attention=cross
     )

@@ -68,7 +68,7 @@ def test_it_learns_to_reverse(trained_run: Path, capsys: pytest.CaptureFixture[s
 def test_eval_json_holds_sacrebleus_own_scores(trained_run: Path) -> None:
     assert main(["evaluate", "--run", str(trained_run), "--beam", "3"]) == 0
     result = json.loads((trained_run / "eval.json").read_text(encoding="utf-8"))
-    assert result["beam"] == 3
+    assert result["decoding"]["beam"] == 3
     references = load_run_config(trained_run).data.directory + "/test.tgt"
     command = [*SACREBLEU, references, "-i", str(trained_run / "hypotheses" / "test.txt")]
     for metric in ("bleu", "chrf"):

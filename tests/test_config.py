@@ -143,10 +143,11 @@ ENCODER = "[model.encoder_attention]\n"
     [
         (CROSS + "score = 'additve'", "cross_attention.score: 'additve' is not one of NAMES; did you mean 'additive'?"),
         (CROSS + "position = 'sinusoidal'", "cross_attention.position = \"sinusoidal\": is added to embeddings: set it in the other two sections"),
-        (CROSS + "window = 3", "cross_attention.window = 3: is for self-attention: source and target do not stand alike"),
+        (CROSS + "window = 3", "cross_attention.window = 3: is for self-attention: a long target would see no source"),
         (CROSS + "kv_heads = 3", "cross_attention.kv_heads = 3: must divide n_heads = 4"),
         (CROSS + "n_heads = 3", "cross_attention.n_heads = 3: must divide model.d_model = 256"),
         (ENCODER + "position = 'rotary'\nscore = 'additive'", "encoder_attention.position = \"rotary\": 'rotary' needs an inner product, which score = 'additive' is not"),
+        (ENCODER + "position = 'shaw'\nextras = 'differential'", "encoder_attention.position = \"shaw\": 'shaw' needs whole heads, which extras = 'differential' split"),
         (ENCODER + "kind = 'linear'\nnormalizer = 'sparsemax'", "encoder_attention.normalizer = \"sparsemax\": has no place in kind = 'linear'"),
         (ENCODER + "kind = 'average'\nposition = 'alibi'", "encoder_attention.position = \"alibi\": has no place in kind = 'average'"),
         (ENCODER + "kind = 'none'\nn_heads = 2", "encoder_attention.n_heads = 2: has no place in kind = 'none'"),

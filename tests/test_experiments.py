@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,10 +20,26 @@ import seq2seq.experiments
 from seq2seq.cli import main
 from seq2seq.config import flatten, load_config
 from seq2seq.errors import Stopped, UserError
-from seq2seq.experiments import Run, load_experiment, model_size, plan_runs, run_all
+from seq2seq.experiments import (
+    ROUNDS,
+    Run,
+    load_experiment,
+    measure_speed,
+    model_size,
+    plan_runs,
+    run_all,
+)
 from seq2seq.preparation import prepare
-from seq2seq.report import Findings, find, markdown_table, summary, unfair, write_report
-from seq2seq.training import train
+from seq2seq.report import (
+    Findings,
+    find,
+    main_table,
+    markdown_table,
+    summary,
+    unfair,
+    write_report,
+)
+from seq2seq.training import Trainer, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -143,6 +161,42 @@ def test_a_stopped_experiment_goes_on(
         assert (run.folder / "hypotheses" / "test.txt").read_bytes() == expected.read_bytes()
 
 
+def test_other_decoding_is_scored_again_without_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment(folder / "tiny-experiment.toml")
+    shutil.copytree(folder / "out" / "plain", tmp_path / "plain")
+    run = next(
+        run
+        for run in plan_runs(experiment, tmp_path, {"decoding.beam": "2"})
+        if run.variant == "plain"
+    )
+    assert [run.is_finished, run.has_diverged] == [False, False]
+    weights = (run.folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Trainer, "step", None)
+    run_all([run])
+    assert run.read("eval.json")["decoding"]["beam"] == 2
+    assert (run.folder / "model.safetensors").read_bytes() == weights
+
+
+def test_advice_that_was_followed_is_not_taken_for_the_run_that_diverged(folder: Path) -> None:
+    text = EXPERIMENT.replace("1e30", "1e-3")
+    path = folder / "mended.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"wild.*train.learning_rate = 1e\+30, not 0.001"):
+        plan_runs(load_experiment(path), folder / "out", {})
+
+
+def test_runs_tested_on_other_sentences_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "out")
+    experiment = load_experiment(folder / "tiny-experiment.toml")
+    runs = plan_runs(experiment, tmp_path / "out", {})
+    test = tmp_path / "out" / "gated" / "seed-2" / "corpus" / "test.src"
+    test.write_text(test.read_text(encoding="utf-8").replace("ba", "du"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"seed-2: its test is not that of .*plain/seed-1"):
+        find(experiment, runs, tmp_path / "out")
+
+
 def test_other_settings_need_another_folder(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +223,7 @@ def test_results_are_those_of_the_runs_and_of_sacrebleu(folder: Path) -> None:
     difference = scores["gated"].mean() - scores["plain"].mean()
     assert found.comparisons["test"]["gated"].difference == pytest.approx(difference)
     tags = found.baseline.phenomena("test")
-    halves = [tags["even"], tags["odd"]]
+    halves = [tags["even (20)"], tags["odd (20)"]]
     assert np.mean(halves) == pytest.approx(found.baseline.values("test", "exact_match").mean())
 
 
@@ -184,7 +238,9 @@ def test_what_is_not_alike_is_said(folder: Path) -> None:
 
     other = findings(folder)
     other.variants[1].trainings[0]["data_checksum"] += 1
+    other.variants[1].trainings[1]["threads"] += 1
     assert "gated, seed 1: not the same batches in the same order" in list(unfair(other))
+    assert "gated, seed 2: not on the same device with as many threads" in list(unfair(other))
 
 
 def test_report_and_pictures(folder: Path) -> None:
@@ -193,12 +249,35 @@ def test_report_and_pictures(folder: Path) -> None:
     assert pictures == ["speed.png", "curves.png", "phenomena-test.png"]
     for picture in pictures:
         assert (folder / "out" / picture).read_bytes().startswith(b"\x89PNG")
+    assert '| gated | `model.attention.extras = "gated"` |' in report
+    assert "| longer | `train.epochs = 3` |" in report
+    assert "| wild (2 of 2 diverged) | - |" in report
+    assert "even (20)" in report
+    smallest = sorted(found.smallest for found in findings(folder).comparisons["test"].values())
+    assert f"4 times out of 5 is about **{smallest[0]:.1f}" in report
+
+
+def test_speed_is_compared_round_by_round(folder: Path) -> None:
     speeds = json.loads((folder / "out" / "speed.json").read_text(encoding="utf-8"))
     assert list(speeds) == ["plain", "gated", "longer"]
-    assert all(speed > 0 for kinds in speeds.values() for speed in kinds.values())
-    assert "| plain |" in report
-    assert "| 1.00 | 1.00 |" in report
-    assert "The smallest difference" in report
+    assert all(len(rounds) == ROUNDS for kinds in speeds.values() for rounds in kinds.values())
+    assert all(speed > 0 for kinds in speeds.values() for each in kinds.values() for speed in each)
+    found = findings(folder)
+    found.speeds["plain"]["training"] = [100.0, 10.0, 100.0, 100.0, 100.0]  # a pause
+    found.speeds["gated"]["training"] = [50.0, 5.0, 60.0, 40.0, 50.0]
+    row = next(row for row in main_table(found) if row[0] == "gated")
+    assert row[5] == "0.50"
+
+
+def test_speed_is_measured_again_after_another_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [run for run in findings(folder).baseline.runs if run.seed == 1]
+    (tmp_path / "speed.json").write_text('{"plain": {}}', encoding="utf-8")
+    assert measure_speed(runs, tmp_path) == {"plain": {}}
+    monkeypatch.setattr(seq2seq.experiments, "ROUNDS", 1)
+    os.utime(tmp_path / "speed.json", (0, 0))
+    assert len(measure_speed(runs, tmp_path)["plain"]["training"]) == 1
 
 
 def test_tables_are_markdown() -> None:
@@ -214,8 +293,9 @@ def test_a_baseline_that_diverged_ends_in_one_line(folder: Path, tmp_path: Path)
     for run in runs:
         run.folder.mkdir(exist_ok=True)
         (run.folder / "diverged.txt").touch()
-    with pytest.raises(UserError, match="baseline, 'plain', diverged"):
+    with pytest.raises(UserError, match=r"plain: the baseline diverged"):
         find(experiment, runs, tmp_path)
+    assert "plain,1,diverged" in (tmp_path / "results.csv").read_text(encoding="utf-8")
 
 
 def test_parameters_can_be_matched(folder: Path) -> None:
@@ -227,6 +307,9 @@ def test_parameters_can_be_matched(folder: Path) -> None:
     widths = {run.variant: run.config.model.d_ff for run in runs}
     assert widths["plain"] == 128
     assert widths["gated"] < 128
+    path.write_text(f"{text}[variants.wide]\nmodel.d_ff = 200\n", encoding="utf-8")
+    wide = plan_runs(load_experiment(path), folder / "matched", {})[-1]
+    assert (wide.variant, wide.config.model.d_ff) == ("wide", 200)
     assert sizes["gated"] == pytest.approx(sizes["plain"], rel=0.002)
 
 
@@ -248,6 +331,11 @@ def test_no_run_is_begun_before_all_variants_are_possible(folder: Path) -> None:
         ("seeds = [1, 2]", "seed = [1, 2]", "unknown key 'seed'; did you mean 'seeds'?"),
         ("seeds = [1, 2]", "seeds = 3", "seeds: 3 is of the wrong type"),
         ("seeds = [1, 2]", "", "'seeds' is missing"),
+        ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = nan", "within: nan is not 0 or more"),
+        ("train.epochs = 2", "train.seed = 2", "settings: train.seed: seeds are those of"),
+        ("train.epochs = 3", "train.seed = 3", "variants.longer: train.seed: seeds are those of"),
+        ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants are to translate the same data"),
+        ("variants.gated", "variants.'report.md'", "variants.report.md: must be a section with a plain name"),
         ("seeds = [1, 2]", "seeds = [-1, 2]", "seeds: -1 is not 0 or more and below 2**32"),
         ('"plain"', '"plane"', "baseline: 'plane' is not one of two or more variants; did you mean 'plain'?"),
         ("[variants.plain]", '[variants."../plain"]', "variants.../plain: must be a section with a plain name"),
@@ -275,8 +363,11 @@ def test_ready_experiments_are_possible(path: Path, tmp_path: Path) -> None:
     runs = plan_runs(experiment, tmp_path, {})
     assert len(runs) == len(experiment.seeds) * len(experiment.variants)
     baseline = model_size(runs[0].config)
-    for run in runs:
-        assert abs(model_size(run.config) / baseline - 1) < 0.16
+    more = {run.variant: 100 * (model_size(run.config) / baseline - 1) for run in runs}
+    unlike = {name for name, per_cent in more.items() if abs(per_cent) > experiment.within}
+    assert unlike == {"attention": {"gaussian", "hard_coded"}, "positions": {"learned"}}.get(
+        path.stem, set()
+    )
 
 
 def test_a_report_without_phenomena_or_alignment(folder: Path, tmp_path: Path) -> None:
@@ -321,6 +412,7 @@ def test_a_variant_from_outside_is_trained_compared_and_tested(
     assert "mine" in report
     run = tmp_path / "out" / "mine" / "seed-1"
     assert python(script, "predict", "--run", run, "ba du").count("\n") == 1
-    options = ["-p", "no:cacheprovider", "-p", "my_variant", "-k", "distance", "--rootdir"]
+    options = ["-vv", "-p", "no:cacheprovider", "-p", "my_variant", "-k", "distance", "--rootdir"]
     shown = python("-m", "pytest", *options, ROOT, ROOT / "tests" / "test_variants.py")
-    assert re.search(r"\b[1-9]\d* passed", shown) or "....." in shown
+    assert "test_it_learns_to_reverse[score=distance]" in shown
+    assert "test_parts_that_are_let_together_work_together[distance-sparsemax]" in shown

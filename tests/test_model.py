@@ -27,9 +27,8 @@ CONTROLS = [
     ),
 ]
 
-VARIANTS = [with_attention(variant) for variant in attention_variants().values()]
-
-NAMES = dict(zip(VARIANTS, attention_variants(), strict=True))
+NAMES = {with_attention(variant): name for name, variant in attention_variants().items()}
+VARIANTS = list(NAMES)
 
 
 def random_ids(n_rows: int, length: int) -> torch.Tensor:

@@ -3,6 +3,8 @@
 What is parametrised over ``attention_variants()`` tests a new part as soon as it is registered.
 """
 
+import contextlib
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -12,22 +14,23 @@ import entmax
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, attention_variants, small_model, with_attention
+from conftest import SMALL, attention_variants, small_model
 from torch import Tensor, nn
 
 from seq2seq.attention import Attention, fused_is_faster
 from seq2seq.batches import Batch
+from seq2seq.errors import Impossible
 from seq2seq.extras import Differential, Gated, TalkingHeads
 from seq2seq.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.parts import Places
-from seq2seq.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
-from seq2seq.registry import EXTRAS, NORMALIZERS, POSITIONS, REGISTRIES
+from seq2seq.positions import AbsolutePosition, Alibi, Learned, Rotary, Shaw, T5Buckets
+from seq2seq.registry import EXTRAS, NORMALIZERS, POSITIONS, REGISTRIES, SCORES
 from seq2seq.replacements import AverageAttention
 from seq2seq.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.tokenizer import BOS
 from seq2seq.training import batch_loss
-from seq2seq.variants import AnyAttention, make_attention, table
+from seq2seq.variants import AnyAttention, check_attention, make_attention, table
 
 D, H = 16, 4
 K = D // H
@@ -92,6 +95,7 @@ def test_weights_are_what_their_definition_says(config: AttentionConfig) -> None
     if any("signed" in part.traits for part in EXTRAS.chosen(config.extras)):
         return  # what these sum to is tested below
     assert (weights >= 0).all()
+    assert (weights <= 1 + 1e-9).all()
     sums = weights.sum(dim=-1)
     traits = NORMALIZERS[config.normalizer].traits
     if "sums to one" in traits:
@@ -99,6 +103,88 @@ def test_weights_are_what_their_definition_says(config: AttentionConfig) -> None
     elif "sums to less than one" in traits:
         assert (sums < 1).all()
         assert (sums > 0).all()
+
+
+def possible_pairs() -> dict[str, AttentionConfig]:
+    """Every two parts that go together, in one attention."""
+    singles = [
+        (registry.place, name) for registry in REGISTRIES for name in registry if name != "none"
+    ] + [("kv_heads", 2), ("window", 2)]
+    found = {}
+    for (place, name), (other_place, other) in itertools.combinations(singles, 2):
+        parts: dict[str, Any] = {"position": "none"} | {place: name, other_place: other}
+        if place == other_place == "extras":
+            parts["extras"] = f"{name} {other}"
+        elif place == other_place:
+            continue
+        config = AttentionConfig(**parts)
+        model = ModelConfig(d_model=D, n_heads=H, encoder_attention=config)
+        with contextlib.suppress(Impossible):
+            check_attention(model, "encoder_attention")
+            found[f"{name}-{other}"] = config
+    return found
+
+
+PAIRS = possible_pairs()
+
+
+@pytest.mark.parametrize("config", PAIRS.values(), ids=PAIRS)
+def test_parts_that_are_let_together_work_together(config: AttentionConfig) -> None:
+    """In one pass over it all: padded, causal, in pieces, and from a longer target."""
+    module, x = attention(config), tokens(9)
+    seen = torch.arange(9) < 6
+    mask = torch.ones(9, 9, dtype=torch.bool).tril() & seen
+    x[:, 6:] = 1e3
+    context, weights = run(module, x, mask)
+    assert context.isfinite().all()
+    assert (weights[:, :, :6][..., ~mask[:6]] == 0).all()
+    alone, _ = run(module, x[:, :6], mask[:6, :6])
+    torch.testing.assert_close(context[:, :6], alone)
+    memory = module.project(x[:, :2], x[:, :2])
+    for t in range(2, 6):
+        memory = memory.append(module.project(x[:, t : t + 1], x[:, t : t + 1]))
+        piece, _ = module.attend(x[:, t : t + 1], memory, None, t)
+        torch.testing.assert_close(piece, alone[:, t : t + 1])
+
+
+@each_variant
+def test_the_places_of_a_longer_target_are_kept(config: AttentionConfig) -> None:
+    """Cross-attention in pieces: queries go on, the memory does not grow."""
+    config = replace(config, window=0)
+    module, x = attention(config), tokens(9)
+    memory = module.project(x[:, :4], x[:, :4])
+    expected, _ = module.attend(x, memory)
+    pieces = [module.attend(x[:, t : t + 3], memory, None, t)[0] for t in (0, 3, 6)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
+
+
+@each_variant
+def test_bfloat16_is_near_float32(config: AttentionConfig) -> None:
+    """With scores so far apart that a threshold or an exponential could get lost."""
+    module, x = attention(config).float(), 2 * tokens(30).float()
+    mask = torch.ones(30, 30, dtype=torch.bool).tril()
+    context, weights = run(module, x, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        context16, weights16 = run(module, x, mask)
+    assert context16.isfinite().all()
+    sums, sums16 = weights.float().sum(dim=-1), weights16.float().sum(dim=-1)
+    torch.testing.assert_close(sums16, sums, atol=0.1, rtol=0.02)
+    error = (context16.float() - context).square().mean().sqrt()
+    assert error < 0.1 * context.square().mean().sqrt()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@each_variant
+def test_a_gpu_agrees(config: AttentionConfig) -> None:
+    module, x = attention(config), tokens(9)
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()
+    expected, _ = run(module, x, mask)
+    context, _ = run(module.cuda(), x.cuda(), mask.cuda())
+    torch.testing.assert_close(context.cpu(), expected)
+    fast, _ = module.attend(
+        x.cuda(), module.project(x.cuda(), x.cuda()), mask.cuda(), need_weights=False
+    )
+    torch.testing.assert_close(fast.cpu(), expected)
 
 
 @each_variant
@@ -139,14 +225,16 @@ def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
     x = tokens().requires_grad_()
     context, _ = run(module, x, torch.ones(7, 7, dtype=torch.bool).tril())
     (context * torch.randn_like(context)).sum().backward()
+    # A constant added to every key changes no weight where only differences of scores count.
+    product = config.score in ("scaled_dot", "dot") and config.position != "rotary"
+    blind = product and "sums to one" in NORMALIZERS[config.normalizer].traits
+    idle = {"key_weights.bias"} if blind and config.kind == "scored" else set()
     assert x.grad is not None
     assert x.grad.isfinite().all()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # A constant added to every key changes no weight where only differences of scores count.
-        if name != "key_weights.bias":
-            assert parameter.grad.abs().max() > 1e-9, name
+        assert (parameter.grad.abs().max() > 1e-9) == (name not in idle), name
 
 
 @each_variant
@@ -156,21 +244,35 @@ def test_gradients_are_those_of_finite_differences(config: AttentionConfig) -> N
     assert torch.autograd.gradcheck(lambda x: run(module, x, mask)[0], (x,), atol=1e-4)
 
 
-def learner(variant: AttentionConfig) -> ModelConfig:
-    """One layer of each; the source's places are told by sinusoids.
+def tells_left_from_right(variant: AttentionConfig) -> bool:
+    module, x = attention(replace(plain(), position=variant.position)), tokens(5)
+    mirrored, _ = run(module, x.flip(1), None)
+    return not torch.allclose(mirrored.flip(1), run(module, x, None)[0])
 
-    Not every relative position knows left from right, as reversing asks of the encoder.
+
+def learner(variant: AttentionConfig) -> ModelConfig:
+    """One layer of each, with the variant wherever it can help to reverse.
+
+    A position by itself has to tell the encoder left from right, if it can; in all other variants
+    sinusoids do. Cross-attention has to read what the tokens are.
     """
-    config = with_attention(variant, replace(SMALL, encoder_layers=1, decoder_layers=1))
-    encoder = config.encoder_attention
-    if "relative" in POSITIONS[variant.position].traits:
-        encoder = replace(encoder, position="sinusoidal")
-    return replace(config, encoder_attention=encoder)
+    config = replace(SMALL, encoder_layers=1, decoder_layers=1)
+    told = POSITIONS[variant.position].is_a(AbsolutePosition) or (
+        variant == AttentionConfig(position=variant.position) and tells_left_from_right(variant)
+    )
+    encoder = variant if told else replace(variant, position="sinusoidal")
+    if variant.kind == "none":
+        variant = encoder
+    reads = "no content" not in SCORES[variant.score].traits
+    reads = reads and variant.kind not in ("average", "none")
+    cross = replace(variant, window=0, position="none") if reads else config.cross_attention
+    return replace(
+        config, encoder_attention=encoder, decoder_attention=variant, cross_attention=cross
+    )
 
 
 STEPS = 250
 LEARNERS = {name: learner(variant) for name, variant in attention_variants().items()}
-LEARNERS["position=none"] = replace(learner(plain()), decoder_attention=plain())
 
 
 @pytest.mark.parametrize("config", LEARNERS.values(), ids=LEARNERS)
@@ -231,12 +333,11 @@ def test_equals_torchs_multi_head_attention() -> None:
     torch.testing.assert_close(weights, expected_weights)
 
 
-@pytest.mark.parametrize("kv_heads", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["scored", "linear"])
+@pytest.mark.parametrize(
+    ("kind", "kv_heads"), [("scored", 0), ("scored", 1), ("scored", 2), ("linear", 0)]
+)
 def test_the_fast_path_is_the_slow_one(kind: str, kv_heads: int) -> None:
     """With and without weights: fused against explicit; linear in linear time against quadratic."""
-    if kind == "linear" and kv_heads:
-        return
     module, x = attention(plain(kind=kind, kv_heads=kv_heads)), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, torch.ones(40, 40, dtype=torch.bool).tril()):
         memory = module.project(x, x)
@@ -426,6 +527,7 @@ def test_alibi_by_hand() -> None:
 
 def test_t5_buckets_by_hand() -> None:
     position = T5Buckets(1, K)
+    assert position.b.shape == (1, 32)
     distances = torch.tensor([0, -1, -7, -8, -11, -12, -16, -64, -127, -128, -5000])
     # Above 8 each bucket is 2^(1/2) times as wide as the one before: 8, 11.3, 16, ..., 90.5.
     expected = [0, 1, 7, 8, 8, 9, 10, 14, 15, 15, 15]
@@ -503,7 +605,7 @@ def test_differential_attention_is_the_difference_of_two() -> None:
     assert isinstance(extra, Differential)
     queries = module.split_heads(module.query_weights(x))
     keys, values = module.project(x, x)
-    (l1, l2), (m1, m2) = extra.lm
+    (l1, l2), (m1, m2) = extra.l, extra.m
     factor = torch.exp(l1 @ m1) - torch.exp(l2 @ m2) + 0.8
     half = K // 2
     first, second = (
@@ -530,6 +632,31 @@ def test_talking_heads_by_hand() -> None:
         extra.b.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     assert extra.score(pair, pair, places(1, 1)).flatten().tolist() == [21, 43]
     assert extra.weigh(pair).flatten().tolist() == [10, 1]
+
+
+def test_talking_heads_weights_sum_to_the_rows_of_their_map() -> None:
+    module = attention(plain(extras="talking_heads"))
+    assert isinstance(module, Attention)
+    (extra,) = module.adjustments
+    assert isinstance(extra, TalkingHeads)
+    _, weights = run(module, tokens(), None)
+    expected = extra.b.sum(dim=-1)[None, :, None].expand(2, H, 7)
+    torch.testing.assert_close(weights.sum(dim=-1), expected)
+
+
+def test_a_gate_is_not_undone_by_a_norm() -> None:
+    """Closed by half, it halves what differential attention says too."""
+    for extras in ("gated", "gated differential"):
+        module, x = attention(plain(extras=extras)), tokens()
+        assert isinstance(module, Attention)
+        gated = next(extra for extra in module.adjustments if isinstance(extra, Gated))
+        torch.nn.init.zeros_(gated.gate_weights.weight)
+        torch.nn.init.zeros_(module.output_weights.bias)
+        contexts = []
+        for gate in (0.8, 0.4):
+            torch.nn.init.constant_(gated.gate_weights.bias, math.log(gate / (1 - gate)))
+            contexts.append(run(module, x, None)[0])
+        torch.testing.assert_close(contexts[1], contexts[0] / 2)
 
 
 def test_gates_scale_each_dimension_of_each_head() -> None:
