@@ -122,5 +122,6 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(tiny_config: Path) -> Path:
     """A run that has learned to reverse, through the command line."""
     run = tiny_config.parent / "run"
-    assert main(["train", "--config", str(tiny_config), "--run", str(run)]) == 0
+    small_steps = ["--train.batch_tokens", "300"]  # with larger ones it is luck how much is learned
+    assert main(["train", "--config", str(tiny_config), "--run", str(run), *small_steps]) == 0
     return run
