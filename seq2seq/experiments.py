@@ -82,11 +82,11 @@ def load_experiment(path: Path) -> Experiment:
     for name, changes in variants.items():
         if not re.fullmatch(r"[\w+-]+", name) or not isinstance(changes, dict):
             raise UserError(f"{path}: variants.{name}: must be a section with a plain name")
-    if tree["baseline"] not in variants or len(variants) < 2:
+    if len(variants) < 2:
+        raise UserError(f"{path}: variants: the baseline and at least one more are needed")
+    if tree["baseline"] not in variants:
         close = nearest(tree["baseline"], list(variants))
-        raise UserError(
-            f"{path}: baseline: {tree['baseline']!r} is not one of two or more variants{close}"
-        )
+        raise UserError(f"{path}: baseline: {tree['baseline']!r} is none of the variants{close}")
     baseline = {tree["baseline"]: variants[tree["baseline"]]}
     tree |= {"seeds": tuple(seeds), "variants": baseline | variants}  # the baseline comes first
     return Experiment(path=path, **tree)

@@ -261,7 +261,7 @@ def verdict(findings: Findings, variant: Variant) -> str:
         return f"**diverged** ({len(variant.diverged)} of {n_seeds} seeds)"
     p = "p < 0.001" if found.adjusted_p < 0.001 else f"p = {found.adjusted_p:.3f}"
     word = found.verdict if found.verdict == NOT_SHOWN else f"**{found.verdict}**"
-    return f"{word} ({p}{', noisy' if found.is_noisy else ''})"
+    return f"{word} ({p})"
 
 
 def main_table(findings: Findings) -> list[list[str]]:
@@ -354,11 +354,10 @@ def how_sure(findings: Findings) -> str:
     n_seeds = len(findings.experiment.seeds)
     text = (
         f"Verdicts are about BLEU on `{findings.tests[0]}`, at the 5% level; p is corrected for "
-        "the number of variants (Holm). They count two kinds of luck: another seed (what is left "
-        "of the scores when the means of variants and seeds are taken away, pooled over variants, "
-        "or a variant's own where that is more; one marked noisy is kept out of the pool) and "
-        "other sentences (paired bootstrap, 1,000 resamples, over all seeds at once). The "
-        f"intervals hold for each variant alone. ± is the standard deviation over {n_seeds} seeds."
+        "the number of variants (Holm). They count two kinds of luck: another seed (paired t-test, "
+        "each variance moderated by those of the other variants: Smyth 2004) and other sentences "
+        "(paired bootstrap, 1,000 resamples, over all seeds at once). The intervals hold for each "
+        f"variant alone. ± is the standard deviation over {n_seeds} seeds."
     )
     if found:
         low, high = (f(each.smallest for each in found) for f in (min, max))

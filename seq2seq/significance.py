@@ -3,13 +3,12 @@
 Training again with another seed gives another model; testing on other sentences gives another
 score. The mean difference over n seeds, on a test set of sentences drawn at random, varies by
 
-    SE² = 2 σ² / n + σ²_sentences
+    SE² = σ² / n + σ²_sentences
 
-σ² is what is left of the scores when each variant's mean and each seed's mean are taken away (a
-randomised block design: all variants train with the same seeds), pooled over the variants, or the
-variant's own where that is more; with one variant its test is the paired t-test. σ²_sentences is
-the part of the bootstrap's variance over sentences (Koehn 2004) that is common to all seeds.
-Verdicts are corrected for the number of variants by Holm's (1979) method.
+σ² is the variance over seeds of the paired difference (all variants train with the same seeds),
+moderated by that of the other variants, see ``seed_noise``; with one variant this is the paired
+t-test. σ²_sentences is the part of the bootstrap's variance over sentences (Koehn 2004) that is
+common to all seeds. Verdicts are corrected for the number of variants by Holm's (1979) method.
 """
 
 import math
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 
@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 LEVEL = 0.05
 RESAMPLES = 1000
 NOT_SHOWN = "no difference shown"
-NOISY = 3.0  # a variant whose own σ exceeds the others' so many times is no part of the pool
 
 
 def t_tail(t: float, df: float) -> float:
@@ -62,51 +61,57 @@ def holm(p_values: Sequence[float]) -> list[float]:
 # --- the seeds' luck ---
 
 
-@dataclass(frozen=True)
-class SeedNoise:
-    """The variance of a difference of two means over seeds, and its degrees of freedom."""
+def seed_noise(scores: Array) -> tuple[Array, Array]:
+    """The variance of each variant's mean difference from the baseline, and its degrees of freedom.
 
-    variance: float
-    df: int
-    is_own: bool = False  # not pooled: this variant is noisier than the rest
+    Three seeds tell little about one variant's variance σ², but many variants together tell how
+    large such variances are, and how unlike. Taking them for draws from a scaled inverse χ² of
+    mean s₀² and d₀ degrees of freedom, each is estimated as (d₀ s₀² + d s²) / (d₀ + d): its own s²
+    where variances are unlike, the common one where they agree.
 
-
-def seed_noise(scores: Array) -> list[SeedNoise]:
-    """The seeds' luck in each variant's difference from the baseline.
-
-    One wild variant must not hide what the others show, so it is left out of the pool; a few calm
-    ones, say at a score of zero, must not lend their calm to the rest, so nobody gets less than
-    its own.
+    Smyth 2004, "Linear Models and Empirical Bayes Methods for Assessing Differential Expression"
 
     Args:
         scores: (variants, seeds); the first row is the baseline.
 
     Returns:
-        one for each row but the first.
+        both (variants - 1,)
     """
-    n_seeds = scores.shape[1]
-    own = (scores - scores[0]).var(axis=1, ddof=1) / n_seeds
-    calm = list(range(len(scores)))
-    while len(calm) > 2:
-        without = {row: _pooled(scores[[other for other in calm if other != row]]) for row in calm}
-        noisiest = max(calm[1:], key=lambda row: own[row] / max(without[row], 1e-12))
-        if own[noisiest] <= NOISY**2 * without[noisiest] or not without[noisiest]:
-            break
-        calm.remove(noisiest)
-    pooled, df = _pooled(scores[calm]), (len(calm) - 1) * (n_seeds - 1)
-    return [
-        SeedNoise(max(pooled, float(own[row])), df)
-        if row in calm
-        else SeedNoise(float(own[row]), n_seeds - 1, is_own=True)
-        for row in range(1, len(scores))
-    ]
+    n_seeds, n = scores.shape[1], len(scores) - 1
+    own = (scores[1:] - scores[0]).var(axis=1, ddof=1) / n_seeds
+    d = n_seeds - 1.0
+    if n == 1:
+        return own, np.array([d])
+    own = np.maximum(own, 1e-5 * np.median(own) + 1e-12)  # for the logarithm's sake
+    logs = np.log(own) - _digamma(d / 2) + math.log(d / 2)
+    # All differences share the baseline, so a quarter of their variances' luck is common to all.
+    unlike = float(logs.var(ddof=1)) - 0.75 * _trigamma(d / 2)
+    d0 = 2 * _inverse_trigamma(unlike) if unlike > 0 else math.inf
+    if d0 == math.inf:
+        moderated = np.full(n, own.mean())
+    else:
+        s0 = math.exp(logs.mean() + _digamma(d0 / 2) - math.log(d0 / 2))
+        moderated = (d0 * s0 + d * own) / (d0 + d)
+    # So much do all of them tell of one variance that they have in common.
+    most = 4 * n * d / (n + 3)
+    return moderated, np.full(n, min(d0 + d, most))
 
 
-def _pooled(rows: Array) -> float:
-    """The variance of a difference of two means over seeds, from what means leave unexplained."""
-    n_rows, n_seeds = rows.shape
-    left = rows - rows.mean(axis=1, keepdims=True) - rows.mean(axis=0) + rows.mean()
-    return 2 * float((left**2).sum()) / ((n_rows - 1) * (n_seeds - 1)) / n_seeds
+def _digamma(x: float) -> float:
+    return float(torch.special.digamma(torch.tensor(x, dtype=torch.double)))
+
+
+def _trigamma(x: float) -> float:
+    return float(torch.special.polygamma(1, torch.tensor(x, dtype=torch.double)))
+
+
+def _inverse_trigamma(y: float) -> float:
+    """The x, at most 10,000, with trigamma(x) = y."""
+    low, high = 1e-3, 1e4
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _trigamma(middle) > y else (low, middle)
+    return low
 
 
 # --- the sentences' luck ---
@@ -163,7 +168,6 @@ class Comparison:
     p: float
     adjusted_p: float
     smallest: float  # true difference that 4 of 5 such experiments would show
-    is_noisy: bool
 
     @property
     def verdict(self) -> str:
@@ -185,13 +189,12 @@ def compare(scores: Array, resampled: Array) -> list[Comparison]:
     """
     found = []
     n_variants = len(scores) - 1
-    for row, noise in enumerate(seed_noise(scores), start=1):
+    for row, of_seeds, its_df in zip(range(1, len(scores)), *seed_noise(scores), strict=True):
         sentences = common_sentence_variance(resampled[row] - resampled[0])
-        error, df = math.sqrt(noise.variance + sentences), float(noise.df)
-        if df >= 4 and noise.variance:
-            # Satterthwaite (1946): only the seeds' part is estimated from few numbers. From fewer
-            # than four, luck would make that part look small too often.
-            df = min(df * (error**2 / noise.variance) ** 2, 1000)
+        error = math.sqrt(of_seeds + sentences)
+        # Satterthwaite (1946): only the seeds' part is estimated from few numbers. From fewer than
+        # three, luck would make that part look small too often.
+        df = min(its_df * (error**2 / of_seeds) ** 2, 1000.0) if its_df >= 3 else its_df
         difference = float(scores[row].mean() - scores[0].mean())
         reach = t_quantile(LEVEL, df) * error
         found.append(
@@ -202,7 +205,6 @@ def compare(scores: Array, resampled: Array) -> list[Comparison]:
                 p=t_tail(difference / error, df) if error else float(difference == 0),
                 adjusted_p=1.0,
                 smallest=_detectable(t_quantile(LEVEL / n_variants, df), df) * error,
-                is_noisy=noise.is_own,
             )
         )
     adjusted = holm([each.p for each in found])

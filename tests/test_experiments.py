@@ -337,7 +337,7 @@ def test_no_run_is_begun_before_all_variants_are_possible(folder: Path) -> None:
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants are to translate the same data"),
         ("variants.gated", "variants.'report.md'", "variants.report.md: must be a section with a plain name"),
         ("seeds = [1, 2]", "seeds = [-1, 2]", "seeds: -1 is not 0 or more and below 2**32"),
-        ('"plain"', '"plane"', "baseline: 'plane' is not one of two or more variants; did you mean 'plain'?"),
+        ('"plain"', '"plane"', "baseline: 'plane' is none of the variants; did you mean 'plain'?"),
         ("[variants.plain]", '[variants."../plain"]', "variants.../plain: must be a section with a plain name"),
         ("extras", "extra", "unknown key 'model.attention.extra'; did you mean 'model.attention.extras'?"),
         ("[settings]", "settings = 1\n[setting]", "settings: 1 is of the wrong type"),
@@ -353,6 +353,13 @@ def test_complaints(folder: Path, old: str, new: str, expected: str) -> None:
         plan_runs(load_experiment(path), folder / "wrong", {})
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_alone_is_no_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "alone.toml"
+    path.write_text(EXPERIMENT.split("[variants.gated]", maxsplit=1)[0] + "[variants.plain]\n")
+    with pytest.raises(UserError, match="variants: the baseline and at least one more are needed"):
+        load_experiment(path)
 
 
 @pytest.mark.parametrize(
