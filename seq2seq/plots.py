@@ -1,4 +1,4 @@
-"""Pictures of an experiment. No colour stands alone: lines and points carry their names."""
+"""Pictures of an experiment. No colour stands alone: markers and dashes differ too."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,17 +57,11 @@ def plot_speed(points: list[Point], test: str, path: Path) -> None:
     axes.axhline(points[0].bleu.mean(), color="0.7", linewidth=1, zorder=0)
     axes.axvline(1, color="0.7", linewidth=1, zorder=0)
     for number, (name, speeds, bleu) in enumerate(points):
-        x = float(np.median(speeds))
-        axes.errorbar(
-            x,
-            bleu.mean(),
-            xerr=[[x - speeds.min()], [speeds.max() - x]],
-            yerr=bleu.std(ddof=1),
-            capsize=3,
-            markersize=7,
-            label=name,
-            **_style(number),
-        )
+        x, y, style = float(np.median(speeds)), bleu.mean(), _style(number)
+        axes.plot(x, y, linestyle="", markersize=7, label=name, **style)
+        x_error = [[x - speeds.min()], [speeds.max() - x]]
+        bars = {"fmt": "none", "ecolor": style["color"], "elinewidth": 1, "capsize": 3}
+        axes.errorbar(x, y, xerr=x_error, yerr=bleu.std(ddof=1), **bars)
     axes.set_xlabel("training speed (baseline = 1)")
     axes.set_ylabel(f"BLEU on {test}")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
