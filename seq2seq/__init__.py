@@ -18,7 +18,8 @@ Where things are. A file imports only from lines above its own (a test holds thi
     training  alignment                      the loop; attention against gold alignments
     evaluation  significance                 the scores; whether a difference is luck
     experiments  plots                       variants times seeds; pictures
-    report                                   what an experiment found
+    findings                                 what an experiment found
+    report                                   the same in words
     cli                                      one sub-command a stage
     __main__                                 python -m seq2seq
 """

@@ -252,7 +252,8 @@ def run_predict(chosen: argparse.Namespace) -> None:
 def run_compare(chosen: argparse.Namespace) -> None:
     """``seq2seq compare``"""
     from seq2seq.experiments import load_experiment, plan_runs, run_all
-    from seq2seq.report import find, summary, write_report
+    from seq2seq.findings import find
+    from seq2seq.report import summary, write_report
 
     experiment = load_experiment(chosen.experiment)
     folder = chosen.run or Path("runs") / "compare" / chosen.experiment.stem

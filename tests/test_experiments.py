@@ -29,16 +29,9 @@ from seq2seq.experiments import (
     plan_runs,
     run_all,
 )
+from seq2seq.findings import Findings, find, unfair
 from seq2seq.preparation import prepare
-from seq2seq.report import (
-    Findings,
-    find,
-    main_table,
-    markdown_table,
-    summary,
-    unfair,
-    write_report,
-)
+from seq2seq.report import main_table, markdown_table, summary, write_report
 from seq2seq.training import Trainer, train
 
 ROOT = Path(__file__).parent.parent
