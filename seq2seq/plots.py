@@ -41,7 +41,7 @@ def _style(number: int) -> dict[str, Any]:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
 
 
 def plot_speed(points: list[Point], test: str, path: Path) -> None:

@@ -160,12 +160,11 @@ def how_sure(findings: Findings) -> str:
         f"variant alone. ± is the standard deviation over {n_seeds} seeds."
     )
     if found:
-        low, high = (f(each.smallest for each in found) for f in (min, max))
-        about = f"{low:.1f}" + (f" to {high:.1f}, by variant," if high - low >= 0.1 else "")
+        low, middle, high = np.quantile([each.smallest for each in found], [0, 0.5, 1])
         text += (
             " As far as these runs can tell, the smallest true difference that such an experiment "
-            f"shows 4 times out of 5 is about **{about} BLEU**; about smaller ones "
-            f'"{NOT_SHOWN}" says nothing.'
+            f"shows 4 times out of 5 is about **{middle:.1f} BLEU** (the median over variants: "
+            f'{low:.1f} to {high:.1f}); about smaller ones "{NOT_SHOWN}" says nothing.'
         )
     return text
 
