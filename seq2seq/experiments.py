@@ -65,7 +65,7 @@ def load_experiment(path: Path) -> Experiment:
     for key, value in tree.items():
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(known))}")
-        if not isinstance(value, known[key]) or (key == "within" and value is True):
+        if not isinstance(value, known[key]) or (key == "within" and isinstance(value, bool)):
             raise UserError(f"{path}: {key}: {value!r} is of the wrong type")
     for key in NEEDED:
         if key not in tree:
@@ -104,7 +104,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether it was trained, and scored as the configuration says; or has diverged."""
-        if self.has_diverged or not (self.folder / "eval.json").exists():
+        if not (self.folder / "eval.json").exists():
             return self.has_diverged
         return self.read("eval.json").get("decoding") == asdict(self.config.decoding)
 

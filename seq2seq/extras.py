@@ -66,7 +66,8 @@ class Differential(Adjustment):
 
     def mix(self, context: Tensor, weights: Tensor, query: Tensor, places: Places) -> Tensor:
         """Each head's context brought back to length √K, for subtraction shortened it."""
-        return (1 - self.lambda_0) * self.norm(context.to(self.norm.weight.dtype))
+        exact = context.to(self.norm.weight.dtype)  # under autocast torch warns of anything else
+        return (1 - self.lambda_0) * self.norm(exact)
 
 
 @EXTRAS.add("talking_heads", "signed")

@@ -99,11 +99,11 @@ class AttentionBlock(nn.Module):
             x one sub-layer further, the keys and values of all tokens so far, and the weights if
             they are needed and there are any.
         """
-        tokens = x if self.attention is None else self.residual.enter(x)
+        if self.attention is None:
+            return x, self.project(x), None
+        tokens = self.residual.enter(x)
         memory = self.project(tokens)
         memory = memory if before is None else before.append(memory)
-        if self.attention is None:
-            return x, memory, None
         context, weights = self.attention.attend(tokens, memory, mask, start, need_weights)
         return self.residual.leave(x, context), memory, weights
 

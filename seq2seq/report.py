@@ -88,7 +88,7 @@ def main_table(findings: Findings) -> list[list[str]]:
     return rows
 
 
-def test_table(findings: Findings, test: str) -> list[list[str]]:
+def scores_table(findings: Findings, test: str) -> list[list[str]]:
     """One row a variant: every score on one test set."""
     rows = [["variant", "BLEU", "difference [95%]", "chrF", "exact match", "AER"]]
     rows += [
@@ -154,8 +154,8 @@ def how_sure(findings: Findings) -> str:
     n_seeds = len(findings.experiment.seeds)
     text = (
         f"Verdicts are about BLEU on `{findings.tests[0]}`, at the 5% level; p is corrected for "
-        "the number of variants (Holm). They count two kinds of luck: another seed (paired t-test, "
-        "each variance moderated by those of the other variants: Smyth 2004) and other sentences "
+        "the number of variants (Holm). They count two kinds of luck: another seed (paired t-test; "
+        "each variant's own variance, but no less than is usual among them) and other sentences "
         "(paired bootstrap, 1,000 resamples, over all seeds at once). The intervals hold for each "
         f"variant alone. ± is the standard deviation over {n_seeds} seeds."
     )
@@ -210,7 +210,7 @@ def write_report(findings: Findings, folder: Path) -> Path:
     lines += ["![BLEU against training speed](speed.png)", ""]
     lines += ["![Validation BLEU while training](curves.png)", ""]
     for name in findings.tests:
-        lines += [f"## {name}", "", *markdown_table(test_table(findings, name)), ""]
+        lines += [f"## {name}", "", *markdown_table(scores_table(findings, name)), ""]
         lines += phenomena(findings, name, folder)
     lines += ["## Fairness", "", *fairness(findings)]
     write_lines(folder / "report.md", lines)

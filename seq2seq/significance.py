@@ -5,10 +5,10 @@ score. The mean difference over n seeds, on a test set of sentences drawn at ran
 
     SE² = σ² / n + σ²_sentences
 
-σ² is the variance over seeds of the paired difference (all variants train with the same seeds),
-moderated by that of the other variants, see ``seed_noise``; with one variant this is the paired
-t-test. σ²_sentences is the part of the bootstrap's variance over sentences (Koehn 2004) that is
-common to all seeds. Verdicts are corrected for the number of variants by Holm's (1979) method.
+σ² is the variance over seeds of the paired difference (all variants train with the same seeds), see
+``seed_noise``; with one variant this is the paired t-test. σ²_sentences is the part of the
+bootstrap's variance over sentences (Koehn 2004) that is common to all seeds. Verdicts are corrected
+for the number of variants by Holm's (1979) method.
 """
 
 import math
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 
@@ -61,57 +60,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
 # --- the seeds' luck ---
 
 
-def seed_noise(scores: Array) -> tuple[Array, Array]:
+def seed_noise(scores: Array) -> tuple[Array, float]:
     """The variance of each variant's mean difference from the baseline, and its degrees of freedom.
 
-    Three seeds tell little about one variant's variance σ², but many variants together tell how
-    large such variances are, and how unlike. Taking them for draws from a scaled inverse χ² of
-    mean s₀² and d₀ degrees of freedom, each is estimated as (d₀ s₀² + d s²) / (d₀ + d): its own s²
-    where variances are unlike, the common one where they agree.
-
-    Smyth 2004, "Linear Models and Empirical Bayes Methods for Assessing Differential Expression"
+    Three seeds tell little about one variant's variance. So each gets its own, but no less than is
+    usual among all: the median, over what the median of χ² / d is (Wilson and Hilferty 1931). A
+    wild variant so widens no other's interval, and a lucky one does not look sure. Holds where
+    the baseline is no wilder than most.
 
     Args:
         scores: (variants, seeds); the first row is the baseline.
 
     Returns:
-        both (variants - 1,)
+        variances (variants - 1,), and how much all of them tell of what is usual.
     """
-    n_seeds, n = scores.shape[1], len(scores) - 1
-    own = (scores[1:] - scores[0]).var(axis=1, ddof=1) / n_seeds
-    d = n_seeds - 1.0
+    n, d = len(scores) - 1, scores.shape[1] - 1.0
+    own = (scores[1:] - scores[0]).var(axis=1, ddof=1) / scores.shape[1]
+    own = np.maximum(own, 1e-12)  # of runs that are the same
     if n == 1:
-        return own, np.array([d])
-    own = np.maximum(own, 1e-5 * np.median(own) + 1e-12)  # for the logarithm's sake
-    logs = np.log(own) - _digamma(d / 2) + math.log(d / 2)
-    # All differences share the baseline, so a quarter of their variances' luck is common to all.
-    unlike = float(logs.var(ddof=1)) - 0.75 * _trigamma(d / 2)
-    d0 = 2 * _inverse_trigamma(unlike) if unlike > 0 else math.inf
-    if d0 == math.inf:
-        moderated = np.full(n, own.mean())
-    else:
-        s0 = math.exp(logs.mean() + _digamma(d0 / 2) - math.log(d0 / 2))
-        moderated = (d0 * s0 + d * own) / (d0 + d)
-    # So much do all of them tell of one variance that they have in common.
-    most = 4 * n * d / (n + 3)
-    return moderated, np.full(n, min(d0 + d, most))
-
-
-def _digamma(x: float) -> float:
-    return float(torch.special.digamma(torch.tensor(x, dtype=torch.double)))
-
-
-def _trigamma(x: float) -> float:
-    return float(torch.special.polygamma(1, torch.tensor(x, dtype=torch.double)))
-
-
-def _inverse_trigamma(y: float) -> float:
-    """The x, at most 10,000, with trigamma(x) = y."""
-    low, high = 1e-3, 1e4
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _trigamma(middle) > y else (low, middle)
-    return low
+        return own, d
+    usual = own.mean() if n == 2 else np.median(own) / (1 - 2 / (9 * d)) ** 3
+    # All differences share the baseline, so n of them tell as much as 4 n / (n + 3) would.
+    return np.maximum(own, usual), min(2 * d, 4 * n * d / (n + 3))
 
 
 # --- the sentences' luck ---
@@ -189,12 +159,13 @@ def compare(scores: Array, resampled: Array) -> list[Comparison]:
     """
     found = []
     n_variants = len(scores) - 1
-    for row, of_seeds, its_df in zip(range(1, len(scores)), *seed_noise(scores), strict=True):
-        sentences = common_sentence_variance(resampled[row] - resampled[0])
-        error = math.sqrt(of_seeds + sentences)
-        # Satterthwaite (1946): only the seeds' part is estimated from few numbers. From fewer than
-        # three, luck would make that part look small too often.
-        df = min(its_df * (error**2 / of_seeds) ** 2, 1000.0) if its_df >= 3 else its_df
+    variances, seeds_df = seed_noise(scores)
+    for row, of_seeds in enumerate(variances, start=1):
+        total = float(of_seeds) + common_sentence_variance(resampled[row] - resampled[0])
+        error = math.sqrt(total)
+        # The sentences' part is known well. Satterthwaite (1946) would square the ratio; but where
+        # few seeds make their part look small by luck, that trusts them too much.
+        df = min(seeds_df * total / float(of_seeds), 1000.0) if seeds_df >= 2 else seeds_df
         difference = float(scores[row].mean() - scores[0].mean())
         reach = t_quantile(LEVEL, df) * error
         found.append(
@@ -202,7 +173,7 @@ def compare(scores: Array, resampled: Array) -> list[Comparison]:
                 difference=difference,
                 low=difference - reach,
                 high=difference + reach,
-                p=t_tail(difference / error, df) if error else float(difference == 0),
+                p=t_tail(difference / error, df),
                 adjusted_p=1.0,
                 smallest=_detectable(t_quantile(LEVEL / n_variants, df), df) * error,
             )

@@ -11,10 +11,10 @@ from seq2seq.errors import Impossible
 from seq2seq.parts import Adjustment
 from seq2seq.positions import AbsolutePosition
 from seq2seq.registry import KINDS, POSITIONS, REGISTRIES, Registry
-from seq2seq.replacements import AverageAttention, LinearAttention
+from seq2seq.replacements import AverageAttention
 from seq2seq.settings import AttentionConfig, ModelConfig
 
-AnyAttention = Attention | LinearAttention | AverageAttention
+AnyAttention = Attention | AverageAttention
 
 
 def make_attention(model: ModelConfig, config: AttentionConfig) -> AnyAttention | None:

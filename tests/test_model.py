@@ -253,3 +253,13 @@ def test_controls_learn_too() -> None:
             optimizer.step()
             optimizer.zero_grad()
         assert batch_loss(model, batch, 0.0).item() < before
+
+
+def test_each_stack_has_its_own_positions() -> None:
+    rotary = AttentionConfig(position="rotary")
+    model = small_model(replace(SMALL, encoder_attention=rotary))
+    assert model.src_position is None
+    assert isinstance(model.tgt_position, Sinusoidal)
+    model = small_model(replace(SMALL, decoder_attention=rotary))
+    assert isinstance(model.src_position, Sinusoidal)
+    assert model.tgt_position is None

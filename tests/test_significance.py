@@ -11,6 +11,7 @@ from seq2seq.significance import (
     NOT_SHOWN,
     RESAMPLES,
     Array,
+    Comparison,
     common_sentence_variance,
     compare,
     holm,
@@ -51,7 +52,7 @@ def test_one_variant_is_judged_by_the_paired_t_test() -> None:
     difference = scores[1] - scores[0]
     variance, df = seed_noise(scores)
     assert variance == pytest.approx([difference.var(ddof=1) / 4])
-    assert df == [3]
+    assert df == 3
     (found,) = compare(scores, np.zeros((2, 4, RESAMPLES)) + scores[:, :, None])
     t = difference.mean() / math.sqrt(difference.var(ddof=1) / 4)
     assert found.p == found.adjusted_p == pytest.approx(t_tail(t, 3))
@@ -63,39 +64,27 @@ def test_one_variant_is_judged_by_the_paired_t_test() -> None:
 
 def test_seeds_that_are_easy_for_all_are_no_noise() -> None:
     scores = np.array([[10.0, 20.0, 15.0], [11.0, 21.0, 16.0], [9.0, 19.0, 14.0]])
-    assert seed_noise(scores)[0] == pytest.approx([0, 0])
+    assert seed_noise(scores)[0] == pytest.approx([0, 0], abs=1e-9)
 
 
-def test_variances_that_agree_become_one() -> None:
-    # Differences of +-a about their mean have the variance 2 a^2 / 2 over three seeds.
-    scores = np.array([[0, 0, 0], [1, 0, -1], [-1.1, 0, 1.1], [0, -0.9, 0.9]])
-    variance, df = seed_noise(scores)
-    assert variance == pytest.approx([(1 + 1.21 + 0.81) / 3 / 3] * 3)
-    assert df == pytest.approx([4 * 3 * 2 / 6] * 3)
+def test_no_variant_gets_less_than_is_usual_nor_less_than_its_own() -> None:
+    # Differences of a, 0 and -a have the variance a^2 over three seeds, their mean a third of it.
+    scores = np.array([[0, 0, 0], [0.1, 0, -0.1], [-1, 0, 1], [0, -7, 7]])
+    usual = 1 / 3 / (1 - 1 / 9) ** 3
+    variances, df = seed_noise(scores)
+    assert variances == pytest.approx([usual, usual, 49 / 3])
+    assert df == 4
+    variances, df = seed_noise(scores[:3])
+    assert variances == pytest.approx([(0.01 + 1) / 2 / 3, 1 / 3])
+    assert df == pytest.approx(3.2)
 
 
-def test_variances_that_are_unlike_stay_apart() -> None:
-    rng = np.random.default_rng(0)
-    sds = np.array([0.1] * 5 + [10.0] * 5)
-    scores = np.concatenate([np.zeros((1, 5)), rng.normal(0, 1, (10, 5)) * sds[:, None]])
-    variance, df = seed_noise(scores)
-    own = scores[1:].var(axis=1, ddof=1) / 5
-    assert np.abs(np.log(variance / own)).max() < 1  # the two groups are a factor of 10,000 apart
-    assert 4 < df[0] < 5.5
-
-
-def test_moderated_variances_recover_the_prior_they_were_drawn_from() -> None:
-    """Smyth's model: variances 4 d0 / chi2(d0) with d0 = 6 of many variants, a calm baseline."""
-    rng = np.random.default_rng(1)
-    variances = 4 * 6 / rng.chisquare(6, 3000)
-    scores = rng.normal(0, 1, (3000, 5)) * np.sqrt(variances)[:, None]
-    moderated, df = seed_noise(np.concatenate([np.zeros((1, 5)), scores]))
-    # Without a common baseline's noise the correction for it makes d0 a little smaller.
-    assert 4 + 3 < df[0] < 4 + 7
-    errors = [
-        np.log(np.abs(x * 5 / variances)).std() for x in (moderated, scores.var(1, ddof=1) / 5)
-    ]
-    assert errors[0] < 0.8 * errors[1]
+def test_what_is_usual_is_estimated_without_bias() -> None:
+    """The median of a variance with few degrees of freedom is far below its mean."""
+    rng = np.random.default_rng(2)
+    calm_baseline = np.zeros((1, 3))
+    draws = np.concatenate([calm_baseline, rng.normal(0, 2, (20_000, 3))])
+    assert seed_noise(draws)[0].min() == pytest.approx(4 / 3, rel=0.05)
 
 
 def sentences(n: int, noise: float, seed: int) -> tuple[list[str], list[str]]:
@@ -159,26 +148,28 @@ def world(
         (2, [0.4] * 2),
         (2, [0.4] * 4),
         (3, [0.4] * 2),
-        (3, [0.4] * 4),
+        (3, [0.4] * 3),
         (3, [0.4] * 10),
         (5, [0.4] * 3),
         (3, [0.4] * 6 + [1.2]),  # a wild one
         (3, [0.4] * 6 + [0.02] * 3),  # some that are always as bad
+        (3, [0.6] + [0.4] * 6),  # a baseline that is wilder than the rest
         (3, [0.001] * 4),
     ],
 )
 def test_where_nothing_differs_nothing_is_shown(
     n_seeds: int, seed_sds: list[float], sentence_sd: float
 ) -> None:
-    """Whichever kind of luck there is, at most one experiment in twenty claims anything."""
+    """Whichever kind of luck there is, about one in twenty claims anything, for no variant more."""
     rng = np.random.default_rng(7)
-    n_worlds, false_alarms, misses = 100, 0, 0
+    n_worlds, false_alarms = 100, 0
+    misses = np.zeros(len(seed_sds) - 1)
     for _ in range(n_worlds):
         found = compare(*world(rng, [30.0] * len(seed_sds), seed_sds, sentence_sd, n_seeds))
         false_alarms += any(each.verdict != NOT_SHOWN for each in found)
-        misses += sum(not each.low < 0 < each.high for each in found)
-    assert false_alarms / n_worlds <= 0.11  # 5%, and nearly three standard errors
-    assert misses / n_worlds / (len(seed_sds) - 1) <= 0.11
+        misses += [not each.low < 0 < each.high for each in found]
+    assert false_alarms / n_worlds <= 0.1  # 5%, and a little more than two standard errors
+    assert misses.max() / n_worlds <= 0.13  # of up to nine, so nearer four
 
 
 def test_intervals_are_no_wider_than_they_need_be() -> None:
@@ -191,21 +182,22 @@ def test_intervals_are_no_wider_than_they_need_be() -> None:
     assert misses / 900 > 0.02
 
 
-def test_differences_of_the_size_stated_are_shown() -> None:
+@pytest.mark.parametrize("n_seeds", [3, 5])
+def test_differences_of_the_size_stated_are_shown_4_times_out_of_5(n_seeds: int) -> None:
     rng = np.random.default_rng(8)
-    smallest = np.mean(
-        [
-            each.smallest
-            for _ in range(20)
-            for each in compare(*world(rng, [30.0] * 4, [0.4] * 4, 0.2))
+
+    def verdicts(effect: float, n_worlds: int) -> list[Comparison]:
+        effects, sds = [30.0, 30.0 + effect, 30.0 - effect, 30.0], [0.4] * 4
+        return [
+            found
+            for _ in range(n_worlds)
+            for found in compare(*world(rng, effects, sds, 0.2, n_seeds))[:2]
         ]
-    )
-    effects = [30.0, 30.0 + float(smallest), 30.0 - float(smallest), 30.0]
-    verdicts = [
-        [c.verdict for c in compare(*world(rng, effects, [0.4] * 4, 0.2))] for _ in range(100)
-    ]
-    assert sum(first == "better" for first, _, _ in verdicts) > 70
-    assert sum(second == "worse" for _, second, _ in verdicts) > 70
+
+    smallest = np.mean([found.smallest for found in verdicts(0.0, 50)])
+    found = verdicts(float(smallest), 100)
+    right = [each.verdict == ("better", "worse")[i % 2] for i, each in enumerate(found)]
+    assert 0.7 < np.mean(right) < 0.95
 
 
 def test_what_each_seed_errs_on_is_not_counted_twice() -> None:
@@ -222,7 +214,11 @@ def test_what_each_seed_errs_on_is_not_counted_twice() -> None:
 def test_equal_runs() -> None:
     scores = np.full((2, 2), 30.0)
     (found,) = compare(scores, np.full((2, 2, RESAMPLES), 30.0))
-    assert (found.difference, found.p, found.verdict) == (0, 1, NOT_SHOWN)
+    assert (found.difference, found.verdict) == (0, NOT_SHOWN)
+    assert found.p == pytest.approx(1)
+    (found,) = compare(np.full((2, 5), 30.0), np.full((2, 5, RESAMPLES), 30.0))
+    assert found.p == pytest.approx(1)
+    assert math.isfinite(found.smallest)
 
 
 def test_a_variant_that_copies_the_baseline_lends_nobody_its_calm() -> None:

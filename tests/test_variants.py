@@ -25,7 +25,7 @@ from seq2seq.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.parts import Places
 from seq2seq.positions import AbsolutePosition, Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.registry import EXTRAS, NORMALIZERS, POSITIONS, REGISTRIES, SCORES
-from seq2seq.replacements import AverageAttention
+from seq2seq.replacements import AverageAttention, phi
 from seq2seq.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.tokenizer import BOS
@@ -344,7 +344,8 @@ def test_the_fast_path_is_the_slow_one(kind: str, kv_heads: int) -> None:
         slow, weights = module.attend(x, memory, mask)
         fast, no_weights = module.attend(x, memory, mask, need_weights=False)
         assert weights is not None
-        assert no_weights is None or kind == "linear"
+        alike = mask is None or mask.shape[-2] == 1  # all queries see the same keys
+        assert (no_weights is None) == (kind == "scored" or alike)
         torch.testing.assert_close(fast, slow)
         direction = torch.randn_like(slow)
         parameters = list(module.parameters())
@@ -399,6 +400,7 @@ def test_additive_by_loop() -> None:
 def test_cosine_is_torchs() -> None:
     queries, keys = random_heads()
     score = Cosine(H, K)
+    assert score(queries, queries, places(5, 5)).amax().item() == pytest.approx(10)
     with torch.no_grad():
         score.g.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     expected = F.cosine_similarity(queries[:, :, :, None], keys[:, :, None], dim=-1)
@@ -410,6 +412,7 @@ def test_locations_are_normal_densities() -> None:
     queries, keys = random_heads(3, 6)
     where = places(3, 6, start=2)
     score = Gaussian(H, K)
+    torch.testing.assert_close(score(queries, keys, where), hard_coded(queries, keys, where))
     with torch.no_grad():
         score.r.fill_(0.5)
         score.log_sigma.fill_(math.log(2))
@@ -458,6 +461,24 @@ def test_sparse_weights_are_those_of_the_entmax_package(ours: Any, theirs: Any) 
         ]
         # Where scores are equal, a weight may be on the edge of zero, and has two slopes.
         torch.testing.assert_close(gradients[0][0][10:], gradients[1][0][10:])
+        assert gradients[0][0].isfinite().all()
+
+
+@pytest.mark.parametrize("normalizer", [sparsemax, entmax15])
+def test_sparse_weights_of_many_scores_in_bfloat16(normalizer: Any) -> None:
+    torch.manual_seed(6)
+    scores = 5 * torch.randn(50, 200)
+    exact, rough = normalizer(scores.bfloat16().float()), normalizer(scores.bfloat16())
+    torch.testing.assert_close(rough.float(), exact, atol=5e-3, rtol=0)
+    torch.testing.assert_close(rough.sum(dim=-1).float(), torch.ones(50), atol=1e-2, rtol=0)
+
+
+def test_the_gradient_of_equal_scores_is_a_number() -> None:
+    scores = torch.tensor([0.0, 0.0, -2.0, -2.0], requires_grad=True)
+    weights = entmax15(scores)
+    torch.testing.assert_close(weights, torch.tensor([0.5, 0.5, 0.0, 0.0]))
+    (gradient,) = torch.autograd.grad(weights[0], scores)
+    assert gradient.isfinite().all()
 
 
 def test_sigmoid_by_hand() -> None:
@@ -563,6 +584,12 @@ def test_windows_by_loop(window: int) -> None:
             near = x[:, max(0, t - window) : t + 1 + (0 if causal else window)]
             expected, _ = full(x[:, t : t + 1], near, near)
             torch.testing.assert_close(context[:, t : t + 1], expected)
+
+
+def test_the_map_of_linear_attention_never_loses_a_token() -> None:
+    x = torch.tensor([-30.0, -1.0, 0.0, 1.0])
+    torch.testing.assert_close(phi(x), torch.nn.functional.elu(x) + 1)
+    assert phi(x)[0] == pytest.approx(math.exp(-30))
 
 
 def test_linear_attention_by_loop() -> None:
