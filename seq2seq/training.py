@@ -277,7 +277,7 @@ class Trainer:
         """
         config, progress = self.config.train, self.progress
         n_steps = math.ceil(self.data.n_batches / config.accumulate) * config.epochs
-        bar = tqdm(total=n_steps, initial=progress.step, unit="step", disable=None)
+        bar = tqdm(total=n_steps, initial=progress.step, unit="step", leave=None, disable=None)
         with bar:
             for batches, share in self.steps():
                 began = time.perf_counter()
