@@ -1,0 +1,66 @@
+"""What README, data card and docs/ say is there, is there: links, commands, experiments."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from seq2seq.cli import build_parser
+from seq2seq.experiments import load_experiment
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+REPORTS = sorted(path.parent for path in (ROOT / "docs" / "experiments").glob("*/report.md"))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command in a code block that names no language."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
+    return [shlex.split(line.split("|")[-1], comments=True) for line in lines if line]
+
+
+def settings_of_make(words: list[str]) -> list[str]:
+    """What make is given in ARGS."""
+    return [x for word in words if word.startswith("ARGS=") for x in word[5:].split()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    broken = [x for x in links if "://" not in x and not (page.parent / x).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_ones_that_there_are(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    parser = build_parser()
+    for program, *words in commands(page):
+        if program == "make":
+            for word in words:
+                name = word.split("=")[0]
+                assert re.search(rf"^{name} ?[:?]", makefile, re.MULTILINE), words
+            parser.parse_args(["train", "--config", "any", *settings_of_make(words)])
+        elif program.endswith("seq2seq"):
+            parser.parse_args([word for word in words if word != "--help"])  # which leaves
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_configurations_named_are_there(page: Path) -> None:
+    named = re.findall(r"\bconfigs/[\w./-]+\.toml", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("folder", REPORTS, ids=lambda folder: folder.name)
+def test_reports_are_those_of_the_experiments_shipped(folder: Path) -> None:
+    experiment = load_experiment(ROOT / "configs" / "experiments" / f"{folder.name}.toml")
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["variant"], int(row["seed"])) for row in rows} == {
+        (variant, seed) for variant in experiment.variants for seed in experiment.seeds
+    }
+    assert {row["status"] for row in rows} <= {"finished", "diverged"}
