@@ -21,6 +21,7 @@ from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer
 
 DIVERGED = "diverged.txt"  # what an experiment leaves where the loss stopped being a number
+BEGUN = ("last.pt", "training.json", DIVERGED)  # where one of them is, training has begun
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
@@ -48,7 +49,7 @@ def refuse_other_settings(run: Path, config: Config) -> None:
     Raises:
         UserError: it has; the message names the first setting that differs.
     """
-    if not any((run / name).exists() for name in ("last.pt", DIVERGED)):
+    if not any((run / name).exists() for name in BEGUN):
         return
     there = flatten(load_run_config(run))
     for key, value in flatten(config).items():

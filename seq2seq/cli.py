@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"seq2seq: {stopped}", file=sys.stderr)
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
+        print("seq2seq: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

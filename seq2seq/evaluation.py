@@ -30,29 +30,31 @@ def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, An
     """
     translator = Translator.load(run, overrides)
     best = best_head(translator, run)
-    tests = {
-        name: score_test_set(translator, run, name, best) for name in load_report(run).test_pairs
-    }
+    tests, hypotheses = {}, {}
+    for name in load_report(run).test_pairs:
+        tests[name], hypotheses[name] = score_test_set(translator, run, name, best)
     result = {
         "decoding": asdict(translator.config.decoding),
         "parameters": count_parameters(translator.model),
         "git_commit": git_commit(),
         "tests": tests,
     }
+    (run / "eval.json").unlink(missing_ok=True)  # it is about the hypotheses that lie beside it
+    for name, lines in hypotheses.items():
+        write_lines(run / "hypotheses" / f"{file_name(name)}.txt", lines)
     write_text(run / "eval.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
 
 def score_test_set(
     translator: Translator, run: Path, name: str, head: Head | None
-) -> dict[str, Any]:
-    """Translate one test set; its scores, by phenomenon too, and the alignment of ``head``."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores of one test set, by phenomenon too, with the alignment of ``head``; hypotheses."""
     test = load_split(translator.config.data, run, name)
     cut: list[int] = []
     began = time.perf_counter()
     hypotheses = translator.translate(test.src, on_cut=lambda index, _: cut.append(index))
     seconds = time.perf_counter() - began
-    write_lines(run / "hypotheses" / f"{file_name(name)}.txt", hypotheses)
     result = asdict(score(hypotheses, test.tgt)) | {
         "sentences": len(test),
         "sentences_cut": len(cut),
@@ -65,7 +67,7 @@ def score_test_set(
     heads = judge_heads(translator, test, gold) if gold and head else {}
     if head in heads:
         result["alignment"] = alignment_report(heads, head)
-    return result
+    return result, hypotheses
 
 
 def best_head(translator: Translator, run: Path) -> Head | None:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from seq2seq.checkpoint import DIVERGED, refuse_other_settings
+from seq2seq.checkpoint import DIVERGED, refuse_other_settings, save_run_config
 from seq2seq.config import Layer, load_config, read_tree
 from seq2seq.corpus import load_report, load_split
 from seq2seq.errors import Diverged, UserError
 from seq2seq.evaluation import evaluate
-from seq2seq.files import read_lines, write_text
+from seq2seq.files import read_json, write_text
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.preparation import is_prepared, prepare
 from seq2seq.settings import NOT_NEGATIVE, Config, nearest, options
@@ -80,7 +80,7 @@ def load_experiment(path: Path) -> Experiment:
     if not NOT_NEGATIVE.test(tree.get("within", 0)):
         raise UserError(f"{path}: within: {tree['within']!r} is not {NOT_NEGATIVE.words}")
     for name, changes in variants.items():
-        if not re.fullmatch(r"[\w+-]+", name) or not isinstance(changes, dict):
+        if not re.fullmatch(r"[a-zA-Z0-9][\w+-]*", name, re.ASCII) or not isinstance(changes, dict):
             raise UserError(f"{path}: variants.{name}: must be a section with a plain name")
     if len(variants) < 2:
         raise UserError(f"{path}: variants: the baseline and at least one more are needed")
@@ -104,9 +104,14 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether it was trained, and scored as the configuration says; or has diverged."""
-        if not (self.folder / "eval.json").exists():
+        if not (self.is_trained and (self.folder / "eval.json").exists()):
             return self.has_diverged
         return self.read("eval.json").get("decoding") == asdict(self.config.decoding)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its training came to an end."""
+        return (self.folder / "training.json").exists()
 
     @property
     def has_diverged(self) -> bool:
@@ -115,11 +120,7 @@ class Run:
 
     def read(self, name: str) -> dict[str, Any]:
         """What ``eval.json`` or ``training.json`` holds."""
-        return json.loads("\n".join(read_lines(self.folder / name)))
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``."""
-        return [json.loads(line) for line in read_lines(self.folder / "metrics.jsonl")]
+        return read_json(self.folder / name)
 
 
 def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -> list[Run]:
@@ -131,9 +132,11 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         overrides: settings from the command line, as text, for all variants alike.
 
     Raises:
-        UserError: a variant's configuration is impossible, or a run was begun with another.
+        UserError: a variant's configuration is impossible or the baseline's own, or a run was
+            begun with another.
     """
     base = experiment.path.parent / experiment.base
+    load_config(base)  # must be possible by itself: the report says what was changed in it
     common = Layer(f"{experiment.path}, settings", dotted(experiment.settings))
     configs: dict[str, Config] = {}
     for name, changes in experiment.variants.items():
@@ -145,6 +148,8 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         baseline = configs[experiment.baseline]
         if configs[name].data != baseline.data:
             raise UserError(f"{own.origin}: all variants are to translate the same data")
+        if name != experiment.baseline and configs[name] == baseline:
+            raise UserError(f"{own.origin}: no setting differs from {experiment.baseline}'s")
         if experiment.match_parameters and "model.d_ff" not in own.values:
             configs[name] = matched(configs[name], baseline)
     runs = [
@@ -206,7 +211,10 @@ def run_all(runs: list[Run]) -> None:
             try:
                 if not is_prepared(run.config, run.folder):
                     prepare(run.config, run.folder)
-                train(run.config, run.folder)
+                if run.is_trained:
+                    save_run_config(run.folder, run.config)  # its decoding may be another
+                else:
+                    train(run.config, run.folder)
                 evaluate(run.folder)
             except Diverged as error:
                 write_text(run.folder / DIVERGED, f"{error}\n")
@@ -233,7 +241,7 @@ def measure_speed(runs: list[Run], folder: Path) -> Speeds:
     """
     path = folder / "speed.json"
     if path.exists():
-        known: Speeds = json.loads("\n".join(read_lines(path)))
+        known: Speeds = read_json(path)
         newest = max((run.folder / "eval.json").stat().st_mtime for run in runs)
         if list(known) == [run.variant for run in runs] and path.stat().st_mtime >= newest:
             return known
@@ -267,11 +275,12 @@ class Racer:
         return round(n_labels / (now() - began), 1)
 
     def decode(self) -> float:
-        """Tokens written a second."""
+        """Tokens written a second, each sentence's EOS counted."""
         began = now()
         hypotheses = self.translator.translate(self.sentences)
         seconds = now() - began
-        return round(sum(map(len, self.translator.tokenizer.encode_tgt(hypotheses))) / seconds, 1)
+        written = self.translator.tokenizer.encode_tgt(hypotheses)  # from BOS to EOS
+        return round(sum(len(ids) - 1 for ids in written) / seconds, 1)
 
 
 def now() -> float:

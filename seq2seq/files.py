@@ -1,9 +1,11 @@
 """Files: text read strictly, everything written whole or not at all."""
 
+import json
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from seq2seq.errors import UserError
 
@@ -38,6 +40,17 @@ def read_lines(path: Path) -> list[str]:
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
     return decoded
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ``UserError`` if it cannot be read or is none."""
+    try:
+        found = json.loads(read_bytes(path))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged, or not written by this program; remove it")
+    return found
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,13 @@ class Variant:
         return self.name + missing
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """By dotted key, but for the seed, which differs from run to run."""
+        settings = flatten((self.runs or self.diverged)[0].config)
+        del settings["train.seed"]
+        return settings
+
+    @property
     def parameters(self) -> int:
         """Learned numbers of the model."""
         if self.trainings:
@@ -66,9 +74,8 @@ class Variant:
         return model_size(self.diverged[0].config)
 
     def values(self, test: str, key: str) -> Array:
-        """A score on a test set, of each run; none where it was not measured."""
-        found = [evaluation["tests"][test].get(key) for evaluation in self.evaluations]
-        return np.array([value for value in found if value is not None], dtype=np.float64)
+        """A score on a test set, of each run."""
+        return np.array([evaluation["tests"][test][key] for evaluation in self.evaluations])
 
     def error_rates(self, test: str) -> Array:
         """The alignment error rates on a test set."""
@@ -86,10 +93,20 @@ class Variant:
 
     def curve(self) -> tuple[list[int], Array]:
         """Steps of the validations, and validation BLEU (runs, validations)."""
-        lines = [run.metrics() for run in self.runs]
-        n_common = min(len(each) for each in lines)
-        steps = [line["step"] for line in lines[0][:n_common]]
-        return steps, np.array([[line["valid_bleu"] for line in each[:n_common]] for each in lines])
+        points = [_validations(run) for run in self.runs]
+        n_common = min(len(each) for each in points)
+        steps = [step for step, _ in points[0][:n_common]]
+        return steps, np.array([[bleu for _, bleu in each[:n_common]] for each in points])
+
+
+def _validations(run: Run) -> list[tuple[int, float]]:
+    """Step and BLEU of each validation."""
+    path = run.folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in read_lines(path)]
+        return [(line["step"], line["valid_bleu"]) for line in lines]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: damaged, or not written by this program") from None
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,10 @@ def common_references(runs: list[Run], test: str) -> list[str]:
 
 
 def _resampled(run: Run, test: str, references: list[str]) -> Array:
-    hypotheses = read_lines(run.folder / "hypotheses" / f"{file_name(test)}.txt")
+    path = run.folder / "hypotheses" / f"{file_name(test)}.txt"
+    hypotheses = read_lines(path)
+    if len(hypotheses) != len(references):
+        raise UserError(f"{path} has {len(hypotheses):,} lines, not {len(references):,}")
     return resampled_bleu(sentence_statistics(hypotheses, references))
 
 
@@ -175,11 +195,10 @@ def _resampled(run: Run, test: str, references: list[str]) -> Array:
 def unfair(findings: Findings) -> Iterator[str]:
     """Whatever a variant has that the baseline has not, besides another model."""
     baseline, within = findings.baseline, findings.experiment.within
-    settings = flatten(baseline.runs[0].config)
     for variant in findings.variants[1:]:
-        for key, value in flatten((variant.runs or variant.diverged)[0].config).items():
-            if value != settings[key] and not key.startswith("model."):
-                here, there = toml_value(value), toml_value(settings[key])
+        for key, value in variant.settings.items():
+            if value != baseline.settings[key] and not key.startswith("model."):
+                here, there = toml_value(value), toml_value(baseline.settings[key])
                 yield f"{variant.name}: `{key}` is {here}, the baseline's {there}"
         more = findings.more_parameters(variant)
         if abs(more) > within:

@@ -2,6 +2,7 @@
 
 Each takes scores (B, H, T, S), -inf where masked, at least one in a row not, and returns weights
 of the same shape: non-negative, zero where masked. A class is made with (n_heads, head_width).
+Scores that are no numbers give weights that are none: the loss then says that training diverged.
 """
 
 import math
@@ -34,7 +35,7 @@ def sparsemax(scores: Tensor) -> Tensor:
     in_order = z.sort(dim=-1, descending=True).values
     sums = in_order.cumsum(dim=-1)
     k = torch.arange(1, z.shape[-1] + 1, device=z.device)
-    support = (1 + k * in_order > sums).sum(dim=-1, keepdim=True)
+    support = (1 + k * in_order > sums).sum(dim=-1, keepdim=True).clamp(min=1)
     tau = (sums.gather(-1, support - 1) - 1) / support
     return (z - tau).clamp(min=0)
 
@@ -56,7 +57,7 @@ def entmax15(scores: Tensor) -> Tensor:
     variance = in_order.square().cumsum(dim=-1) / k - mean.square()
     # Above zero, because the root's slope is infinite there.
     taus = mean - (1 / k - variance).clamp(min=1e-12).sqrt()
-    support = (taus <= in_order).sum(dim=-1, keepdim=True)
+    support = (taus <= in_order).sum(dim=-1, keepdim=True).clamp(min=1)
     return (z - taus.gather(-1, support - 1)).clamp(min=0).square()
 
 

@@ -1,5 +1,6 @@
 """Pictures of an experiment. No colour stands alone: markers and dashes differ too."""
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from seq2seq.files import write_bytes
 from seq2seq.significance import Array
 
 matplotlib.rcParams.update(
@@ -16,6 +18,7 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
         "axes.grid": True,
         "grid.alpha": 0.25,
+        "text.parse_math": False,  # a $ in a name is a $
     }
 )
 # Told apart by people who cannot tell red from green (Okabe and Ito 2008).
@@ -40,8 +43,9 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    write_bytes(path, picture.getvalue())
 
 
 def plot_speed(points: list[Point], test: str, path: Path) -> None:

@@ -65,8 +65,12 @@ def seed_noise(scores: Array) -> tuple[Array, float]:
 
     Three seeds tell little about one variant's variance. So each gets its own, but no less than is
     usual among all: the median, over what the median of χ² / d is (Wilson and Hilferty 1931). A
-    wild variant so widens no other's interval, and a lucky one does not look sure. Holds where
-    the baseline is no wilder than most.
+    wild variant so widens no other's interval, and a lucky one does not look sure.
+
+    In simulations of three seeds and nine variants that do not differ, at most about 5% of the
+    experiments came to a wrong verdict, were all equally noisy, some wild, or the baseline wild.
+    Of the 95% intervals 98% held among equals, but 89% of a variant 15 times as noisy as the rest.
+    Its own degrees of freedom would mend that; but then three seeds could show nothing of it.
 
     Args:
         scores: (variants, seeds); the first row is the baseline.

@@ -297,6 +297,10 @@ class Trainer:
             self.checkpoint()
         progress.finished = True
         self.save()
+        if stop.signal_number:  # it came when there was no step left to stop after
+            raise Stopped(
+                "stopped when training was done; the same command goes on", stop.signal_number
+            )
 
     def checkpoint(self) -> None:
         """Validate, note the result in ``metrics.jsonl``, save the state."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import SACREBLEU, TINY_CONFIG, write_corpus
 from safetensors.torch import load_file
 
@@ -169,11 +170,40 @@ def test_other_decoding_is_scored_again_without_training(
         if run.variant == "plain"
     )
     assert [run.is_finished, run.has_diverged] == [False, False]
-    weights = (run.folder / "model.safetensors").read_bytes()
+    kept = ["model.safetensors", "training.json"]
+    before = [(run.folder / name).read_bytes() for name in kept]
+    (run.folder / "last.pt").unlink()  # the biggest file of a run: someone may want the room
     monkeypatch.setattr(Trainer, "step", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     run_all([run])
     assert run.read("eval.json")["decoding"]["beam"] == 2
-    assert (run.folder / "model.safetensors").read_bytes() == weights
+    assert [(run.folder / name).read_bytes() for name in kept] == before
+
+
+def test_results_of_other_settings_are_not_taken_for_these(folder: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(folder / "tiny-experiment.toml")
+    shutil.copytree(folder / "out" / "plain", tmp_path / "plain")
+    for seed in (1, 2):
+        (tmp_path / "plain" / f"seed-{seed}" / "last.pt").unlink()
+    with pytest.raises(UserError, match=r"was trained with train.learning_rate = 0.005, not 0.1"):
+        plan_runs(experiment, tmp_path, {"train.learning_rate": "0.1"})
+
+
+@pytest.mark.parametrize(
+    "name", ["eval.json", "training.json", "metrics.jsonl", "hypotheses/test.txt", "speed.json"]
+)
+@pytest.mark.parametrize("content", ['{"half', "3\n"])
+def test_a_damaged_file_is_named_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    place = out if name == "speed.json" else out / "gated" / "seed-1"
+    (place / name).write_text(content, encoding="utf-8")
+    os.utime(out / "speed.json")
+    assert main(["compare", str(folder / "tiny-experiment.toml"), "--run", str(out)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"seq2seq: {place / name}")
 
 
 def test_advice_that_was_followed_is_not_taken_for_the_run_that_diverged(folder: Path) -> None:
@@ -197,8 +227,8 @@ def test_runs_tested_on_other_sentences_are_not_compared(folder: Path, tmp_path:
 def test_other_settings_need_another_folder(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare(folder, "--train.epochs", "9") == 1
-    assert "was trained with train.epochs = 2, not 9" in capsys.readouterr().err
+    assert compare(folder, "--train.learning_rate", "0.1") == 1
+    assert "was trained with train.learning_rate = 0.005, not 0.1" in capsys.readouterr().err
 
 
 def test_results_are_those_of_the_runs_and_of_sacrebleu(folder: Path) -> None:
@@ -352,10 +382,15 @@ def test_no_run_is_begun_before_all_variants_are_possible(folder: Path) -> None:
         ("[settings]", "settings = 1\n[setting]", "settings: 1 is of the wrong type"),
         ("tiny.toml", "missing.toml", "missing.toml: No such file or directory"),
         ("title", "title = 1\ntitle", "not a TOML file"),
+        ("tiny.toml", "tiny\\u0000.toml", "not a TOML file: embedded null byte"),
+        ("tiny.toml", "nowhere.toml", "nowhere.toml: data.directory = \"\": must name a folder"),
+        ("variants.gated", "variants._gated", "variants._gated: must be a section with a plain name"),
+        ("train.epochs = 3", "train.epochs = 2", "variants.longer: no setting differs from plain's"),
     ],
 )  # fmt: skip
 def test_complaints(folder: Path, old: str, new: str, expected: str) -> None:
     path = folder / "wrong.toml"
+    (folder / "nowhere.toml").write_text("", encoding="utf-8")
     assert old in EXPERIMENT
     path.write_text(EXPERIMENT.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -193,6 +193,29 @@ def test_words(findings: Findings, tmp_path: Path) -> None:
     assert "is about **2.5 BLEU** (the median over variants: 1.0 to 9.0)" in how_sure(findings)
 
 
+def test_a_seed_is_no_setting_of_a_variant(findings: Findings) -> None:
+    """Where the first seed is lost, another stands for the variant."""
+    wild = findings.variants[3]
+    lost, whole = wild.runs[0], wild.diverged[0]
+    findings.variants[3] = replace(
+        wild, runs=[whole], diverged=[lost], trainings=[training("wild", 2)]
+    )
+    assert changes_table(findings)[3] == ["wild", "`train.learning_rate = 9.0`"]
+    assert list(unfair(findings))[1:] == [
+        "wild: `train.learning_rate` is 9.0, the baseline's 0.002"
+    ]
+
+
+def test_names_may_hold_what_markdown_and_pictures_read_as_signs(
+    findings: Findings, tmp_path: Path
+) -> None:
+    for variant in findings.variants:
+        for found in variant.evaluations:
+            found["tests"]["test"]["phenomena"]["Case=Nom|$_$"] = {"pairs": 1, "exact_match": 5}
+    report = write_report(findings, tmp_path).read_text(encoding="utf-8")
+    assert "| Case=Nom\\|$_$ (1) | 5.0 | 5.0 |" in report
+
+
 def test_curves_end_with_the_shortest_run(findings: Findings) -> None:
     steps, bleu = findings.variants[0].curve()
     assert steps == [10, 20]

@@ -203,6 +203,25 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
 
 
+def test_a_signal_that_comes_when_no_step_is_left_is_not_lost(
+    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config, tmp_path)
+    validate = Trainer.validate
+
+    def validate_and_stop(self: Trainer) -> dict[str, Any]:
+        if self.progress.epoch == config.train.epochs:
+            os.kill(os.getpid(), signal.SIGINT)
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "validate", validate_and_stop)
+    with pytest.raises(Stopped, match="training was done"):
+        train(config, tmp_path)
+    monkeypatch.setattr(Trainer, "step", None)
+    train(config, tmp_path)
+    assert metrics(tmp_path) == metrics(uninterrupted)
+
+
 def test_a_finished_run_is_not_trained_again(
     config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,6 +188,14 @@ def test_a_gpu_agrees(config: AttentionConfig) -> None:
 
 
 @each_variant
+def test_what_is_no_number_passes_through(config: AttentionConfig) -> None:
+    """So that the loss shows it, whatever the parts; an experiment then goes on without it."""
+    module = attention(config)
+    context, _ = run(module, torch.full((1, 3, D), math.nan, dtype=torch.double), None)
+    assert context.isnan().all()
+
+
+@each_variant
 def test_padding_has_no_effect(config: AttentionConfig) -> None:
     module, x = attention(config), tokens(9)
     expected, _ = run(module, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
