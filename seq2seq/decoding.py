@@ -14,6 +14,7 @@ from seq2seq.model import DecoderState, Seq2Seq
 from seq2seq.tokenizer import BOS, EOS, PAD, UNK
 
 NEVER_WRITTEN = [PAD, BOS, UNK]
+SMALLER = 0.8  # the part of a batch still going on at which the rest leaves it
 
 
 def output_limits(src: Tensor, max_ratio: float) -> Tensor:
@@ -33,7 +34,8 @@ def next_logits(model: Seq2Seq, tokens: Tensor, state: DecoderState) -> tuple[Te
 def greedy(model: Seq2Seq, src: Tensor, max_ratio: float) -> list[list[int]]:
     """The likeliest token at each step, for all sentences at once.
 
-    A finished sentence leaves the batch, so that the last few do not pay for the rest.
+    Finished sentences leave the batch, so that the last few do not pay for the rest; not each at
+    once, because that copies what the others attend to.
 
     Args:
         model: in evaluation mode.
@@ -44,20 +46,26 @@ def greedy(model: Seq2Seq, src: Tensor, max_ratio: float) -> list[list[int]]:
         the ids of each translation.
     """
     limits = output_limits(src, max_ratio)
-    hypotheses: list[list[int]] = [[] for _ in src]
+    written = torch.full((len(src), int(limits.max())), EOS, device=src.device)
     rows = torch.arange(len(src), device=src.device)  # sentences still in the batch
-    tokens = torch.full_like(rows, BOS)
+    tokens, going_on = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
     state = model.start(*model.encode(src))
-    while len(rows):
+    while n_going_on := int(going_on.sum()):
+        if n_going_on <= SMALLER * len(rows):
+            rows, tokens, state = rows[going_on], tokens[going_on], state.select(going_on)
+            going_on = going_on[going_on]
         logits, state = next_logits(model, tokens, state)
         tokens = logits.argmax(dim=-1)  # (B,)
-        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-            if token != EOS:
-                hypotheses[row].append(token)
-        going_on = (tokens != EOS) & (state.length < limits[rows])
-        if not going_on.all():
-            rows, tokens, state = rows[going_on], tokens[going_on], state.select(going_on)
-    return hypotheses
+        written[rows, state.length - 1] = tokens
+        going_on &= (tokens != EOS) & (state.length < limits[rows])
+    return [
+        until_eos(ids[:limit]) for ids, limit in zip(written.tolist(), limits.tolist(), strict=True)
+    ]
+
+
+def until_eos(ids: list[int]) -> list[int]:
+    """``ids`` up to the first EOS."""
+    return ids[: ids.index(EOS)] if EOS in ids else ids
 
 
 def normalized(log_probability: float, length: int, length_penalty: float) -> float:

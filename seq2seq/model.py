@@ -12,7 +12,13 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from seq2seq.attention import causal_mask
-from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache
+from seq2seq.layers import (
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    LayerCache,
+    in_product_precision,
+)
 from seq2seq.positions import AbsolutePosition
 from seq2seq.settings import ModelConfig
 from seq2seq.tokenizer import PAD
@@ -131,7 +137,7 @@ class Seq2Seq(nn.Module):
         for layer in self.encoder:
             x, weights = layer(x, src_mask, need_weights)
             all_weights.append(weights)
-        return self.encoder_norm(x), src_mask, _existing(all_weights)
+        return in_product_precision(self.encoder_norm(x)), src_mask, _existing(all_weights)
 
     def _decode(
         self, tgt: Tensor, state: DecoderState, need_weights: bool = False

@@ -47,9 +47,10 @@ class Sinusoidal(AbsolutePosition):
 
     def forward(self, start: int, end: int) -> Tensor:
         """The table grows as sentences do."""
-        if end > len(self.table):
-            self.table = sinusoids(2 * end, self.d_model).to(self.table)
-        return self.table[start:end]
+        table = self.table  # several threads may be here
+        if end > len(table):
+            self.table = table = sinusoids(2 * end, self.d_model).to(table)
+        return table[start:end]
 
 
 def sinusoids(n_positions: int, d_model: int) -> Tensor:

@@ -36,7 +36,7 @@ from seq2seq.corpus import Corpus, load_split
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_lines, write_lines, write_text
 from seq2seq.loss import vocabulary_loss
-from seq2seq.machine import autocast, keep_freed_memory, pick_device
+from seq2seq.machine import autocast, choose_float32_products, keep_freed_memory, pick_device
 from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.settings import Config, TrainConfig
@@ -147,6 +147,7 @@ class Trainer:
         """
         config, progress = self.config.train, self.progress
         self.model.train()
+        choose_float32_products(config.batch_tokens)
         n_labels = sum(batch.n_labels for batch in batches)
         for batch in batches:
             with autocast(config.precision, self.device):

@@ -10,7 +10,7 @@ from pathlib import Path
 from seq2seq.batches import pad
 from seq2seq.checkpoint import build_model, load_run_config, load_weights
 from seq2seq.decoding import beam_search, greedy
-from seq2seq.machine import pick_device
+from seq2seq.machine import choose_float32_products, pick_device, side_by_side
 from seq2seq.model import Seq2Seq
 from seq2seq.settings import Config
 from seq2seq.tokenizer import EOS, Tokenizer, clean
@@ -67,11 +67,17 @@ class Translator:
                 encoded[i] = [*ids[: longest - 1], EOS]
                 if on_cut:
                     on_cut(i, len(ids))
-        rows.sort(key=lambda i: len(encoded[i]))  # sentences of one length need no padding
+        rows.sort(key=lambda i: -len(encoded[i]))  # sentences of one length need no padding
         size = self.config.decoding.batch_size
-        for first in range(0, len(rows), size):
-            batch = rows[first : first + size]
-            hypotheses = self._decode([encoded[i] for i in batch])
+        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
+        choose_float32_products(min(size, len(rows)))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            found = side_by_side(self._decode, [[encoded[i] for i in rows] for rows in batches])
+        finally:
+            self.model.train(was_training)
+        for batch, hypotheses in zip(batches, found, strict=True):
             for i, text in zip(batch, self.tokenizer.decode_tgt(hypotheses), strict=True):
                 translations[i] = text
         return translations
@@ -79,13 +85,8 @@ class Translator:
     def _decode(self, src: list[list[int]]) -> list[list[int]]:
         decoding = self.config.decoding
         batch = pad(src).to(next(self.model.parameters()).device)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            if decoding.beam == 1:
-                return greedy(self.model, batch, decoding.max_ratio)
-            return beam_search(
-                self.model, batch, decoding.beam, decoding.length_penalty, decoding.max_ratio
-            )
-        finally:
-            self.model.train(was_training)
+        if decoding.beam == 1:
+            return greedy(self.model, batch, decoding.max_ratio)
+        return beam_search(
+            self.model, batch, decoding.beam, decoding.length_penalty, decoding.max_ratio
+        )

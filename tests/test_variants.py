@@ -8,7 +8,8 @@ import itertools
 import math
 import re
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import entmax
 import pytest
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from conftest import SMALL, attention_variants, small_model
 from torch import Tensor, nn
 
+import seq2seq.attention
 from seq2seq.attention import Attention, fused_is_faster
 from seq2seq.batches import Batch
 from seq2seq.errors import Impossible
@@ -344,8 +346,11 @@ def test_equals_torchs_multi_head_attention() -> None:
 @pytest.mark.parametrize(
     ("kind", "kv_heads"), [("scored", 0), ("scored", 1), ("scored", 2), ("linear", 0)]
 )
-def test_the_fast_path_is_the_slow_one(kind: str, kv_heads: int) -> None:
+def test_the_fast_path_is_the_slow_one(
+    kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With and without weights: fused against explicit; linear in linear time against quadratic."""
+    monkeypatch.setattr(seq2seq.attention, "fused_is_faster", lambda queries: True)
     module, x = attention(plain(kind=kind, kv_heads=kv_heads)), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, torch.ones(40, 40, dtype=torch.bool).tril()):
         memory = module.project(x, x)
@@ -365,12 +370,11 @@ def test_the_fast_path_is_the_slow_one(kind: str, kv_heads: int) -> None:
             torch.testing.assert_close(one, other)
 
 
-def test_the_fused_kernel_is_avoided_where_its_gradient_is_slow() -> None:
-    queries = torch.zeros(1, 1, 1, 2)
-    assert fused_is_faster(queries)
-    assert not fused_is_faster(queries.bfloat16())
-    with torch.inference_mode():
-        assert fused_is_faster(queries.bfloat16())
+def test_the_fused_kernel_is_for_single_queries_and_gpus() -> None:
+    assert fused_is_faster(torch.zeros(2, 4, 1, 8))
+    assert not fused_is_faster(torch.zeros(2, 4, 5, 8))
+    on_gpu = cast(Tensor, SimpleNamespace(is_cuda=True, shape=(2, 4, 5, 8)))
+    assert fused_is_faster(on_gpu)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

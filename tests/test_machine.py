@@ -1,0 +1,64 @@
+"""What the program asks of the machine changes no result."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from seq2seq.machine import FEW_ROWS, choose_float32_products, fast_bfloat16, side_by_side
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    yield
+    products.fp32_precision = before
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, 5000])
+def test_float32_products_stay_float32(rows: int) -> None:
+    """bfloat16 inside would err by 0.3 here."""
+    choose_float32_products(rows)
+    torch.manual_seed(0)
+    x, w = torch.randn(max(rows, 64), 256), torch.randn(512, 256)
+    exact = x.double() @ w.double().T
+    assert (torch.nn.functional.linear(x, w) - exact).abs().max() < 1e-3
+
+
+def test_bfloat16_is_fast_where_it_was_measured_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on(vendor: str, *instructions: str) -> bool:
+        monkeypatch.setattr("seq2seq.machine.is_amd", lambda: vendor == "AMD")
+        monkeypatch.setattr("seq2seq.machine.has", lambda name: name in instructions)
+        fast_bfloat16.cache_clear()
+        return fast_bfloat16("cpu")
+
+    assert on("Intel", "avx512_bf16", "amx_bf16")
+    assert not on("Intel", "avx512_bf16")
+    assert on("AMD", "avx512_bf16")
+    assert not on("AMD")
+    fast_bfloat16.cache_clear()
+
+
+def test_tasks_side_by_side_keep_their_order_and_leave_the_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        both_are_here = threading.Barrier(2, timeout=20)  # breaks unless two run at a time
+
+        def work(number: int) -> tuple[int, int]:
+            both_are_here.wait()
+            return number, torch.get_num_threads()
+
+        if not torch.cuda.is_available():
+            assert side_by_side(work, range(6)) == [(number, 1) for number in range(6)]
+        assert torch.get_num_threads() == 2
+        assert side_by_side(lambda _: torch.get_num_threads(), [0]) == [2]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda number: 1 // number, [1, 0, 1])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
