@@ -10,17 +10,19 @@ CONFIG ?= configs/default.toml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
 EXPERIMENT ?= configs/experiments/quick.toml
+DATA ?=
 PYTHON ?= python3
 TEXT ?= Ein Mann liest ein Buch.
 export TEXT ARGS
 
 VENV := .venv
+PEERS := .venv-peers
 SEQ2SEQ := $(VENV)/bin/seq2seq
 # The bundled corpus, if the experiment uses it.
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict compare test check clean FORCE
+.PHONY: help setup data tokenizer train eval predict compare bench test check clean FORCE
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -40,6 +42,9 @@ predict: $(RUN)/training.json ## translate TEXT="..."
 compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
 	$(SEQ2SEQ) compare $(EXPERIMENT) $(ARGS)
 
+bench: setup $(PEERS)/ready ## speed, ours and others', on the corpus in DATA
+	$(VENV)/bin/python benchmarks/bench.py --data "$(DATA)" --peers $(PEERS)/bin/python
+
 test: setup ## run the tests
 	$(VENV)/bin/pytest
 
@@ -49,13 +54,18 @@ check: test ## the tests, lint, format and types
 	$(VENV)/bin/mypy
 
 clean: ## remove all that was made: environment, corpora, runs
-	rm -rf $(VENV) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find seq2seq data tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(PEERS)/ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 data/tandem/corpus/train.de: $(wildcard data/tandem/*.py) data/tandem/lexicon.toml
