@@ -63,9 +63,9 @@ def check_attention(model: ModelConfig, section: str) -> None:
             is_used = item.name in ("kind", "position") or item.name in kind.traits
             if not is_used and getattr(config, item.name) != item.default:
                 raise Impossible(item.name, f"has no place in kind = {kind.name!r}")
+    make_absolute_position(config, model.d_model)
     with torch.device("meta"):  # takes no memory
         make_attention(model, config)
-        make_absolute_position(config, model.d_model)
 
 
 class Row(NamedTuple):

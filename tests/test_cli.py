@@ -348,3 +348,15 @@ def test_file_names_that_need_quoting(tmp_path: Path) -> None:
     words = ["--config", str(config), "--run", str(tmp_path / "run")]
     assert main(["prepare", *words, "--data.directory", str(folder)]) == 0
     assert load_run_config(tmp_path / "run").data.directory == str(folder)
+
+
+def test_predict_loads_no_library_that_it_does_not_use(trained_run: Path) -> None:
+    """Each of these takes as long to load as the translation of a sentence, or longer."""
+    code = (
+        "import sys; from seq2seq.cli import main; "
+        f"main(['predict', '--run', {str(trained_run)!r}, 'ba du']); "
+        "print([x for x in ('torch._dynamo', 'datasets', 'matplotlib', 'sacrebleu') "
+        "if x in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
