@@ -1,6 +1,6 @@
 """What seq2seq itself takes. Prints one line of JSON.
 
-python benchmarks/ours.py train RUN STEPS
+python benchmarks/ours.py train RUN STEPS PRECISION
 python benchmarks/ours.py decode RUN BATCH HYPOTHESES
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 WARM_UP = 3  # steps, or batches, that do not count
 
 
-def train(run: Path, n_steps: int) -> dict[str, float]:
+def train(run: Path, n_steps: int, precision: str) -> dict[str, float]:
     """Target tokens a second, of whole training steps."""
     from seq2seq.checkpoint import load_run_config
     from seq2seq.training import Trainer
 
-    trainer = Trainer(load_run_config(run), run)
+    trainer = Trainer(load_run_config(run, {"train.precision": precision}), run)
     steps = [batches for batches, _ in islice(trainer.steps(), WARM_UP + n_steps)]
     for batches in steps[:WARM_UP]:
         trainer.step(batches, 1e-4)
@@ -31,7 +31,10 @@ def train(run: Path, n_steps: int) -> dict[str, float]:
 
 
 def decode(run: Path, batch_size: int, hypotheses: Path) -> dict[str, float]:
-    """Seconds for the first test set, greedily, tokenisation included, loading not."""
+    """Seconds for the first test set, greedily, tokenisation included, loading not.
+
+    With a batch size of 1, sentence by sentence, as they come.
+    """
     from seq2seq.corpus import load_report, load_split
     from seq2seq.translator import Translator
 
@@ -40,7 +43,10 @@ def decode(run: Path, batch_size: int, hypotheses: Path) -> dict[str, float]:
     sentences = load_split(translator.config.data, run, name).src
     translator.translate(sentences[:batch_size])
     began = time.perf_counter()
-    found = translator.translate(sentences)
+    if batch_size == 1:
+        found = [translator.translate([sentence])[0] for sentence in sentences]
+    else:
+        found = translator.translate(sentences)
     seconds = time.perf_counter() - began
     hypotheses.write_text("\n".join(found) + "\n", encoding="utf-8")
     return {"seconds": seconds, "sentences": len(sentences)}
@@ -49,6 +55,6 @@ def decode(run: Path, batch_size: int, hypotheses: Path) -> dict[str, float]:
 if __name__ == "__main__":
     what, folder, number, *more = sys.argv[1:]
     if what == "train":
-        print(json.dumps(train(Path(folder), int(number))))
+        print(json.dumps(train(Path(folder), int(number), more[0])))
     else:
         print(json.dumps(decode(Path(folder), int(number), Path(more[0]))))

@@ -1,6 +1,6 @@
 """Training as the tutorials write it: torch.nn.Transformer, Adam, cross-entropy on all logits.
 
-The batches are ours, so that only the way of computing differs. Prints one line of JSON.
+The batches are ours; number formats and the rest are torch's defaults. Prints one line of JSON.
 
 python benchmarks/plain.py RUN STEPS
 """

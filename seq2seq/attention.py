@@ -76,7 +76,7 @@ def windowed(mask: Tensor | None, places: Places, window: int) -> Tensor:
 def fused_is_faster(queries: Tensor) -> bool:
     """Whether torch's fused kernel was measured to be faster than the steps one by one.
 
-    On a CPU only for a single query, as in decoding; with more it is up to twice as slow.
+    On a CPU only for a single query, as in decoding; see docs/performance.md.
     """
     return queries.is_cuda or queries.shape[2] == 1
 

@@ -38,7 +38,10 @@ class Dropout(nn.Module):
 
 
 def in_product_precision(x: Tensor) -> Tensor:
-    """``x`` in the format that matrix products have under autocast, converted once for several."""
+    """``x`` in the format that matrix products have under autocast, converted once for several.
+
+    Their gradients are then summed in that format too.
+    """
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 

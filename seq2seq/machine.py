@@ -2,16 +2,18 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import torch
 
-FEW_ROWS = 16
+FEW_ROWS = 8
+ONE_POOL = Lock()
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,33 +51,43 @@ def is_amd() -> bool:
         return False
 
 
-def choose_float32_products(rows: int) -> None:
-    """Have the library multiply float32 matrices that is the fastest for so many rows.
+@contextmanager
+def float32_products(rows: int) -> Iterator[None]:
+    """Within it, the library multiplies float32 matrices that is the fastest for so many rows.
 
     torch asks MKL, which on AMD's CPUs takes twice as long as oneDNN would, but for few rows half
     as long. The switch for oneDNN also allows it bfloat16 inside, which it has no use for without
     AMX: products stay exact to float32 (a test holds this).
     """
-    if is_amd() and has("avx512_f") and not has("amx_bf16"):
-        chosen = "bf16" if rows >= FEW_ROWS else "ieee"
-        torch.backends.mkldnn.matmul.fp32_precision = chosen  # type: ignore[attr-defined]
+    if not is_amd() or not has("avx512_f") or has("amx_bf16"):
+        yield
+        return
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    products.fp32_precision = "bf16" if rows >= FEW_ROWS else "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def side_by_side(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
     """``work`` on each task; on a CPU on several at a time, the cores divided among them.
 
-    Small operations gain little from a second core, and a second task all of it.
+    Small operations gain little from a second core, and a second task nearly all of it (measured
+    on two cores).
     """
-    cores = 1 if torch.cuda.is_available() else torch.get_num_threads()
-    n_workers = min(cores, len(tasks))
-    if n_workers < 2:
-        return [work(task) for task in tasks]
-    each = (cores // n_workers,)
-    with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=each) as pool:
-        try:
-            return list(pool.map(work, tasks))
-        finally:
-            torch.set_num_threads(cores)  # what the workers set is what new threads get
+    with ONE_POOL:  # torch has one number of threads for all that are yet to come
+        cores = 1 if torch.cuda.is_available() else torch.get_num_threads()
+        n_workers = min(cores, len(tasks))
+        if n_workers < 2:
+            return [work(task) for task in tasks]
+        share = (cores // n_workers,)
+        with ThreadPoolExecutor(n_workers, "core", torch.set_num_threads, share) as pool:
+            try:
+                return list(pool.map(work, tasks))
+            finally:
+                torch.set_num_threads(cores)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

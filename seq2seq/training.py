@@ -36,7 +36,7 @@ from seq2seq.corpus import Corpus, load_split
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_lines, write_lines, write_text
 from seq2seq.loss import vocabulary_loss
-from seq2seq.machine import autocast, choose_float32_products, keep_freed_memory, pick_device
+from seq2seq.machine import autocast, float32_products, keep_freed_memory, pick_device
 from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.settings import Config, TrainConfig
@@ -147,12 +147,12 @@ class Trainer:
         """
         config, progress = self.config.train, self.progress
         self.model.train()
-        choose_float32_products(config.batch_tokens)
         n_labels = sum(batch.n_labels for batch in batches)
         for batch in batches:
-            with autocast(config.precision, self.device):
-                loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
-            (loss / n_labels).backward()
+            with float32_products(config.batch_tokens):
+                with autocast(config.precision, self.device):
+                    loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
+                (loss / n_labels).backward()
             progress.loss += loss.item()
             for side in (batch.src, batch.tgt):
                 progress.data_checksum = crc32(side.numpy().tobytes(), progress.data_checksum)
@@ -194,7 +194,8 @@ class Trainer:
         loss, labels = 0.0, 0
         for rows in plan_batches(src, tgt, self.config.train.batch_tokens, shuffle=None):
             batch = make_batch(src, tgt, rows).to(self.device)
-            loss += batch_loss(self.average, batch, 0.0).item()
+            with float32_products(self.config.train.batch_tokens):
+                loss += batch_loss(self.average, batch, 0.0).item()
             labels += batch.n_labels
         return loss / labels
 

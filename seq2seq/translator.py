@@ -10,7 +10,7 @@ from pathlib import Path
 from seq2seq.batches import pad
 from seq2seq.checkpoint import build_model, load_run_config, load_weights
 from seq2seq.decoding import beam_search, greedy
-from seq2seq.machine import choose_float32_products, pick_device, side_by_side
+from seq2seq.machine import float32_products, pick_device, side_by_side
 from seq2seq.model import Seq2Seq
 from seq2seq.settings import Config
 from seq2seq.tokenizer import EOS, Tokenizer, clean
@@ -70,11 +70,12 @@ class Translator:
         rows.sort(key=lambda i: -len(encoded[i]))  # sentences of one length need no padding
         size = self.config.decoding.batch_size
         batches = [rows[first : first + size] for first in range(0, len(rows), size)]
-        choose_float32_products(min(size, len(rows)))
+        n_rows = min(size, len(rows)) * self.config.decoding.beam
         was_training = self.model.training
         self.model.eval()
         try:
-            found = side_by_side(self._decode, [[encoded[i] for i in rows] for rows in batches])
+            with float32_products(n_rows):
+                found = side_by_side(self._decode, [[encoded[i] for i in b] for b in batches])
         finally:
             self.model.train(was_training)
         for batch, hypotheses in zip(batches, found, strict=True):
