@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from seq2seq.settings import Config, ModelConfig, nearest, options, shared_optio
 
 if TYPE_CHECKING:
     from seq2seq.translator import Translator
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 LINES_AT_A_TIME = 1000
 SCORE_LABELS = {
@@ -68,31 +70,35 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_making_of_runs(commands)
+    _add_use_of_runs(commands)
+    _add_experiments(commands)
+    return parser
 
-    def add(name: str, command: object, usage: str, help: str) -> argparse.ArgumentParser:
-        usage = f"seq2seq {name} {usage}".rstrip()
-        sub = commands.add_parser(
-            name, usage=usage, help=help, description=help, allow_abbrev=False
-        )
-        sub.set_defaults(command=command)
-        return sub
 
-    prepare = add(
-        "prepare",
-        run_prepare,
-        "[STAGE] [--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]",
-        "read a corpus and learn its subwords",
-    )
+def _add(
+    commands: "Commands",
+    command: Callable[[argparse.Namespace], None],
+    usage: str,
+    help: str,
+) -> argparse.ArgumentParser:
+    """A sub-command called as its function is, ``run_`` left out."""
+    name = command.__name__.removeprefix("run_")
+    usage = f"seq2seq {name} {usage}".rstrip()
+    sub = commands.add_parser(name, usage=usage, help=help, description=help, allow_abbrev=False)
+    sub.set_defaults(command=command)
+    return sub
+
+
+def _add_making_of_runs(commands: "Commands") -> None:
+    settings = "[--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]"
+    text = "read a corpus and learn its subwords"
+    prepare = _add(commands, run_prepare, f"[STAGE] {settings}", text)
     prepare.add_argument(
         "stage", nargs="?", choices=("corpus", "tokenizer", "all"), default="all", help="only this"
     )
-    train = add(
-        "train",
-        run_train,
-        "[--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]",
-        "train a model, or go on where a training was stopped",
-    )
-    for sub in (prepare, train):
+    text = "train a model, or go on where a training was stopped"
+    for sub in (prepare, _add(commands, run_train, settings, text)):
         sub.add_argument(
             "--config",
             type=Path,
@@ -101,33 +107,29 @@ def build_parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
         _add_options(sub, "")
-    evaluate = add(
-        "evaluate",
-        run_evaluate,
-        "--run FOLDER [--SECTION.SETTING VALUE ...]",
-        "translate the test sets and score the result",
-    )
-    predict = add(
-        "predict",
-        run_predict,
-        "--run FOLDER [SENTENCE ...] [--SECTION.SETTING VALUE ...]",
-        "translate sentences, or standard input line by line",
-    )
+
+
+def _add_use_of_runs(commands: "Commands") -> None:
+    text = "translate the test sets and score the result"
+    usage = "--run FOLDER [--SECTION.SETTING VALUE ...]"
+    evaluate = _add(commands, run_evaluate, usage, text)
+    text = "translate sentences, or standard input line by line"
+    usage = "--run FOLDER [SENTENCE ...] [--SECTION.SETTING VALUE ...]"
+    predict = _add(commands, run_predict, usage, text)
+    predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
-    compare = add(
-        "compare",
-        run_compare,
-        "EXPERIMENT [--run FOLDER] [--SECTION.SETTING VALUE ...]",
-        "train variants with several seeds, and report which are better",
-    )
+
+
+def _add_experiments(commands: "Commands") -> None:
+    text = "train variants with several seeds, and report which are better"
+    usage = "EXPERIMENT [--run FOLDER] [--SECTION.SETTING VALUE ...]"
+    compare = _add(commands, run_compare, usage, text)
     compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
     compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
     _add_options(compare, "")
-    add("variants", run_variants, "", "list the parts that attention can be made of")
-    predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
-    return parser
+    _add(commands, run_variants, "", "list the parts that attention can be made of")
 
 
 def _add_options(parser: argparse.ArgumentParser, prefix: str) -> None:
