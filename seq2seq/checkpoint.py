@@ -21,7 +21,6 @@ from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer
 
 DIVERGED = "diverged.txt"  # what an experiment leaves where the loss stopped being a number
-BEGUN = ("last.pt", "training.json", DIVERGED)  # where one of them is, training has begun
 
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Seq2Seq:
@@ -41,6 +40,11 @@ def load_run_config(run: Path, overrides: dict[str, str] | None = None) -> Confi
     return load_config(run / "config.toml", overrides)
 
 
+def has_begun(run: Path) -> bool:
+    """Whether training has begun in ``run``, or ended, even if ``last.pt`` is gone since."""
+    return any((run / name).exists() for name in ("last.pt", "training.json", DIVERGED))
+
+
 def refuse_other_settings(run: Path, config: Config) -> None:
     """Make sure that training has not begun in ``run`` with other settings than ``config``.
 
@@ -49,7 +53,7 @@ def refuse_other_settings(run: Path, config: Config) -> None:
     Raises:
         UserError: it has; the message names the first setting that differs.
     """
-    if not any((run / name).exists() for name in BEGUN):
+    if not has_begun(run):
         return
     there = flatten(load_run_config(run))
     for key, value in flatten(config).items():

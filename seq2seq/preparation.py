@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from seq2seq.checkpoint import load_run_config, refuse_other_settings, save_run_config
+from seq2seq.checkpoint import (
+    has_begun,
+    load_run_config,
+    refuse_other_settings,
+    save_run_config,
+)
 from seq2seq.corpus import load_report, load_split, prepare_corpus
 from seq2seq.errors import UserError
 from seq2seq.settings import Config
@@ -26,7 +31,7 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
             with other settings.
     """
     refuse_other_settings(run, config)
-    if (run / "last.pt").exists():
+    if has_begun(run):
         return f"{run}: training has begun; corpus and tokenizer stay as they are"
     done = []
     # What is about to be replaced must not survive a failure as if it were new: the tokenizer

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -354,6 +355,17 @@ def test_another_configuration_is_refused_once_training_began(
     decoding = replace(config, decoding=replace(config.decoding, beam=5))
     assert "training has begun" in prepare(decoding, uninterrupted)
     prepare(config, uninterrupted)
+
+
+def test_what_a_finished_run_was_trained_with_stays_without_its_state(
+    config: Config, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "last.pt").unlink()
+    before = (run / "tokenizer.model").stat().st_mtime_ns
+    assert "training has begun" in prepare(config, run)
+    assert (run / "tokenizer.model").stat().st_mtime_ns == before
 
 
 def test_a_state_that_does_not_fit_is_refused(
