@@ -14,7 +14,7 @@ from seq2seq.model import DecoderState, Seq2Seq
 from seq2seq.tokenizer import BOS, EOS, PAD, UNK
 
 NEVER_WRITTEN = [PAD, BOS, UNK]
-SMALLER = 0.8  # the part of a batch still going on at which the rest leaves it
+SHRINK_AT = 0.8  # the share of a batch still going on at which the rest leaves it
 
 
 def output_limits(src: Tensor, max_ratio: float) -> Tensor:
@@ -51,7 +51,7 @@ def greedy(model: Seq2Seq, src: Tensor, max_ratio: float) -> list[list[int]]:
     tokens, going_on = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
     state = model.start(*model.encode(src))
     while n_going_on := int(going_on.sum()):
-        if n_going_on <= SMALLER * len(rows):
+        if n_going_on <= SHRINK_AT * len(rows):
             rows, tokens, state = rows[going_on], tokens[going_on], state.select(going_on)
             going_on = going_on[going_on]
         logits, state = next_logits(model, tokens, state)

@@ -1,6 +1,7 @@
 """What the program asks of the machine changes no result."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -38,6 +39,29 @@ def test_bfloat16_is_fast_where_it_was_measured_to_be(
     assert on("AMD", "avx512_bf16")
     assert not on("AMD")
     fast_bfloat16.cache_clear()
+
+
+def test_calls_at_the_same_time_leave_the_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+
+        def call(seconds: float) -> None:
+            side_by_side(time.sleep, [seconds, seconds])
+
+        callers = [threading.Thread(target=call, args=(seconds,)) for seconds in (0.2, 0.4)]
+        for caller in callers:
+            caller.start()
+            time.sleep(0.1)  # the second begins while the first has lowered the number
+        for caller in callers:
+            caller.join()
+        in_a_new_thread: list[int] = []
+        new = threading.Thread(target=lambda: in_a_new_thread.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+        assert [torch.get_num_threads(), *in_a_new_thread] == [4, 4]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_tasks_side_by_side_keep_their_order_and_leave_the_threads_as_they_were() -> None:
