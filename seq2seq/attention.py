@@ -76,9 +76,11 @@ def windowed(mask: Tensor | None, places: Places, window: int) -> Tensor:
 def fused_is_faster(queries: Tensor) -> bool:
     """Whether torch's fused kernel was measured to be faster than the steps one by one.
 
-    On a CPU only for a single query, as in decoding; see docs/performance.md.
+    On a CPU only for a single query, as in decoding; in bfloat16, only for one of one sentence.
+    See docs/performance.md.
     """
-    return queries.is_cuda or queries.shape[2] == 1
+    single = queries.shape[2] == 1
+    return queries.is_cuda or (single and (queries.dtype == torch.float32 or len(queries) == 1))
 
 
 def check_parts(d_model: int, config: AttentionConfig) -> None:
@@ -172,7 +174,7 @@ class Attention(nn.Module):
         """Keys and values of the tokens that answer, for ``attend``, now or at later steps."""
         keys = self.split_heads(self.key_weights(key))
         values = self.split_heads(self.value_weights(value))
-        return KeysValues(keys, values)
+        return KeysValues(keys.contiguous(), values.contiguous())  # read often, head by head
 
     def attend(
         self,

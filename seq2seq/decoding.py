@@ -5,16 +5,37 @@ source sentence, the ids between BOS and EOS.
 """
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seq2seq.model import DecoderState, Seq2Seq
 from seq2seq.tokenizer import BOS, EOS, PAD, UNK
 
 NEVER_WRITTEN = [PAD, BOS, UNK]
 SHRINK_AT = 0.8  # the share of a batch still going on at which the rest leaves it
+
+
+def stored_for_decoding(model: Seq2Seq, bfloat16: bool) -> Seq2Seq:
+    """A copy of ``model`` whose weights lie in memory as decoding reads them fastest.
+
+    A step reads every matrix for a few tokens, so it takes as long as reading takes: in bfloat16
+    that is half as many bytes; in float32, matrices of more rows than columns are read up to three
+    times as fast if they are stored column by column (their products are the same).
+
+    Args:
+        model: stays as it is.
+        bfloat16: for use under autocast: what autocast would convert at each step is converted.
+    """
+    stored = deepcopy(model)
+    for module in stored.modules():
+        if bfloat16 and isinstance(module, nn.Linear | nn.Embedding):
+            module.to(torch.bfloat16)
+        elif isinstance(module, nn.Linear) and module.out_features > module.in_features:
+            module.weight = nn.Parameter(module.weight.detach().T.contiguous().T)
+    return stored.eval()
 
 
 def output_limits(src: Tensor, max_ratio: float) -> Tensor:

@@ -178,7 +178,10 @@ class DecodingConfig:
     max_ratio: Annotated[
         float, "longest output, as a multiple of the input, plus 10", NOT_NEGATIVE
     ] = 2.0
-    batch_size: Annotated[int, "sentences decoded together", POSITIVE] = 128
+    batch_size: Annotated[int, "sentences decoded together", POSITIVE] = 256
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], "auto: bfloat16 for batches where that is faster"
+    ] = "auto"
 
 
 @dataclass(frozen=True)

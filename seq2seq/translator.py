@@ -5,12 +5,21 @@ translator.translate(["Ein Mann liest ein Buch."])
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from seq2seq.batches import pad
 from seq2seq.checkpoint import build_model, load_run_config, load_weights
-from seq2seq.decoding import beam_search, greedy
-from seq2seq.machine import float32_products, pick_device, side_by_side
+from seq2seq.decoding import beam_search, greedy, stored_for_decoding
+from seq2seq.machine import (
+    FEW_ROWS,
+    autocast,
+    fast_bfloat16,
+    float32_products,
+    keep_freed_memory,
+    pick_device,
+    side_by_side,
+)
 from seq2seq.model import Seq2Seq
 from seq2seq.settings import Config
 from seq2seq.tokenizer import EOS, Tokenizer, clean
@@ -20,13 +29,14 @@ class Translator:
     """A model with its tokenizer: text in, text out.
 
     Args:
-        model: trained weights.
+        model: trained weights, copied at the first translation.
         tokenizer: the subwords that they were trained with.
         config: the run's settings; ``decoding`` says how translations are found.
     """
 
     def __init__(self, model: Seq2Seq, tokenizer: Tokenizer, config: Config) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        self._stored: dict[str, Seq2Seq] = {}  # copies for decoding, by precision
 
     @classmethod
     def load(cls, run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
@@ -39,6 +49,7 @@ class Translator:
         Raises:
             UserError: something is missing from the folder or does not fit.
         """
+        keep_freed_memory()
         run = Path(run)
         config = load_run_config(run, overrides)
         tokenizer = Tokenizer.load(run)
@@ -71,23 +82,32 @@ class Translator:
         size = self.config.decoding.batch_size
         batches = [rows[first : first + size] for first in range(0, len(rows), size)]
         n_rows = min(size, len(rows)) * self.config.decoding.beam
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with float32_products(n_rows):
-                found = side_by_side(self._decode, [[encoded[i] for i in b] for b in batches])
-        finally:
-            self.model.train(was_training)
+        decode = partial(self._decode, self._precision(n_rows))
+        with float32_products(n_rows):
+            found = side_by_side(decode, [[encoded[i] for i in b] for b in batches])
         for batch, hypotheses in zip(batches, found, strict=True):
             for i, text in zip(batch, self.tokenizer.decode_tgt(hypotheses), strict=True):
                 translations[i] = text
         return translations
 
-    def _decode(self, src: list[list[int]]) -> list[list[int]]:
-        decoding = self.config.decoding
-        batch = pad(src).to(next(self.model.parameters()).device)
-        if decoding.beam == 1:
-            return greedy(self.model, batch, decoding.max_ratio)
-        return beam_search(
-            self.model, batch, decoding.beam, decoding.length_penalty, decoding.max_ratio
-        )
+    def _precision(self, n_rows: int) -> str:
+        """The number format for so many hypotheses at a time, its weights made ready."""
+        device = next(self.model.parameters()).device
+        precision = self.config.decoding.precision
+        if precision == "auto":
+            bfloat16 = device.type == "cpu" and n_rows >= FEW_ROWS and fast_bfloat16("cpu")
+            precision = "bfloat16" if bfloat16 else "float32"
+        if precision not in self._stored:
+            self._stored[precision] = stored_for_decoding(self.model, precision == "bfloat16")
+        return precision
+
+    def _decode(self, precision: str, src: list[list[int]]) -> list[list[int]]:
+        decoding, model = self.config.decoding, self._stored[precision]
+        batch = pad(src)
+        device = next(model.parameters()).device
+        with autocast(precision, device):
+            if decoding.beam == 1:
+                return greedy(model, batch.to(device), decoding.max_ratio)
+            return beam_search(
+                model, batch.to(device), decoding.beam, decoding.length_penalty, decoding.max_ratio
+            )

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SACREBLEU, SEQ2SEQ, write_lines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,9 @@ from safetensors.torch import load_file, save_file
 import seq2seq.cli
 from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
+from seq2seq.decoding import greedy
+from seq2seq.machine import FEW_ROWS
+from seq2seq.model import Seq2Seq
 from seq2seq.settings import options
 from seq2seq.translator import Translator
 
@@ -232,6 +236,40 @@ def test_translate_leaves_the_model_as_it_was(trained_run: Path) -> None:
     assert translator.translate(["ba du"]) == ["du ba"]
     assert translator.model.training
     assert translator.translate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "fast", "n_sentences", "expected"),
+    [
+        ("auto", True, 1, "float32"),
+        ("auto", True, FEW_ROWS, "bfloat16"),
+        ("auto", False, FEW_ROWS, "float32"),
+        ("float32", True, FEW_ROWS, "float32"),
+        ("bfloat16", False, 1, "bfloat16"),
+    ],
+)
+def test_the_number_format_of_decoding(
+    trained_run: Path,
+    precision: str,
+    fast: bool,
+    n_sentences: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("seq2seq.translator.fast_bfloat16", lambda device: fast)
+    if torch.cuda.is_available() and precision == "auto":
+        expected = "float32"
+    formats = []
+
+    def note(model: Seq2Seq, src: torch.Tensor, max_ratio: float) -> list[list[int]]:
+        formats.append(model.logits(torch.ones(1, 64, device=src.device)).dtype)
+        return greedy(model, src, max_ratio)
+
+    monkeypatch.setattr("seq2seq.translator.greedy", note)
+    translator = Translator.load(trained_run, {"decoding.precision": precision})
+    assert translator.translate(["ba du"] * n_sentences) == ["du ba"] * n_sentences
+    assert formats == [getattr(torch, expected)]
+    assert {parameter.dtype for parameter in translator.model.parameters()} == {torch.float32}
 
 
 # --- mistakes ---

@@ -5,11 +5,20 @@ from typing import NamedTuple, cast
 
 import pytest
 import torch
-from conftest import small_model
+from conftest import attention_variants, small_model, with_attention
 
 from seq2seq.batches import pad
-from seq2seq.decoding import NEVER_WRITTEN, Search, beam_search, greedy, normalized, output_limits
+from seq2seq.decoding import (
+    NEVER_WRITTEN,
+    Search,
+    beam_search,
+    greedy,
+    normalized,
+    output_limits,
+    stored_for_decoding,
+)
 from seq2seq.model import Seq2Seq
+from seq2seq.settings import AttentionConfig
 from seq2seq.tokenizer import BOS, EOS, PAD
 
 SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
@@ -57,6 +66,34 @@ def test_some_of_these_sentences_end_early_and_some_do_not() -> None:
         limits = output_limits(pad(SOURCES), 1.5).tolist()
         ended |= {length < limit for length, limit in zip(lengths, limits, strict=True)}
     assert ended == {True, False}
+
+
+VARIANTS = attention_variants()
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+@torch.no_grad()
+def test_weights_stored_for_decoding_are_the_same_weights(variant: AttentionConfig) -> None:
+    model = small_model(with_attention(variant)).eval()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    src, tgt = pad(SOURCES), torch.tensor([[BOS, 9, 5, 30]] * 4)
+    expected = model(src, tgt)
+    torch.testing.assert_close(stored_for_decoding(model, bfloat16=False)(src, tgt), expected)
+    halved = stored_for_decoding(model, bfloat16=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        near, by_autocast = halved(src, tgt).float(), model(src, tgt).float()
+    assert not torch.equal(near, expected)
+    assert (near - expected).norm() < 0.03 * expected.norm()
+    assert (near - expected).norm() < 2 * (by_autocast - expected).norm()
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_matrices_with_more_rows_than_columns_are_stored_by_columns() -> None:
+    stored = stored_for_decoding(small_model(vocab_size=40), bfloat16=False)
+    assert stored.output.weight.shape == (40, 32)
+    assert stored.output.weight.stride() == (1, 40)
+    assert stored.tgt_embedding.weight.stride() == (32, 1)
+    assert stored_for_decoding(small_model(), True).output.weight.dtype == torch.bfloat16
 
 
 class History(NamedTuple):

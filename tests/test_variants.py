@@ -373,6 +373,8 @@ def test_the_fast_path_is_the_slow_one(
 def test_the_fused_kernel_is_for_single_queries_and_gpus() -> None:
     assert fused_is_faster(torch.zeros(2, 4, 1, 8))
     assert not fused_is_faster(torch.zeros(2, 4, 5, 8))
+    assert fused_is_faster(torch.zeros(1, 4, 1, 8).bfloat16())
+    assert not fused_is_faster(torch.zeros(2, 4, 1, 8).bfloat16())
     on_gpu = cast(Tensor, SimpleNamespace(is_cuda=True, shape=(2, 4, 5, 8)))
     assert fused_is_faster(on_gpu)
 
