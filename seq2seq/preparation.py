@@ -15,7 +15,7 @@ from seq2seq.errors import UserError
 from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer, remove_tokenizer
 
-PAIRS_TO_LEARN_FROM = 200_000  # subwords; more would cost memory and change little
+PAIRS_TO_LEARN_FROM = 200_000  # at most: sentencepiece holds what it learns from in memory
 
 
 def prepare(config: Config, run: Path, stage: str = "all") -> str:
