@@ -22,7 +22,7 @@ SEQ2SEQ := $(VENV)/bin/seq2seq
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict compare bench test check clean FORCE
+.PHONY: help setup data tokenizer train eval predict compare bench scale test check clean FORCE
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which
 
 bench: setup $(PEERS)/ready ## speed, ours and others', on the corpus in DATA
 	$(VENV)/bin/python benchmarks/bench.py --data "$(DATA)" --peers $(PEERS)/bin/python
+
+scale: setup ## time and memory as work grows, on the corpus in DATA repeated
+	$(VENV)/bin/python benchmarks/scale.py --data "$(DATA)"
 
 test: setup ## run the tests
 	$(VENV)/bin/pytest

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from seq2seq.batches import make_batch
 from seq2seq.checkpoint import load_run_config
-from seq2seq.corpus import load_split
 from seq2seq.settings import ModelConfig
 from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training import TrainingData
+from seq2seq.training_data import TrainingData
 
 WARM_UP = 3
 LONGEST = 512
@@ -80,7 +79,7 @@ def train(run: Path, n_steps: int) -> dict[str, float]:
     """Target tokens a second."""
     config = load_run_config(run)
     tokenizer = Tokenizer.load(run)
-    data = TrainingData(load_split(config.data, run, "train"), tokenizer, config)
+    data = TrainingData(config, run, tokenizer)
     plan, src, tgt = data.epoch(0)
     batches = [make_batch(src, tgt, rows) for rows in plan[: WARM_UP + n_steps]]
     model = Plain(config.model, tokenizer.tgt_vocab_size).train()

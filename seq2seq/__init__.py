@@ -12,7 +12,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     replacements                             what can stand where an attention stood
     variants                                 every attention by name
     config  batches  layers                  settings read and checked; padded rectangles; layers
-    model                                    encoder and decoder
+    model  training_data                     encoder and decoder; training pairs as batches
     decoding  checkpoint                     greedy and beam search; what a run folder holds
     preparation  translator                  a run folder made ready; text in, text out
     training  alignment                      the loop; attention against gold alignments

@@ -1,15 +1,63 @@
 """Batches: sentence pairs of similar length, padded to rectangles, in reproducible order."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seq2seq.tokenizer import PAD
 
-Ids = list[int]
+Ids = Sequence[int]
+Numbers = NDArray[np.int32]
+A_BLOCK = 4096  # sentences
+
+
+class EncodedSentences:
+    """The ids of many sentences in little memory: 2 bytes each, and 4 a sentence.
+
+    They are kept in blocks, so that what is there need not be moved while more is added.
+
+    Args:
+        vocab_size: all ids are below it; above 65,536 they take 4 bytes.
+        sentences: the first ones.
+    """
+
+    def __init__(self, vocab_size: int, sentences: Iterable[Ids] = ()) -> None:
+        self._kind = "H" if vocab_size <= 2**16 else "I"
+        self._blocks: list[tuple[array[int], array[int]]] = []  # ids, where each sentence ends
+        for ids in sentences:
+            self.append(ids)
+
+    def append(self, ids: Ids) -> None:
+        """Add a sentence at the end."""
+        if not self._blocks or len(self._blocks[-1][1]) == A_BLOCK:
+            self._blocks.append((array(self._kind), array("I")))
+        of_block, ends = self._blocks[-1]
+        of_block.extend(ids)
+        ends.append(len(of_block))
+
+    def __len__(self) -> int:
+        return sum(len(ends) for _, ends in self._blocks)
+
+    def __getitem__(self, number: int) -> "array[int]":
+        block, row = divmod(number, A_BLOCK)
+        ids, ends = self._blocks[block]
+        return ids[ends[row - 1] if row else 0 : ends[row]]
+
+    def __iter__(self) -> Iterator["array[int]"]:
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def lengths(self) -> Numbers:
+        """(N,) tokens of each sentence."""
+        ends = [np.frombuffer(ends, dtype=np.uint32) for _, ends in self._blocks]
+        each = [np.diff(of_block, prepend=np.uint32(0)) for of_block in ends]
+        return np.concatenate([np.empty(0, np.int32), *each], dtype=np.int32, casting="unsafe")
 
 
 @dataclass(frozen=True)
@@ -42,23 +90,30 @@ class Batch:
 def pad(sequences: Sequence[Ids]) -> Tensor:
     """(B, longest) ids, short rows filled up with PAD."""
     longest = max(len(ids) for ids in sequences)
-    rows = [ids + [PAD] * (longest - len(ids)) for ids in sequences]
-    return torch.tensor(rows, dtype=torch.long)
+    rows = np.full((len(sequences), longest), PAD, dtype=np.int64)
+    for row, ids in zip(rows, sequences, strict=True):
+        row[: len(ids)] = ids
+    return torch.from_numpy(rows)
 
 
-def make_batch(src: Sequence[Ids], tgt: Sequence[Ids], rows: Sequence[int]) -> Batch:
+def make_batch(
+    src: Sequence[Ids] | EncodedSentences,
+    tgt: Sequence[Ids] | EncodedSentences,
+    rows: Iterable[int],
+) -> Batch:
     """The pairs at indices ``rows`` as one batch."""
+    rows = list(rows)
     return Batch(pad([src[i] for i in rows]), pad([tgt[i] for i in rows]))
 
 
 def plan_batches(
-    src: Sequence[Ids], tgt: Sequence[Ids], batch_tokens: int, shuffle: tuple[int, int] | None
-) -> list[list[int]]:
+    src: Numbers, tgt: Numbers, batch_tokens: int, shuffle: tuple[int, int] | None
+) -> list[Numbers]:
     """Divide pairs into batches of similar length.
 
     Args:
-        src: ids of each source sentence.
-        tgt: ids of each target sentence.
+        src: (N,) tokens of each source sentence.
+        tgt: (N,) tokens of each target sentence.
         batch_tokens: sentences times the longest side of any of them stays within this; a pair
             that is longer by itself gets a batch of its own.
         shuffle: (seed, epoch) that the order depends on; None for shortest first.
@@ -66,21 +121,20 @@ def plan_batches(
     Returns:
         the indices of each batch's pairs; every pair is in exactly one batch.
     """
-    lengths = np.array([(len(t), len(s)) for s, t in zip(src, tgt, strict=True)]).reshape(-1, 2)
-    order = np.arange(len(lengths))
+    order = np.arange(len(src), dtype=np.int32)
     generator = np.random.default_rng(shuffle) if shuffle else None
     if generator:
         generator.shuffle(order)  # sorting is stable: pairs of equal length stay shuffled
-    order = order[np.lexsort((lengths[order, 1], lengths[order, 0]))]
-    longest = lengths.max(axis=1, initial=0)
-    batches: list[list[int]] = []
+    order = order[np.lexsort((src[order], tgt[order]))]
+    longest = np.maximum(src, tgt)[order]
+    starts: list[int] = []
     width = 0
-    for i in order.tolist():
-        width = max(width, int(longest[i]))
-        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
-            batches.append([])
-            width = int(longest[i])
-        batches[-1].append(i)
+    for place, length in enumerate(longest.data):
+        width = max(width, length)
+        if not starts or (place + 1 - starts[-1]) * width > batch_tokens:
+            starts.append(place)
+            width = length
+    batches = [order[start:end] for start, end in pairwise([*starts, len(order)])]
     if generator:
         batches = [batches[i] for i in generator.permutation(len(batches))]
     return batches

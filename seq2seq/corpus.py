@@ -4,6 +4,8 @@ Whatever the source, the result is the same: ``train``, ``valid`` and one or mor
 plain text under ``corpus/`` in the run folder, with a report of what was read and what was left
 out. A corpus of files may bring gold word alignments (``test.de-en.align``) and the names of the
 phenomena in each pair (``test.tags``).
+
+Training pairs are read and written one by one: there may be more of them than fit into memory.
 """
 
 import hashlib
@@ -13,16 +15,33 @@ import re
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seq2seq.errors import UserError
-from seq2seq.files import file_name, read_bytes, read_lines, write_lines, write_text
+from seq2seq.files import (
+    file_name,
+    read_bytes,
+    read_lines,
+    stream_lines,
+    write_lines,
+    write_text,
+    written_whole,
+)
 from seq2seq.settings import Config, DataConfig
 from seq2seq.tokenizer import words
 
 Links = frozenset[tuple[int, int]]  # (source word, target word), counted from 0
+
+
+Pair = tuple[str, str]  # a sentence and its translation
+Pairs = Callable[[], Iterator[Pair]]  # reads them from the beginning
 
 
 @dataclass(frozen=True)
@@ -32,12 +51,17 @@ class Corpus:
     src: list[str]
     tgt: list[str]
 
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> "Corpus":
+        """All of these pairs."""
+        corpus = cls([], [])
+        for src, tgt in pairs:
+            corpus.src.append(src)
+            corpus.tgt.append(tgt)
+        return corpus
+
     def __len__(self) -> int:
         return len(self.src)
-
-    def select(self, keep: list[int]) -> "Corpus":
-        """Only the pairs at these indices."""
-        return Corpus([self.src[i] for i in keep], [self.tgt[i] for i in keep])
 
 
 @dataclass(frozen=True)
@@ -71,29 +95,31 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     data = config.data
     report_path = run / "corpus" / "report.json"
     report_path.unlink(missing_ok=True)  # it stands for a complete corpus
-    splits = _from_files(data) if data.directory else _from_hub(data)
+    sources = _from_files(data) if data.directory else _from_hub(data)
     source = data.directory or data.hub.name
-    all_train = splits.pop("train")
-    train = _without_empty(all_train)
-    left_out = len(all_train) - len(train)
+    train = sources.pop("train")
+    splits = {split: Corpus.of(pairs()) for split, pairs in sources.items()}
+    held_out = HeldOut(train, data.held_out)
     if splits.keys() <= {"valid"}:
-        train, splits["test"] = _hold_out(train, data.held_out, "test")
+        held_out.choose("test")
     if "valid" not in splits:
-        train, splits["valid"] = _hold_out(train, data.held_out, "valid")
-    for split, corpus in {"train": train, **splits}.items():
-        if not len(corpus):
+        held_out.choose("valid")
+    counts, taken = _write_train(data, run, train, held_out)
+    splits |= taken
+    n_pairs = {"train": counts["train"]} | {split: len(corpus) for split, corpus in splits.items()}
+    for split, number in n_pairs.items():
+        if not number:
             raise UserError(f"{source}: the {split} split has no sentence pairs")
+    for split, corpus in splits.items():
         write_lines(_path(run, split, data.src), corpus.src)
         write_lines(_path(run, split, data.tgt), corpus.tgt)
-        if split != "train":
-            _copy_annotations(data, run, split, corpus)
-    valid = splits.pop("valid")
+        _copy_annotations(data, run, split, corpus)
     report = Report(
         source=source,
-        train_pairs=len(train),
-        valid_pairs=len(valid),
-        test_pairs={name: len(corpus) for name, corpus in splits.items()},
-        empty_pairs_left_out=left_out,
+        train_pairs=n_pairs.pop("train"),
+        valid_pairs=n_pairs.pop("valid"),
+        test_pairs=n_pairs,
+        empty_pairs_left_out=counts["empty"],
     )
     write_text(report_path, json.dumps(asdict(report), indent=2) + "\n")
     return report
@@ -112,23 +138,33 @@ def load_report(run: Path) -> Report:
 
 
 def load_split(data: DataConfig, run: Path, split: str) -> Corpus:
+    """All that ``stream_split`` gives."""
+    return Corpus.of(stream_split(data, run, split))
+
+
+def stream_split(data: DataConfig, run: Path, split: str) -> Iterator[Pair]:
     """One split of the corpus in a run folder: train, valid, or the name of a test set."""
-    return read_pair(_path(run, split, data.src), _path(run, split, data.tgt))
+    return stream_pairs(_path(run, split, data.src), _path(run, split, data.tgt))
 
 
-def read_pair(src: Path, tgt: Path) -> Corpus:
-    """Two files of which line n of one translates line n of the other.
+def stream_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
+    """Two files of which line n of one translates line n of the other, read side by side.
 
     Raises:
         UserError: a file cannot be read, is not UTF-8, or they differ in their number of lines.
     """
-    corpus = Corpus(read_lines(src), read_lines(tgt))
-    if len(corpus.src) != len(corpus.tgt):
-        raise UserError(
-            f"{src} has {len(corpus.src):,} lines but {tgt} has {len(corpus.tgt):,}: "
-            "line n of one must translate line n of the other"
-        )
-    return corpus
+    lines = stream_lines(src), stream_lines(tgt)
+    for number, (one, other) in enumerate(zip_longest(*lines)):
+        if one is None or other is None:
+            n_src, n_tgt = (
+                number + (last is not None) + sum(1 for _ in rest)
+                for last, rest in zip((one, other), lines, strict=True)
+            )
+            raise UserError(
+                f"{src} has {n_src:,} lines but {tgt} has {n_tgt:,}: "
+                "line n of one must translate line n of the other"
+            )
+        yield one, other
 
 
 def load_alignment(run: Path, split: str, corpus: Corpus) -> list[Links] | None:
@@ -163,14 +199,17 @@ def _path(run: Path, split: str, ending: str) -> Path:
     return run / "corpus" / f"{file_name(split)}.{ending}"
 
 
-def _from_files(data: DataConfig) -> dict[str, Corpus]:
+def _from_files(data: DataConfig) -> dict[str, Pairs]:
     folder = Path(data.directory)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (data.directory)")
-    return {
-        split: read_pair(folder / f"{prefix}.{data.src}", folder / f"{prefix}.{data.tgt}")
+    paths = {
+        split: (folder / f"{prefix}.{data.src}", folder / f"{prefix}.{data.tgt}")
         for split, prefix in _split_names(data.train, data.valid, data.test).items()
     }
+    for path in chain(*paths.values()):
+        next(stream_lines(path), None)  # a misspelt name is found before the work begins
+    return {split: partial(stream_pairs, *both) for split, both in paths.items()}
 
 
 def _split_names(train: str, valid: str, test: str) -> dict[str, str]:
@@ -241,42 +280,92 @@ def _read_links(path: Path, corpus: Corpus, src_first: bool) -> list[Links]:
     return alignment
 
 
-def _without_empty(corpus: Corpus) -> Corpus:
-    """The pairs that have text on both sides."""
-    rows = range(len(corpus))
-    return corpus.select([i for i in rows if corpus.src[i].strip() and corpus.tgt[i].strip()])
+def _has_text(pair: Pair) -> bool:
+    """Whether there is text on both sides."""
+    return all(side.strip() for side in pair)
 
 
-def _hold_out(train: Corpus, n_pairs: int, split: str) -> tuple[Corpus, Corpus]:
-    """Take ``n_pairs`` out of ``train`` for ``split``: what is left, and what was taken.
+class HeldOut:
+    """Training pairs that are held out for other splits.
 
-    Which ones depends on the source sentences alone, so the split is the same in any order, and
-    a sentence that occurs several times is never on both sides.
+    Which ones depends on the source sentences alone, so a split is the same in any order, and a
+    sentence that occurs several times is never on both sides.
+
+    Args:
+        train: the training pairs.
+        n_pairs: as many are held out for each split.
     """
 
-    def rank(sentence: str) -> bytes:
-        return hashlib.sha256(f"{split}\0{sentence}".encode()).digest()
+    def __init__(self, train: Pairs, n_pairs: int) -> None:
+        self.train, self.n_pairs = train, n_pairs
+        self.ranks: dict[str, set[int]] = {}  # of the sentences held out, by split
 
-    copies = Counter(train.src)
-    taken: set[str] = set()
-    wanted = n_pairs
-    for sentence in sorted(copies, key=rank):
-        if copies[sentence] <= wanted:
-            taken.add(sentence)
-            wanted -= copies[sentence]
-    if wanted or len(taken) == len(copies):
-        raise UserError(
-            f"data.held_out = {n_pairs}: too many for the {len(train):,} training pairs that a "
-            f"{split} split has to be held out of"
-        )
-    rows = range(len(train))
-    left = train.select([i for i in rows if train.src[i] not in taken])
-    return left, train.select([i for i in rows if train.src[i] in taken])
+    def split_of(self, sentence: str) -> str:
+        """``train``, or what the pairs with this source sentence are held out for."""
+        for split, ranks in self.ranks.items():
+            if _rank(split, sentence) in ranks:
+                return split
+        return "train"
+
+    def choose(self, split: str) -> None:
+        """Hold out pairs for ``split``, of those that are not held out yet.
+
+        Raises:
+            UserError: there are too few.
+        """
+        rest = (src for src, tgt in self.train() if _has_text((src, tgt)))
+        left = (_rank(split, src) for src in rest if self.split_of(src) == "train")
+        ranks = np.fromiter(left, dtype=np.uint64)  # 8 bytes a pair is all that is kept
+        ranks.sort()
+        chosen: set[int] = set()
+        wanted = self.n_pairs
+        for rank, same in groupby(ranks.data):
+            copies = sum(1 for _ in same)
+            if copies <= wanted:
+                chosen.add(rank)
+                wanted -= copies
+            if not wanted:
+                break
+        if wanted or len(ranks) == self.n_pairs:
+            raise UserError(
+                f"data.held_out = {self.n_pairs}: too many for the {len(ranks):,} training pairs "
+                f"that a {split} split has to be held out of"
+            )
+        self.ranks[split] = chosen
 
 
-def _from_hub(data: DataConfig) -> dict[str, Corpus]:
+def _rank(split: str, sentence: str) -> int:
+    """Where a sentence stands among those that may be held out: as if drawn by lot."""
+    digest = hashlib.sha256(f"{split}\0{sentence}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _write_train(
+    data: DataConfig, run: Path, train: Pairs, held_out: HeldOut
+) -> tuple[Counter[str], dict[str, Corpus]]:
+    """Write the training pairs but the empty and the held out into ``run``.
+
+    Returns:
+        how many there are of each kind, and those held out, by split.
+    """
+    counts: Counter[str] = Counter()
+    taken: dict[str, list[Pair]] = {split: [] for split in held_out.ranks}
+    src_path, tgt_path = (_path(run, "train", language) for language in (data.src, data.tgt))
+    with written_whole(src_path) as write_src, written_whole(tgt_path) as write_tgt:
+        for pair in train():
+            kind = held_out.split_of(pair[0]) if _has_text(pair) else "empty"
+            counts[kind] += 1
+            if kind == "train":
+                write_src(pair[0].encode() + b"\n")
+                write_tgt(pair[1].encode() + b"\n")
+            elif kind in taken:
+                taken[kind].append(pair)
+    return counts, {split: Corpus.of(pairs) for split, pairs in taken.items()}
+
+
+def _from_hub(data: DataConfig) -> dict[str, Pairs]:
     hub, datasets = data.hub, _datasets_library()
-    corpora = {}
+    sources: dict[str, Pairs] = {}
     for split, name in _split_names(hub.train, hub.valid, hub.test).items():
         try:
             rows = datasets.load_dataset(
@@ -284,11 +373,11 @@ def _from_hub(data: DataConfig) -> dict[str, Corpus]:
             )
         except Exception as error:  # the library raises many kinds, all of them the user's
             raise UserError(_hub_complaint(hub.name, name, error)) from None
-        corpora[split] = pairs_of(rows, data)
-    return corpora
+        sources[split] = partial(pairs_of, rows, data)
+    return sources
 
 
-def pairs_of(rows: Any, data: DataConfig) -> Corpus:
+def pairs_of(rows: Iterable[Any], data: DataConfig) -> Iterator[Pair]:
     """The sentence pairs in rows of a hub data set.
 
     Args:
@@ -300,19 +389,20 @@ def pairs_of(rows: Any, data: DataConfig) -> Corpus:
     Raises:
         UserError: the rows have neither form.
     """
-    corpus = Corpus([], [])
     for row in rows:
-        pair = row["translation"] if isinstance(row.get("translation"), dict) else row
-        for language, lines in ((data.src, corpus.src), (data.tgt, corpus.tgt)):
-            text = "" if pair.get(language, 0) is None else pair.get(language)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{data.hub.name}: no text in a field {language!r}; "
-                    f"there are {', '.join(sorted(pair))}"
-                )
-            # One sentence a line: a line break within a sentence becomes a space.
-            lines.append(text.replace("\r", " ").replace("\n", " "))
-    return corpus
+        fields = row["translation"] if isinstance(row.get("translation"), dict) else row
+        yield _text_of(fields, data.src, data), _text_of(fields, data.tgt, data)
+
+
+def _text_of(fields: dict[str, Any], language: str, data: DataConfig) -> str:
+    text = "" if fields.get(language, 0) is None else fields.get(language)
+    if not isinstance(text, str):
+        raise UserError(
+            f"{data.hub.name}: no text in a field {language!r}; "
+            f"there are {', '.join(sorted(fields))}"
+        )
+    # One sentence a line: a line break within a sentence becomes a space.
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def _datasets_library() -> Any:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +25,30 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
 
-def read_lines(path: Path) -> list[str]:
+def stream_lines(path: Path) -> Iterator[str]:
     r"""The lines of a UTF-8 file, split at ``\n`` only, without a byte order mark or ``\r``.
+
+    They are read as they are asked for, so the file may be larger than memory.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8 (the message has its number).
     """
-    raw = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-    lines = raw.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    decoded = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            decoded.append(line.rstrip(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
-    return decoded
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                raw = line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")
+                if raw:
+                    yield raw.removesuffix(b"\n").rstrip(b"\r").decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """All that ``stream_lines`` gives."""
+    return list(stream_lines(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,28 +62,51 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` is at every moment the old file or the new, whole.
+@contextmanager
+def written_whole(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Write ``path`` piece by piece; it is at every moment the old file or the new, whole.
+
+    Within the block, the function given writes a piece; when the block ends, the new file takes
+    the old one's place. If it ends by an exception, nothing has happened.
 
     Raises:
         UserError: it cannot be written; what was there before still is.
     """
-    temporary = None
-    try:
+    with _complaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=path.name + ".", suffix=".tmp", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        number, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+    temporary, file = Path(name), os.fdopen(number, "wb")
+
+    def write(content: bytes) -> None:
+        with _complaining(path):
             file.write(content)
+
+    try:
+        yield write
+        with _complaining(path):
             file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+            os.fsync(number)
+            file.close()
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):  # of what could not be written, and has been complained about
+            file.close()
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _complaining(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """``written_whole`` in one piece."""
+    with written_whole(path) as write:
+        write(content)
 
 
 def write_text(path: Path, text: str) -> None:

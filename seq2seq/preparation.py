@@ -1,5 +1,7 @@
 """Preparation: a run folder with everything that training needs, corpus and tokenizer."""
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from seq2seq.checkpoint import (
@@ -8,14 +10,18 @@ from seq2seq.checkpoint import (
     refuse_other_settings,
     save_run_config,
 )
-from seq2seq.corpus import load_report, load_split, prepare_corpus
+from seq2seq.corpus import Corpus, Pair, load_report, prepare_corpus, stream_split
 from seq2seq.errors import UserError
 from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer, remove_tokenizer
 
+PAIRS_TO_LEARN_FROM = 200_000  # at most: sentencepiece holds what it learns from in memory
+
 
 def prepare(config: Config, run: Path, stage: str = "all") -> str:
     """Read the corpus into ``run`` and learn the tokenizer from its training split.
+
+    Of a large corpus ``PAIRS_TO_LEARN_FROM`` pairs are drawn, the same ones each time.
 
     Args:
         config: names the corpus and the tokenizer's settings.
@@ -41,15 +47,29 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
         done.append(str(prepare_corpus(config, run)))
         save_run_config(run, config)
     if stage in ("tokenizer", "all"):
-        load_report(run)  # written when the corpus is complete
+        n_pairs = load_report(run).train_pairs  # there when the corpus is complete
         if load_run_config(run).data != config.data:
             raise UserError(f"{run} holds another corpus: prepare it again")
-        train = load_split(config.data, run, "train")
-        tokenizer = Tokenizer.train(config.tokenizer, train.src, train.tgt)
+        pairs = stream_split(config.data, run, "train")
+        chosen = Corpus.of(drawn(pairs, n_pairs, PAIRS_TO_LEARN_FROM))
+        tokenizer = Tokenizer.train(config.tokenizer, chosen.src, chosen.tgt)
         save_run_config(run, config)
         tokenizer.save(run)
         done.append(f"{run / 'tokenizer.model'}: {tokenizer.tgt_vocab_size:,} subwords")
     return "\n".join(done)
+
+
+def drawn(pairs: Iterator[Pair], n_pairs: int, most: int) -> Iterator[Pair]:
+    """As many of ``n_pairs`` pairs as wanted, in their order; all, if there are no more.
+
+    Each has the same chance (Knuth's algorithm S); none but the one at hand is in memory.
+    """
+    rng = random.Random(0)
+    wanted = most
+    for number, pair in enumerate(pairs):
+        if rng.random() * (n_pairs - number) < wanted:
+            wanted -= 1
+            yield pair
 
 
 def is_prepared(config: Config, run: Path) -> bool:

@@ -7,8 +7,9 @@ Padding, beginning, end and unknown are ids 0 to 3.
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, islice
 from pathlib import Path
 
 import sentencepiece
@@ -19,6 +20,7 @@ from seq2seq.settings import TokenizerConfig
 
 PAD, BOS, EOS, UNK = range(4)
 SPACE = "▁"  # how sentencepiece writes a space
+SENTENCES_AT_A_TIME = 4096
 
 
 def clean(line: str) -> str:
@@ -71,22 +73,34 @@ class Tokenizer:
         return int(self._tgt.get_piece_size())
 
     def encode_src(
-        self, sentences: Sequence[str], bpe_dropout: float = 0.0, seed: int = 0
+        self, sentences: Iterable[str], bpe_dropout: float = 0.0, seed: int = 0
     ) -> list[list[int]]:
-        """Ids of each source sentence, EOS at the end.
+        """All that ``stream_src`` gives."""
+        return list(self.stream_src(sentences, bpe_dropout, seed))
+
+    def encode_tgt(
+        self, sentences: Iterable[str], bpe_dropout: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
+        """All that ``stream_tgt`` gives."""
+        return list(self.stream_tgt(sentences, bpe_dropout, seed))
+
+    def stream_src(
+        self, sentences: Iterable[str], bpe_dropout: float = 0.0, seed: int = 0
+    ) -> Iterator[list[int]]:
+        """Ids of each source sentence, EOS at the end; few sentences are in memory at a time.
 
         Args:
             sentences: text.
             bpe_dropout: chance to skip each merge (BPE-dropout, Provilkov et al. 2020).
             seed: the same seed gives the same subwords.
         """
-        return [[*ids, EOS] for ids in _encode(self._src, sentences, bpe_dropout, seed)]
+        return ([*ids, EOS] for ids in _encode(self._src, sentences, bpe_dropout, seed))
 
-    def encode_tgt(
-        self, sentences: Sequence[str], bpe_dropout: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
-        """Ids of each target sentence between BOS and EOS; arguments as in ``encode_src``."""
-        return [[BOS, *ids, EOS] for ids in _encode(self._tgt, sentences, bpe_dropout, seed)]
+    def stream_tgt(
+        self, sentences: Iterable[str], bpe_dropout: float = 0.0, seed: int = 0
+    ) -> Iterator[list[int]]:
+        """Ids of each target sentence between BOS and EOS; arguments as in ``stream_src``."""
+        return ([BOS, *ids, EOS] for ids in _encode(self._tgt, sentences, bpe_dropout, seed))
 
     def decode_tgt(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Text of each sequence of target ids, always one line each."""
@@ -182,14 +196,27 @@ def _reason(error: RuntimeError) -> str:
 
 def _encode(
     processor: sentencepiece.SentencePieceProcessor,
-    sentences: Sequence[str],
+    sentences: Iterable[str],
     bpe_dropout: float,
     seed: int,
-) -> list[list[int]]:
-    cleaned = [clean(sentence) for sentence in sentences]
+) -> Iterator[list[int]]:
+    chunks = _cleaned_chunks(sentences)
     if bpe_dropout == 0:
-        return list(processor.encode(cleaned))
-    # The generator is reseeded in the one thread that a call starts.
-    sentencepiece.set_random_generator_seed(seed)
-    sampled = processor.encode(cleaned, enable_sampling=True, alpha=bpe_dropout, num_threads=1)
-    return list(sampled)
+        for chunk in chunks:
+            yield from processor.encode(chunk)
+        return
+
+    def sample(chunk: list[str]) -> list[list[int]]:
+        return [processor.encode(x, enable_sampling=True, alpha=bpe_dropout) for x in chunk]
+
+    # sentencepiece's random numbers go with the thread that asks, and go on as long as it lives.
+    seeding = sentencepiece.set_random_generator_seed
+    with ThreadPoolExecutor(1, initializer=seeding, initargs=(seed,)) as thread:
+        for chunk in chunks:
+            yield from thread.submit(sample, chunk).result()
+
+
+def _cleaned_chunks(sentences: Iterable[str]) -> Iterator[list[str]]:
+    rest = map(clean, sentences)
+    while chunk := list(islice(rest, SENTENCES_AT_A_TIME)):
+        yield chunk

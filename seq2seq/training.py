@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seq2seq.batches import Batch, Ids, make_batch, plan_batches
+from seq2seq.batches import Batch, EncodedSentences, make_batch, plan_batches
 from seq2seq.checkpoint import (
     build_model,
     load_state,
@@ -32,7 +32,7 @@ from seq2seq.checkpoint import (
     save_state,
     save_weights,
 )
-from seq2seq.corpus import Corpus, load_split
+from seq2seq.corpus import load_split
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_lines, write_lines, write_text
 from seq2seq.loss import vocabulary_loss
@@ -41,6 +41,7 @@ from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.settings import Config, TrainConfig
 from seq2seq.tokenizer import PAD, Tokenizer
+from seq2seq.training_data import TrainingData
 from seq2seq.translator import Translator
 
 
@@ -65,34 +66,6 @@ def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
     x, _ = model.decode(batch.tgt_in, model.start(*model.encode(batch.src)))
     counts = batch.labels != PAD
     return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
-
-
-class TrainingData:
-    """The training pairs as batches, epoch by epoch."""
-
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, config: Config) -> None:
-        self.tokenizer, self.config = tokenizer, config
-        src, tgt = tokenizer.encode_src(corpus.src), tokenizer.encode_tgt(corpus.tgt)
-        limit = config.data.max_tokens
-        kept = [i for i in range(len(corpus)) if max(len(src[i]), len(tgt[i])) <= limit]
-        self.too_long = len(corpus) - len(kept)
-        self.corpus = corpus.select(kept)
-        self.src, self.tgt = [src[i] for i in kept], [tgt[i] for i in kept]
-        if not kept:
-            raise UserError(f"data.max_tokens = {limit}: every training pair is longer")
-        batch_tokens = config.train.batch_tokens
-        self.n_batches = len(plan_batches(self.src, self.tgt, batch_tokens, shuffle=None))
-
-    def epoch(self, number: int) -> tuple[list[list[int]], list[Ids], list[Ids]]:
-        """Batches of pair indices, and the ids they point into, of one epoch."""
-        seed, dropout = self.config.train.seed, self.config.tokenizer.bpe_dropout
-        src, tgt = self.src, self.tgt
-        if dropout:
-            draw = (seed * 10_000 + number) % 2**32
-            src = self.tokenizer.encode_src(self.corpus.src, dropout, draw)
-            tgt = self.tokenizer.encode_tgt(self.corpus.tgt, dropout, draw)
-        plan = plan_batches(src, tgt, self.config.train.batch_tokens, (seed, number))
-        return plan, src, tgt
 
 
 @dataclass
@@ -127,7 +100,7 @@ class Trainer:
         self.config, self.run = config, run
         self.device = pick_device()
         self.tokenizer = Tokenizer.load(run)
-        self.data = TrainingData(load_split(config.data, run, "train"), self.tokenizer, config)
+        self.data = TrainingData(config, run, self.tokenizer)
         self.valid = load_split(config.data, run, "valid")
         self.model = build_model(config, self.tokenizer).to(self.device)
         # Without averaging, the average is the model itself.
@@ -188,11 +161,16 @@ class Trainer:
     def validation_loss(self) -> float:
         """Unsmoothed loss a target token on the validation split, in nats; long pairs are cut."""
         limit = self.config.data.max_tokens
-        src = [ids[:limit] for ids in self.tokenizer.encode_src(self.valid.src)]
-        tgt = [ids[:limit] for ids in self.tokenizer.encode_tgt(self.valid.tgt)]
+        tokenizer, valid = self.tokenizer, self.valid
+        src = EncodedSentences(
+            tokenizer.src_vocab_size, (ids[:limit] for ids in tokenizer.encode_src(valid.src))
+        )
+        tgt = EncodedSentences(
+            tokenizer.tgt_vocab_size, (ids[:limit] for ids in tokenizer.encode_tgt(valid.tgt))
+        )
         self.average.eval()
         loss, labels = 0.0, 0
-        for rows in plan_batches(src, tgt, self.config.train.batch_tokens, shuffle=None):
+        for rows in plan_batches(src.lengths, tgt.lengths, self.config.train.batch_tokens, None):
             batch = make_batch(src, tgt, rows).to(self.device)
             with float32_products(self.config.train.batch_tokens):
                 loss += batch_loss(self.average, batch, 0.0).item()
@@ -270,6 +248,7 @@ class Trainer:
                 progress.batch += len(chosen)
                 yield [make_batch(src, tgt, rows) for rows in chosen], share
             progress.epoch, progress.batch = progress.epoch + 1, 0
+            del plan, src, tgt  # before those of the next epoch are made
 
     def fit(self, stop: "StopRequest") -> None:
         """Train until the last epoch, or until BLEU has not risen for ``patience`` validations.

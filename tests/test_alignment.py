@@ -106,7 +106,7 @@ def test_pairs_too_long_for_the_model_are_left_out() -> None:
     gold = [parse_links("0-0 1-1"), parse_links("0-0"), parse_links("")]
     found = judge_heads(translator, corpus, gold)
     assert {(agreement.pairs, agreement.gold) for agreement in found.values()} == {(1, 2)}
-    assert judge_heads(translator, corpus.select([1, 2]), gold[1:]) == {}
+    assert judge_heads(translator, Corpus(corpus.src[1:], corpus.tgt[1:]), gold[1:]) == {}
 
 
 def test_evaluation_without_a_pair_to_judge(trained_run: Path, tmp_path: Path) -> None:

@@ -1,23 +1,58 @@
-"""Batches: every pair once, within the limit, in reproducible order."""
+"""Batches: every pair once, within the limit, in reproducible order; ids in little memory."""
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2seq.batches import make_batch, pad, plan_batches
+import seq2seq.batches
+from seq2seq.batches import EncodedSentences, Numbers, make_batch, pad, plan_batches
 from seq2seq.tokenizer import BOS, EOS, PAD
 
 PAIRS = st.lists(st.tuples(st.integers(1, 30), st.integers(2, 30)), max_size=60)
 
 
-def sentences(lengths: list[int]) -> list[list[int]]:
-    return [[7] * n for n in lengths]
+def numbers(values: list[int]) -> Numbers:
+    return np.array(values, dtype=np.int32)
+
+
+def plain_plan(
+    lengths: list[tuple[int, int]], limit: int, shuffle: tuple[int, int] | None
+) -> list[list[int]]:
+    """The plan that runs of all versions follow, pair by pair."""
+    order = list(range(len(lengths)))
+    generator = np.random.default_rng(shuffle) if shuffle else None
+    if generator:
+        order = generator.permutation(len(lengths)).tolist()
+    order.sort(key=lambda i: lengths[i][::-1])
+    batches: list[list[int]] = []
+    for i in order:
+        together = [*(batches[-1] if batches else []), i]
+        longest = max(max(lengths[j]) for j in together)
+        if batches and len(together) * longest <= limit:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    if generator:
+        batches = [batches[i] for i in generator.permutation(len(batches))]
+    return batches
+
+
+@given(lengths=PAIRS, limit=st.integers(1, 200), seed=st.integers(0, 9), shuffled=st.booleans())
+def test_the_plan_is_the_plain_one(
+    lengths: list[tuple[int, int]], limit: int, seed: int, shuffled: bool
+) -> None:
+    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
+    shuffle = (seed, 3) if shuffled else None
+    plan = [batch.tolist() for batch in plan_batches(src, tgt, limit, shuffle)]
+    assert plan == plain_plan(lengths, limit, shuffle)
 
 
 @given(lengths=PAIRS, limit=st.integers(20, 200), seed=st.integers(0, 9), shuffled=st.booleans())
 def test_every_pair_is_in_one_batch_within_the_limit(
     lengths: list[tuple[int, int]], limit: int, seed: int, shuffled: bool
 ) -> None:
-    src, tgt = sentences([s for s, _ in lengths]), sentences([t for _, t in lengths])
+    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
     plan = plan_batches(src, tgt, limit, (seed, 0) if shuffled else None)
     assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
     for batch in plan:
@@ -26,8 +61,11 @@ def test_every_pair_is_in_one_batch_within_the_limit(
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    src = sentences([1 + i % 9 for i in range(300)])
-    plans = [plan_batches(src, src, 40, key) for key in ((1, 0), (1, 0), (1, 1), (2, 0))]
+    src = numbers([1 + i % 9 for i in range(300)])
+    plans = [
+        [batch.tolist() for batch in plan_batches(src, src, 40, key)]
+        for key in ((1, 0), (1, 0), (1, 1), (2, 0))
+    ]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]
     assert plans[0] != plans[3]
@@ -36,10 +74,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_batches_hold_pairs_of_similar_length() -> None:
-    src = sentences([1 + (i * 7) % 50 for i in range(1000)])
+    src = numbers([1 + (i * 7) % 50 for i in range(1000)])
     plan = plan_batches(src, src, 500, (1, 0))
-    padded = sum(max(len(src[i]) for i in batch) * len(batch) for batch in plan)
-    assert padded < 1.05 * sum(len(ids) for ids in src)
+    padded = sum(src[batch].max() * len(batch) for batch in plan)
+    assert padded < 1.05 * src.sum()
 
 
 def test_a_batch_by_hand() -> None:
@@ -49,3 +87,25 @@ def test_a_batch_by_hand() -> None:
     assert batch.labels.tolist() == [[EOS, PAD], [8, EOS]]
     assert batch.n_labels == 3
     assert pad([[1], [1, 2]]).tolist() == [[1, PAD], [1, 2]]
+
+
+@given(
+    sentences=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=5), max_size=30),
+    block=st.integers(1, 7),
+)
+def test_encoded_sentences_are_a_list_of_lists(sentences: list[list[int]], block: int) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(seq2seq.batches, "A_BLOCK", block)
+        encoded = EncodedSentences(2**16, iter(sentences[:10]))
+        for ids in sentences[10:]:
+            encoded.append(ids)
+        assert len(encoded) == len(sentences)
+        assert [list(ids) for ids in encoded] == sentences
+        assert encoded.lengths.tolist() == [len(ids) for ids in sentences]
+        assert encoded.lengths.dtype == np.int32
+
+
+def test_encoded_sentences_of_a_large_vocabulary() -> None:
+    assert list(EncodedSentences(2**16 + 1, [[2**16]])[0]) == [2**16]
+    with pytest.raises(OverflowError):
+        EncodedSentences(2**16, [[2**16]])

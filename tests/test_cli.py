@@ -7,7 +7,10 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +185,43 @@ def test_order_is_kept_across_chunks_and_batches(
     small = predict(trained_run, text, monkeypatch, "--decoding.batch_size", "4")
     expected = "".join(" ".join(reversed(line.split())) + "\n" for line in lines).encode()
     assert small == expected
+
+
+def test_a_pipe_is_answered_before_it_ends(trained_run: Path) -> None:
+    command = [*SEQ2SEQ, "predict", "--run", str(trained_run)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    watchdog = Timer(120, process.kill)
+    watchdog.start()
+    for _ in range(2):
+        process.stdin.write(b"ba du\n" * seq2seq.cli.LINES_AT_A_TIME)
+        process.stdin.flush()
+        for _ in range(seq2seq.cli.LINES_AT_A_TIME):
+            assert process.stdout.readline() == b"du ba\n"
+    rest, _ = process.communicate(b"ke lo\n")
+    watchdog.cancel()
+    assert rest == b"lo ke\n"
+
+
+def test_no_more_lines_are_in_memory_than_are_answered_at_a_time(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.BytesIO()
+    waiting = []
+
+    def endless() -> Iterator[bytes]:
+        for number in range(50):
+            waiting.append(number - out.getvalue().count(b"\n"))
+            yield b"ba du\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=endless(), isatty=lambda: False))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
+    monkeypatch.setattr(seq2seq.cli, "LINES_AT_A_TIME", 7)
+    assert main(["predict", "--run", str(trained_run)]) == 130
+    assert max(waiting) == 6
+    assert out.getvalue() == b"du ba\n" * 49
 
 
 def test_the_prompt(trained_run: Path) -> None:

@@ -159,23 +159,24 @@ def nothing_leaves_this_machine(
 
 
 def test_rows_with_columns_and_with_translation_dictionaries() -> None:
-    expected = Corpus(["eins"], ["one"])
-    assert pairs_of([{"de": "eins", "en": "one", "id": 3}], HUB) == expected
-    assert pairs_of([{"id": "3", "translation": {"de": "eins", "en": "one"}}], HUB) == expected
-    assert pairs_of([{"de": "a\nb\r\nc", "en": "x"}], HUB).src == ["a b  c"]
+    expected = [("eins", "one")]
+    assert list(pairs_of([{"de": "eins", "en": "one", "id": 3}], HUB)) == expected
+    row = {"id": "3", "translation": {"de": "eins", "en": "one"}}
+    assert list(pairs_of([row], HUB)) == expected
+    assert list(pairs_of([{"de": "a\nb\r\nc", "en": "x"}], HUB)) == [("a b  c", "x")]
 
 
 def test_rows_without_the_languages() -> None:
     with pytest.raises(UserError, match="no text in a field 'de'; there are fr, nl"):
-        pairs_of([{"translation": {"fr": "un", "nl": "een"}}], HUB)
+        list(pairs_of([{"translation": {"fr": "un", "nl": "een"}}], HUB))
     with pytest.raises(UserError, match="no text in a field 'en'"):
-        pairs_of([{"de": "eins", "en": 1}], HUB)
+        list(pairs_of([{"de": "eins", "en": 1}], HUB))
     with pytest.raises(UserError, match="there are translation"):
-        pairs_of([{"translation": "eins"}], HUB)
+        list(pairs_of([{"translation": "eins"}], HUB))
 
 
 def test_missing_values_are_empty_sentences() -> None:
-    assert pairs_of([{"de": None, "en": "x"}], HUB) == Corpus([""], ["x"])
+    assert list(pairs_of([{"de": None, "en": "x"}], HUB)) == [("", "x")]
 
 
 def local_hub(folder: Path, splits: dict[str, str]) -> HubConfig:

@@ -88,7 +88,8 @@ def gradients(
     trainer.optimizer.register_step_pre_hook(
         lambda *_: found.extend(p.grad.clone() for p in parameters if p.grad is not None)
     )
-    trainer.step([make_batch(trainer.data.src, trainer.data.tgt, rows) for rows in split], 1e-3)
+    _, src, tgt = trainer.data.epoch(0)
+    trainer.step([make_batch(src, tgt, rows) for rows in split], 1e-3)
     return trainer, found
 
 
@@ -115,7 +116,8 @@ def test_small_batches_accumulate_to_the_mean_over_all_tokens(
 
     # And both are torch's own gradient of the smoothed mean.
     trainer = Trainer(config, uninterrupted)
-    batch = make_batch(trainer.data.src, trainer.data.tgt, range(8)).to(trainer.device)
+    _, src, tgt = trainer.data.epoch(0)
+    batch = make_batch(src, tgt, range(8)).to(trainer.device)
     logits = trainer.model(batch.src, batch.tgt_in).flatten(0, 1)
     labels = batch.labels.flatten()
     F.cross_entropy(logits, labels, ignore_index=PAD, label_smoothing=0.2).backward()
@@ -128,16 +130,6 @@ def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
     _, found = gradients(still(config, clip_norm=0.01), uninterrupted, [[0, 1, 2]])
     norm = torch.cat([gradient.flatten() for gradient in found]).norm().item()
     assert norm == pytest.approx(0.01, rel=1e-3)
-
-
-def test_bpe_dropout_spells_every_epoch_anew(config: Config, uninterrupted: Path) -> None:
-    data = Trainer(config, uninterrupted).data
-    (_, first, _), (_, again, _), (_, second, _) = data.epoch(0), data.epoch(0), data.epoch(1)
-    assert first == again
-    assert first != second
-    assert first != data.src
-    plain = Trainer(still(config), uninterrupted).data
-    assert plain.epoch(0)[1] == plain.epoch(1)[1] == plain.src
 
 
 def test_bfloat16_is_near_float32(config: Config, uninterrupted: Path) -> None:
@@ -274,18 +266,6 @@ def test_the_average_follows_the_weights(config: Config, uninterrupted: Path) ->
         new = dict(trainer.model.named_parameters())[name].detach()
         expected = beta * expected + (1 - beta) * new
     torch.testing.assert_close(dict(trainer.average.named_parameters())[name].detach(), expected)
-
-
-def test_pairs_that_are_too_long_are_counted(config: Config, tmp_path: Path) -> None:
-    short = replace(config, data=replace(config.data, max_tokens=10))
-    prepare(short, tmp_path)
-    trainer = Trainer(short, tmp_path)
-    assert 0 < trainer.data.too_long < 200
-    assert len(trainer.data.src) == 200 - trainer.data.too_long
-    assert max(map(len, [*trainer.data.src, *trainer.data.tgt])) <= 10
-    none = replace(config, data=replace(config.data, max_tokens=2))
-    with pytest.raises(UserError, match="every training pair is longer"):
-        Trainer(none, tmp_path)
 
 
 def test_pairs_that_are_too_long_are_reported_before_training(

@@ -1,0 +1,202 @@
+"""Time and memory as work grows: preparing, training and translating.
+
+make scale DATA=PATH
+
+PATH holds Multi30k's files (``train.de`` and so on), which are repeated to ten thousand, a hundred
+thousand and a million pairs in a temporary folder. Model and batches are small, so that what grows
+with the corpus is not lost beside what does not. Every measurement is a process of its own; this
+one stays small, for a process starts with the peak of the one that made it. The result is written
+to ``benchmarks/scale.md``.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from threading import Thread
+
+from seq2seq.files import write_lines
+
+HERE = Path(__file__).parent
+LANGUAGES = ("de", "en")
+STEPS = 200
+TINY = {
+    "model.d_model": 64,
+    "model.d_ff": 128,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "model.dropout": 0.0,
+    "train.batch_tokens": 1024,
+    "train.learning_rate": 5e-3,
+    "train.validate_every": 10**6,
+}
+SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
+
+Row = list[float]
+
+
+def repeated(path: Path, n_lines: int) -> Iterator[bytes]:
+    """As many lines of a file, from its beginning again where it ends."""
+    with path.open("rb") as file:
+        lines = file.readlines()
+    return islice(cycle(lines), n_lines)
+
+
+def repeat_corpus(data: Path, folder: Path, n_pairs: int) -> None:
+    """The corpus in ``data`` with as many training pairs."""
+    folder.mkdir()
+    for language in LANGUAGES:
+        for split in ("val", "test_2016_flickr"):
+            shutil.copy(data / f"{split}.{language}", folder)
+        with (folder / f"train.{language}").open("wb") as file:
+            file.writelines(repeated(data / f"train.{language}", n_pairs))
+
+
+def finish(process: "subprocess.Popen[bytes]") -> float:
+    """Peak memory of a process when it has ended, in MB."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"failed: {process.args!r}")
+    return usage.ru_maxrss / 1000
+
+
+def settings(data: Path, run: Path) -> list[str]:
+    """What the commands that make a run are given."""
+    flags = [x for key, value in TINY.items() for x in (f"--{key}", str(value))]
+    config = ["--config", str(HERE / "bench.toml"), "--run", str(run)]
+    return [*config, "--data.directory", str(data), *flags]
+
+
+def measure_prepare(data: Path, run: Path) -> Row:
+    """Seconds and peak memory."""
+    began = time.perf_counter()
+    command = [*SEQ2SEQ, "prepare", *settings(data, run)]
+    peak = finish(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    return [time.perf_counter() - began, peak]
+
+
+def measure_training(run: Path) -> Row:
+    """Seconds and peak memory until the first step, then of the first steps."""
+    command = [sys.executable, __file__, "--first-steps", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout
+    found = json.loads(process.stdout.read())
+    return [found["start"], found["start_peak"], found["steps"], finish(process)]
+
+
+def first_steps(run: Path) -> dict[str, float]:
+    """What ``measure_training`` measures, in a process of its own."""
+    import resource
+
+    from seq2seq.checkpoint import load_run_config
+    from seq2seq.training import Trainer
+
+    began = time.perf_counter()
+    trainer = Trainer(load_run_config(run), run)
+    steps = trainer.steps()
+    first, _ = next(steps)
+    start = time.perf_counter() - began
+    start_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    trainer.step(first, 1e-4)
+    for batches, _ in islice(steps, STEPS - 1):
+        trainer.step(batches, 1e-4)
+    return {
+        "start": start,
+        "start_peak": start_peak,
+        "steps": time.perf_counter() - began - start,
+    }
+
+
+def measure_predict(run: Path, text: Path, n_lines: int) -> Row:
+    """Seconds until the first line comes out of a pipe, lines a second, peak memory."""
+    # Ten subwords a line: a model that has learned next to nothing does not know when to stop.
+    command = [*SEQ2SEQ, "predict", "--run", str(run), "--decoding.max_ratio", "0"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    pipe = process.stdin
+
+    def feed() -> None:
+        with pipe:
+            pipe.writelines(repeated(text, n_lines))
+
+    began = time.perf_counter()
+    Thread(target=feed).start()
+    process.stdout.readline()
+    first = time.perf_counter() - began
+    count = 1 + sum(1 for _ in process.stdout)
+    seconds = time.perf_counter() - began
+    if count != n_lines:
+        sys.exit(f"{count:,} lines came of {n_lines:,}")
+    return [first, n_lines / seconds, finish(process)]
+
+
+def growth(sizes: list[int], peaks: list[float]) -> str:
+    """Bytes a pair between the last two sizes."""
+    if len(sizes) < 2:
+        return "-"
+    return f"{(peaks[-1] - peaks[-2]) * 1e6 / (sizes[-1] - sizes[-2]):,.0f}"
+
+
+def tables(making: dict[int, Row], translating: dict[int, Row]) -> Iterator[str]:
+    """What was found, as lines of Markdown."""
+    yield (
+        "`make scale DATA=PATH`: Multi30k repeated; a tiny model, whose steps and translations say "
+        f"nothing of speed; {os.cpu_count()} cores. Start: until the first step, text read and "
+        "encoded."
+    )
+    yield from ("", "| training pairs | prepare, s | MB | start, s | MB | 200 steps, s | MB |")
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for n_pairs, row in making.items():
+        yield f"| {n_pairs:,} | " + " | ".join(f"{value:,.1f}" for value in row) + " |"
+    sizes = list(making)
+    prepare, start, steps = (
+        growth(sizes, [row[column] for row in making.values()]) for column in (1, 3, 5)
+    )
+    yield f"| bytes a pair more | | {prepare} | | {start} | | {steps} |"
+    yield from ("", "| lines from a pipe | first line after, s | lines/s | MB |")
+    yield "| --- | --- | --- | --- |"
+    for n_lines, (first, rate, peak) in translating.items():
+        yield f"| {n_lines:,} | {first:,.1f} | {rate:,.0f} | {peak:,.1f} |"
+
+
+def main() -> None:
+    """Measure each size, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with Multi30k's files")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--first-steps", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.first_steps:
+        print(json.dumps(first_steps(chosen.first_steps)))
+        return
+    making: dict[int, Row] = {}
+    translating: dict[int, Row] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for n_pairs in chosen.sizes:
+            data, run = folder / f"data-{n_pairs}", folder / f"run-{n_pairs}"
+            repeat_corpus(chosen.data, data, n_pairs)
+            making[n_pairs] = measure_prepare(data, run) + measure_training(run)
+            print(f"{n_pairs:,} pairs: {making[n_pairs]}", file=sys.stderr)
+        run = folder / "run"
+        command = [*SEQ2SEQ, "train", *settings(chosen.data, run), "--train.epochs", "1"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for n_lines in chosen.sizes:
+            translating[n_lines] = measure_predict(run, chosen.data / "train.de", n_lines)
+            print(f"{n_lines:,} lines: {translating[n_lines]}", file=sys.stderr)
+    lines = list(tables(making, translating))
+    write_lines(HERE / "scale.md", lines)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
