@@ -1,5 +1,7 @@
 """Subwords: nothing is lost, nothing is unknown, sampling is reproducible."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,20 @@ def test_bpe_dropout_is_reproducible_and_spells_the_same_text(tokenizer: Tokeniz
     assert one != plain
     assert tokenizer.decode_tgt(one) == tokenizer.decode_tgt(other) == TGT
     assert sum(map(len, one)) > sum(map(len, plain))
+
+
+def test_bpe_dropout_is_the_same_in_another_process(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """So that a training goes on in a new process as it would have in the old one."""
+    tokenizer.save(tmp_path)
+    program = (
+        "from pathlib import Path; from seq2seq.tokenizer import Tokenizer;"
+        f"tokenizer = Tokenizer.load(Path({str(tmp_path)!r}));"
+        f"print(tokenizer.encode_src({TEXT!r}, 0.5, seed=3))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tokenizer.encode_src(TEXT, 0.5, seed=3))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04."])
