@@ -3,7 +3,7 @@
 Where things are. A file imports only from lines above its own (a test holds this):
 
     errors                                   how work fails
-    registry  files  machine                 parts by name; reading, whole writing; the computer
+    registry  files  machine  parallel       parts by name; whole files; the computer; several
     settings                                 every setting and what it may be
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     corpus                                   sentence pairs, and what may be known of them

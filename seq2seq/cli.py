@@ -33,24 +33,32 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(_about_unknown(unknown[0]))
     try:
+        if chosen.command is not run_train and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("torchrun is for seq2seq train; all else is done by one process")
         chosen.command(chosen)
         sys.stdout.flush()
     except UserError as error:
-        print(f"seq2seq: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     except Stopped as stopped:
-        print(f"seq2seq: {stopped}", file=sys.stderr)
+        _complain(str(stopped))
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
-        print("seq2seq: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a folder that cannot be written to, say
-        print(f"seq2seq: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        _complain(f"{error.filename or 'system'}: {error.strerror or error}")
         return 1
     return 0
+
+
+def _complain(line: str) -> None:
+    """A line on standard error; of the processes that torchrun starts, one a machine speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"seq2seq: {line}", file=sys.stderr)
 
 
 def _about_unknown(argument: str) -> str:
@@ -164,13 +172,26 @@ def run_prepare(chosen: argparse.Namespace) -> None:
 
 def run_train(chosen: argparse.Namespace) -> None:
     """``seq2seq train``"""
-    from seq2seq.preparation import is_prepared, prepare
+    from seq2seq.parallel import joined, on_first, rank
     from seq2seq.training import train
+
+    with joined():
+        config, run = on_first(lambda: _prepared(chosen))
+        summary = train(config, run)
+        if rank() == 0:
+            _report_training(summary, run)
+
+
+def _prepared(chosen: argparse.Namespace) -> tuple[Config, Path]:
+    from seq2seq.preparation import is_prepared, prepare
 
     config, run = _experiment(chosen)
     if not is_prepared(config, run):
         print(prepare(config, run))
-    summary = train(config, run)
+    return config, run
+
+
+def _report_training(summary: dict[str, Any], run: Path) -> None:
     print(
         f"{run}: best validation BLEU {summary['best_valid_bleu']:.2f} at step "
         f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} minutes, "

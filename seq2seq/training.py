@@ -4,6 +4,9 @@ A step sums the loss over its batches, follows the gradient once, and moves a ru
 the weights along. Every ``validate_every`` steps the average is judged on the validation split;
 the best by BLEU is kept as ``model.safetensors``. Everything that the next step depends on is in
 ``Trainer.state``, so a run that was stopped goes on as if it had not been.
+
+Several processes (``parallel.py``) take the same steps over the same batches; each reads its share
+of every batch's rows, and the mean of their gradients is what one process would have found.
 """
 
 import json
@@ -19,8 +22,9 @@ from types import FrameType
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from seq2seq.batches import Batch, EncodedSentences, make_batch, plan_batches
@@ -39,8 +43,9 @@ from seq2seq.loss import vocabulary_loss
 from seq2seq.machine import autocast, float32_products, keep_freed_memory, pick_device
 from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.parallel import exchange, gather, is_launched, on_first, rank, replicated, size
 from seq2seq.settings import Config, TrainConfig
-from seq2seq.tokenizer import PAD, Tokenizer
+from seq2seq.tokenizer import EOS, PAD, Tokenizer
 from seq2seq.training_data import TrainingData
 from seq2seq.translator import Translator
 
@@ -66,6 +71,34 @@ def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
     x, _ = model.decode(batch.tgt_in, model.start(*model.encode(batch.src)))
     counts = batch.labels != PAD
     return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
+
+
+class BatchLoss(nn.Module):
+    """``batch_loss`` as a module, ids in, a scalar out: what gradients are taken of."""
+
+    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+        """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1)."""
+        return batch_loss(self.model, Batch(src, tgt), self.smoothing)
+
+
+def share(batch: Batch, rank: int, size: int) -> Batch:
+    """Every ``size``-th row of a batch, from row ``rank`` on.
+
+    Where there is none, a row without labels: a process has to take part in every step.
+    """
+    src, tgt = batch.src[rank::size], batch.tgt[rank::size]
+    if len(src):
+        return Batch(src, tgt)
+    return Batch(batch.src[:1], torch.full_like(batch.tgt[:1], PAD))
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """The seed of what is drawn in a step, so that nothing drawn before has to be remembered."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 @dataclass
@@ -106,34 +139,39 @@ class Trainer:
         # Without averaging, the average is the model itself.
         self.average = deepcopy(self.model) if config.train.average else self.model
         self.average.eval()
+        example = torch.full((1, 2), EOS, device=self.device)
+        loss = BatchLoss(self.model, config.train.label_smoothing)
+        self.objective = replicated(loss, example, example)
         self.optimizer = make_optimizer(self.model, config.train)
         self.progress = Progress()
 
     # --- a step ---
 
-    def step(self, batches: list[Batch], rate: float) -> None:
+    def step(self, batches: list[Batch], rate: float) -> float:
         """Follow the gradient of some batches once.
 
         Args:
             batches: counted as one: the loss is averaged over all their target tokens.
             rate: learning rate.
+
+        Returns:
+            the loss, summed over the target tokens of this process's share.
         """
         config, progress = self.config.train, self.progress
+        torch.manual_seed(seed_of(config.seed, progress.step, rank()))
         self.model.train()
         n_labels = sum(batch.n_labels for batch in batches)
-        for batch in batches:
-            with float32_products(config.batch_tokens):
+        total = 0.0
+        for number, batch in enumerate(batches, start=1):
+            mine = share(batch, rank(), size()).to(self.device)
+            is_last = number == len(batches)
+            with exchange(self.objective, now=is_last), float32_products(config.batch_tokens):
                 with autocast(config.precision, self.device):
-                    loss = batch_loss(self.model, batch.to(self.device), config.label_smoothing)
-                (loss / n_labels).backward()
-            progress.loss += loss.item()
+                    loss = self.objective(mine.src, mine.tgt)
+                (loss * size() / n_labels).backward()  # the mean over processes divides by size
+            total += loss.item()
             for side in (batch.src, batch.tgt):
                 progress.data_checksum = crc32(side.numpy().tobytes(), progress.data_checksum)
-        if not math.isfinite(progress.loss):
-            raise Diverged(
-                f"{self.run}: the loss is no longer a number at step {progress.step + 1:,}; "
-                "a lower train.learning_rate or a longer train.warmup_steps may help"
-            )
         if config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         for group in self.optimizer.param_groups:
@@ -143,6 +181,34 @@ class Trainer:
         progress.step += 1
         progress.labels += n_labels
         self._move_average()
+        return total
+
+    def agree(self, loss: float, signal_number: int) -> int:
+        """Tell the other processes, once a step, what has to be the same in all of them.
+
+        Args:
+            loss: of this process's share; the sum of all is added to ``progress.loss``.
+            signal_number: what asked this process to stop, or 0.
+
+        Returns:
+            what asked any process to stop, or 0.
+
+        Raises:
+            Diverged: the loss is no longer a number.
+            UserError: the processes do not read the same batches.
+        """
+        progress = self.progress
+        everyone = gather(loss, signal_number, progress.data_checksum)
+        losses, signals, checksums = zip(*everyone, strict=True)
+        if len(set(checksums)) > 1:
+            raise UserError(f"{self.run}: is not the same folder for all processes")
+        progress.loss += sum(losses)
+        if not math.isfinite(progress.loss):
+            raise Diverged(
+                f"{self.run}: the loss is no longer a number at step {progress.step:,}; "
+                "a lower train.learning_rate or a longer train.warmup_steps may help"
+            )
+        return int(max(signals))
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -214,8 +280,6 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -229,8 +293,6 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
-            torch.set_rng_state(state["random"])
-            torch.cuda.set_rng_state_all(state["random_cuda"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             raise UserError(f"{self.run / 'last.pt'} does not fit this run: {reason}") from None
@@ -258,33 +320,36 @@ class Trainer:
         """
         config, progress = self.config.train, self.progress
         n_steps = math.ceil(self.data.n_batches / config.accumulate) * config.epochs
-        bar = tqdm(total=n_steps, initial=progress.step, unit="step", leave=None, disable=None)
+        hidden = None if rank() == 0 else True  # None: where there is no terminal
+        bar = tqdm(total=n_steps, initial=progress.step, unit="step", leave=None, disable=hidden)
         with bar:
-            for batches, share in self.steps():
+            for batches, done in self.steps():
                 began = time.perf_counter()
-                self.step(batches, learning_rate(config, progress.step, share))
+                loss = self.step(batches, learning_rate(config, progress.step, done))
+                signal_number = self.agree(loss, stop.signal_number)
                 progress.step_seconds += time.perf_counter() - began
-                bar.set_postfix_str(self._summary(), refresh=False)
+                bar.set_postfix_str(self._postfix(), refresh=False)
                 bar.update()
                 if progress.step % config.validate_every == 0:
                     self.checkpoint()
                 if config.patience and progress.validations_without_gain >= config.patience:
                     break
-                if stop.signal_number:
+                if signal_number:
                     self.save()
                     how = f"stopped at step {progress.step:,}; the same command goes on from there"
-                    raise Stopped(how, stop.signal_number)
+                    raise Stopped(how, signal_number)
         if progress.labels:
             self.checkpoint()
         progress.finished = True
         self.save()
-        if stop.signal_number:  # it came when there was no step left to stop after
-            raise Stopped(
-                "stopped when training was done; the same command goes on", stop.signal_number
-            )
+        if signal_number := self.agree(0.0, stop.signal_number):  # no step was left to stop after
+            raise Stopped("stopped when training was done; the same command goes on", signal_number)
 
     def checkpoint(self) -> None:
-        """Validate, note the result in ``metrics.jsonl``, save the state."""
+        """Validate, note the result in ``metrics.jsonl``, save the state: rank 0, for all."""
+        vars(self.progress).update(on_first(self._checkpoint))
+
+    def _checkpoint(self) -> dict[str, Any]:
         began = time.perf_counter()
         path = self.run / "metrics.jsonl"
         step = self.progress.step
@@ -294,13 +359,34 @@ class Trainer:
         write_lines(path, [*earlier, json.dumps(metrics)])
         self.progress.seconds += self.progress.step_seconds + time.perf_counter() - began
         self.progress.step_seconds = 0.0
-        self.save()
+        self._save()
+        return asdict(self.progress)
 
     def save(self) -> None:
-        """Write the state that training continues from."""
+        """Write the state that training continues from: rank 0, while the others wait."""
+        on_first(self._save)
+
+    def _save(self) -> None:
         save_state(self.state(), self.run / "last.pt")
 
-    def _summary(self) -> str:
+    def summary(self) -> dict[str, Any]:
+        """How training went: what ``training.json`` holds."""
+        progress = self.progress
+        return {
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "best_step": progress.best_step,
+            "best_valid_bleu": round(progress.best_bleu, 2),
+            "minutes": round(progress.seconds / 60, 2),
+            "parameters": count_parameters(self.model),
+            "data_checksum": progress.data_checksum,
+            "device": self.device.type,
+            "processes": size(),
+            "threads": torch.get_num_threads(),
+            "pairs_left_out_as_too_long": self.data.too_long,
+        }
+
+    def _postfix(self) -> str:
         progress = self.progress
         return (
             f"loss {progress.loss / progress.labels:.2f}, "
@@ -310,16 +396,25 @@ class Trainer:
 
 
 class StopRequest:
-    """While active, SIGINT (Ctrl-C) and SIGTERM ask for a stop after the step; twice, at once."""
+    """While active, SIGINT (Ctrl-C) and SIGTERM ask for a stop after the step; twice, at once.
+
+    ``torchrun`` passes on what it gets, may do so more than once, and ends by force what takes
+    longer than its ``--shutdown-timeout``: where it is at work, once is all that counts.
+    """
 
     def __init__(self) -> None:
         self.signal_number = 0
         self._before: dict[int, Any] = {}
 
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.signal_number:
+            return
         self.signal_number = signal_number
-        self.__exit__()  # the next signal does what it did before
-        print("\nstopping after this step; again to stop at once", file=sys.stderr)
+        if not is_launched():
+            self.__exit__()  # the next signal does what it did before
+            print("\nstopping after this step; again to stop at once", file=sys.stderr)
+        elif rank() == 0:
+            print("\nstopping after this step", file=sys.stderr)
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -347,10 +442,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         Diverged: the loss is no longer a number.
         Stopped: a signal ended it early.
     """
-    refuse_other_settings(run, config)
-    save_run_config(run, config)
+    on_first(lambda: _begin(config, run))
     trainer = Trainer(config, run)
-    if trainer.data.too_long:
+    if trainer.data.too_long and rank() == 0:
         limit = f"data.max_tokens = {config.data.max_tokens}"
         print(
             f"seq2seq: left out {trainer.data.too_long:,} training pairs longer than {limit}",
@@ -362,21 +456,14 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     if not trainer.progress.finished:
         with StopRequest() as stop:
             trainer.fit(stop)
-    progress = trainer.progress
-    summary = {
-        "steps": progress.step,
-        "epochs": progress.epoch,
-        "best_step": progress.best_step,
-        "best_valid_bleu": round(progress.best_bleu, 2),
-        "minutes": round(progress.seconds / 60, 2),
-        "parameters": count_parameters(trainer.model),
-        "data_checksum": progress.data_checksum,
-        "device": trainer.device.type,
-        "threads": torch.get_num_threads(),
-        "pairs_left_out_as_too_long": trainer.data.too_long,
-    }
-    write_text(run / "training.json", json.dumps(summary, indent=2) + "\n")
+    summary = trainer.summary()
+    on_first(lambda: write_text(run / "training.json", json.dumps(summary, indent=2) + "\n"))
     return summary
+
+
+def _begin(config: Config, run: Path) -> None:
+    refuse_other_settings(run, config)
+    save_run_config(run, config)
 
 
 def make_optimizer(model: Seq2Seq, config: TrainConfig) -> torch.optim.AdamW:

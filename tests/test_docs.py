@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from seq2seq.cli import build_parser
 from seq2seq.experiments import load_experiment
@@ -45,6 +46,11 @@ def test_commands_are_ones_that_there_are(page: Path) -> None:
                 name = word.split("=")[0]
                 assert re.search(rf"^{name} ?[:?]", makefile, re.MULTILINE), words
             parser.parse_args(["train", "--config", "any", *settings_of_make(words)])
+        elif program.endswith("torchrun"):
+            launcher = get_args_parser().parse_args(words)
+            assert launcher.module
+            assert launcher.training_script == "seq2seq"
+            parser.parse_args(launcher.training_script_args)
         elif program.endswith("seq2seq"):
             parser.parse_args([word for word in words if word != "--help"])  # which leaves
 

@@ -102,12 +102,12 @@ def test_bpe_dropout_is_the_same_in_another_process(tokenizer: Tokenizer, tmp_pa
     program = (
         "from pathlib import Path; from seq2seq.tokenizer import Tokenizer;"
         f"tokenizer = Tokenizer.load(Path({str(tmp_path)!r}));"
-        f"print(tokenizer.encode_src({TEXT!r}, 0.5, seed=3))"
+        f"print(tokenizer.encode_src({SRC!r}, 0.5, seed=3))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str(tokenizer.encode_src(TEXT, 0.5, seed=3))
+    assert done.stdout.strip() == str(tokenizer.encode_src(SRC, 0.5, seed=3))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04."])
