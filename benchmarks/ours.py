@@ -1,7 +1,7 @@
 """What seq2seq itself takes. Prints one line of JSON.
 
 python benchmarks/ours.py train RUN STEPS PRECISION
-python benchmarks/ours.py decode RUN BATCH HYPOTHESES
+python benchmarks/ours.py decode RUN BATCH PRECISION HYPOTHESES
 """
 
 import json
@@ -30,7 +30,7 @@ def train(run: Path, n_steps: int, precision: str) -> dict[str, float]:
     return {"tokens_per_second": labels / seconds, "seconds_a_step": seconds / n_steps}
 
 
-def decode(run: Path, batch_size: int, hypotheses: Path) -> dict[str, float]:
+def decode(run: Path, batch_size: int, precision: str, hypotheses: Path) -> dict[str, float]:
     """Seconds for the first test set, greedily, tokenisation included, loading not.
 
     With a batch size of 1, sentence by sentence, as they come.
@@ -38,7 +38,8 @@ def decode(run: Path, batch_size: int, hypotheses: Path) -> dict[str, float]:
     from seq2seq.corpus import load_report, load_split
     from seq2seq.translator import Translator
 
-    translator = Translator.load(run, {"decoding.batch_size": str(batch_size)})
+    settings = {"decoding.batch_size": str(batch_size), "decoding.precision": precision}
+    translator = Translator.load(run, settings)
     name = next(iter(load_report(run).test_pairs))
     sentences = load_split(translator.config.data, run, name).src
     translator.translate(sentences[:batch_size])
@@ -57,4 +58,4 @@ if __name__ == "__main__":
     if what == "train":
         print(json.dumps(train(Path(folder), int(number), more[0])))
     else:
-        print(json.dumps(decode(Path(folder), int(number), Path(more[0]))))
+        print(json.dumps(decode(Path(folder), int(number), more[0], Path(more[1]))))
