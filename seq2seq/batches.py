@@ -87,6 +87,11 @@ class Batch:
         return Batch(self.src.to(device), self.tgt.to(device))
 
 
+def lengths(sentences: Sequence[Ids]) -> Numbers:
+    """(N,) tokens of each sentence."""
+    return np.array([len(ids) for ids in sentences], dtype=np.int32)
+
+
 def pad(sequences: Sequence[Ids]) -> Tensor:
     """(B, longest) ids, short rows filled up with PAD."""
     longest = max(len(ids) for ids in sequences)

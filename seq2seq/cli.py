@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(_about_unknown(unknown[0]))
     try:
-        if chosen.command is not run_train and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if chosen.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("torchrun is for seq2seq train; all else is done by one process")
         chosen.command(chosen)
         sys.stdout.flush()

@@ -35,7 +35,7 @@ from seq2seq.files import (
     written_whole,
 )
 from seq2seq.settings import Config, DataConfig
-from seq2seq.tokenizer import words
+from seq2seq.tokenizer import remove_tokenizer, words
 
 Links = frozenset[tuple[int, int]]  # (source word, target word), counted from 0
 
@@ -87,35 +87,36 @@ def prepare_corpus(config: Config, run: Path) -> Report:
 
     Validation and test pairs are kept as they are, whatever they hold: they are what a system
     is judged by. (Only line breaks within a sentence of a hub data set become spaces.) Training
-    pairs with an empty side are left out and counted.
+    pairs with an empty side are left out and counted. The tokenizer of the corpus that was there
+    before goes with it.
 
     Raises:
         UserError: the corpus cannot be reached or read, or a split is empty.
     """
     data = config.data
-    report_path = run / "corpus" / "report.json"
-    report_path.unlink(missing_ok=True)  # it stands for a complete corpus
     sources = _from_files(data) if data.directory else _from_hub(data)
-    source = data.directory or data.hub.name
     train = sources.pop("train")
     splits = {split: Corpus.of(pairs()) for split, pairs in sources.items()}
+    _refuse_empty(data, {split: len(corpus) for split, corpus in splits.items()})
     held_out = HeldOut(train, data.held_out)
     if splits.keys() <= {"valid"}:
         held_out.choose("test")
     if "valid" not in splits:
         held_out.choose("valid")
+    # What is about to be replaced must not survive a failure as if it were new.
+    remove_tokenizer(run)
+    report_path = run / "corpus" / "report.json"
+    report_path.unlink(missing_ok=True)  # it stands for a complete corpus
     counts, taken = _write_train(data, run, train, held_out)
     splits |= taken
     n_pairs = {"train": counts["train"]} | {split: len(corpus) for split, corpus in splits.items()}
-    for split, number in n_pairs.items():
-        if not number:
-            raise UserError(f"{source}: the {split} split has no sentence pairs")
+    _refuse_empty(data, n_pairs)
     for split, corpus in splits.items():
         write_lines(_path(run, split, data.src), corpus.src)
         write_lines(_path(run, split, data.tgt), corpus.tgt)
         _copy_annotations(data, run, split, corpus)
     report = Report(
-        source=source,
+        source=data.directory or data.hub.name,
         train_pairs=n_pairs.pop("train"),
         valid_pairs=n_pairs.pop("valid"),
         test_pairs=n_pairs,
@@ -123,6 +124,13 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     )
     write_text(report_path, json.dumps(asdict(report), indent=2) + "\n")
     return report
+
+
+def _refuse_empty(data: DataConfig, n_pairs: dict[str, int]) -> None:
+    for split, number in n_pairs.items():
+        if not number:
+            source = data.directory or data.hub.name
+            raise UserError(f"{source}: the {split} split has no sentence pairs")
 
 
 def load_report(run: Path) -> Report:

@@ -31,10 +31,13 @@ def stored_for_decoding(model: Seq2Seq, bfloat16: bool) -> Seq2Seq:
     """
     stored = deepcopy(model)
     for module in stored.modules():
-        if bfloat16 and isinstance(module, nn.Linear | nn.Embedding):
-            module.to(torch.bfloat16)
-        elif isinstance(module, nn.Linear) and module.out_features > module.in_features:
-            module.weight = nn.Parameter(module.weight.detach().T.contiguous().T)
+        if not isinstance(module, nn.Linear):
+            continue
+        weight = module.weight.detach()  # made anew: an embedding may share it
+        if bfloat16:
+            module.weight = nn.Parameter(weight.to(torch.bfloat16))
+        elif module.out_features > module.in_features:
+            module.weight = nn.Parameter(weight.T.contiguous().T)
     return stored.eval()
 
 

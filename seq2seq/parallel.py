@@ -34,7 +34,7 @@ def joined() -> Iterator[None]:
     """Within it, the processes that ``torchrun`` started work together, each on a GPU of its own.
 
     Raises:
-        UserError: the machine has fewer GPUs than processes, or another process is gone.
+        UserError: the machine has fewer GPUs than processes, or another process cannot be reached.
     """
     if not is_launched() or os.environ["WORLD_SIZE"] == "1":
         yield
@@ -44,16 +44,19 @@ def joined() -> Iterator[None]:
         if here > n_gpus:
             raise UserError(f"--nproc-per-node {here}: there are only {n_gpus} GPUs")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        messages()  # made here, where none keeps the others waiting
         yield
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
-            raise UserError("another process has ended; what it said says why") from None
+            what = "another process has ended or cannot be reached; what it said says why"
+            raise UserError(what) from None
         raise
     finally:
         messages.cache_clear()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @cache

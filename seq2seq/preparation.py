@@ -40,9 +40,7 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
     if has_begun(run):
         return f"{run}: training has begun; corpus and tokenizer stay as they are"
     done = []
-    # What is about to be replaced must not survive a failure as if it were new: the tokenizer
-    # goes first, the configuration that says what the folder holds comes last.
-    remove_tokenizer(run)
+    # What is replaced goes first, the configuration that says what the folder holds comes last.
     if stage in ("corpus", "all"):
         done.append(str(prepare_corpus(config, run)))
         save_run_config(run, config)
@@ -50,6 +48,7 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
         n_pairs = load_report(run).train_pairs  # there when the corpus is complete
         if load_run_config(run).data != config.data:
             raise UserError(f"{run} holds another corpus: prepare it again")
+        remove_tokenizer(run)
         pairs = stream_split(config.data, run, "train")
         chosen = Corpus.of(drawn(pairs, n_pairs, PAIRS_TO_LEARN_FROM))
         tokenizer = Tokenizer.train(config.tokenizer, chosen.src, chosen.tgt)

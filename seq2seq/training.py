@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seq2seq.batches import Batch, EncodedSentences, make_batch, plan_batches
+from seq2seq.batches import Batch, lengths, make_batch, plan_batches
 from seq2seq.checkpoint import (
     build_model,
     load_state,
@@ -141,6 +141,7 @@ class Trainer:
         self.average.eval()
         example = torch.full((1, 2), EOS, device=self.device)
         loss = BatchLoss(self.model, config.train.label_smoothing)
+        gather(0.0)  # all have come so far: from here on they wait for each other
         self.objective = replicated(loss, example, example)
         self.optimizer = make_optimizer(self.model, config.train)
         self.progress = Progress()
@@ -227,16 +228,13 @@ class Trainer:
     def validation_loss(self) -> float:
         """Unsmoothed loss a target token on the validation split, in nats; long pairs are cut."""
         limit = self.config.data.max_tokens
-        tokenizer, valid = self.tokenizer, self.valid
-        src = EncodedSentences(
-            tokenizer.src_vocab_size, (ids[:limit] for ids in tokenizer.encode_src(valid.src))
-        )
-        tgt = EncodedSentences(
-            tokenizer.tgt_vocab_size, (ids[:limit] for ids in tokenizer.encode_tgt(valid.tgt))
-        )
+        src = [ids[:limit] for ids in self.tokenizer.encode_src(self.valid.src)]
+        tgt = [ids[:limit] for ids in self.tokenizer.encode_tgt(self.valid.tgt)]
         self.average.eval()
         loss, labels = 0.0, 0
-        for rows in plan_batches(src.lengths, tgt.lengths, self.config.train.batch_tokens, None):
+        for rows in plan_batches(
+            lengths(src), lengths(tgt), self.config.train.batch_tokens, shuffle=None
+        ):
             batch = make_batch(src, tgt, rows).to(self.device)
             with float32_products(self.config.train.batch_tokens):
                 loss += batch_loss(self.average, batch, 0.0).item()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import write_corpus
 
 from seq2seq.corpus import (
     Corpus,
@@ -20,7 +21,8 @@ from seq2seq.corpus import (
 )
 from seq2seq.errors import UserError
 from seq2seq.files import read_lines
-from seq2seq.settings import Config, DataConfig, HubConfig
+from seq2seq.preparation import prepare
+from seq2seq.settings import Config, DataConfig, HubConfig, TokenizerConfig
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
@@ -70,6 +72,22 @@ def test_unequal_line_counts_name_both(tmp_path: Path) -> None:
     config = files(tmp_path, **(FULL | {"train_en": b"one\n"}))
     with pytest.raises(UserError, match=r"train\.de has 2 lines but .*train\.en has 1"):
         prepare_corpus(config, tmp_path / "run")
+
+
+def test_what_cannot_be_read_replaces_nothing(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", {"train": 40, "valid": 8, "test": 8})
+    data = DataConfig(src="src", tgt="tgt", directory=str(tmp_path / "corpus"))
+    config = Config(data=data, tokenizer=TokenizerConfig(vocab_size=290))
+    prepare(config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
+    for broken in (replace(data, directory="elsewhere"), replace(data, train="nothing")):
+        with pytest.raises(UserError):
+            prepare(replace(config, data=broken), tmp_path / "run")
+    (tmp_path / "corpus" / "valid.src").write_bytes(b"")
+    (tmp_path / "corpus" / "valid.tgt").write_bytes(b"")
+    with pytest.raises(UserError, match="valid split has no"):
+        prepare(config, tmp_path / "run")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_matrices_with_more_rows_than_columns_are_stored_by_columns() -> None:
     assert stored.output.weight.shape == (40, 32)
     assert stored.output.weight.stride() == (1, 40)
     assert stored.tgt_embedding.weight.stride() == (32, 1)
-    assert stored_for_decoding(small_model(), True).output.weight.dtype == torch.bfloat16
+    halved = stored_for_decoding(small_model(), bfloat16=True)
+    assert halved.output.weight.dtype == torch.bfloat16
+    assert halved.tgt_embedding.weight.dtype == torch.float32  # what all layers add to
 
 
 class History(NamedTuple):

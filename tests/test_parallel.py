@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+NOTE_WRITERS = """
+import os, pathlib
+replace = pathlib.Path.replace
+def noted(self, target):
+    with open({log!r}, "a") as file:
+        file.write(os.environ.get("RANK", "none") + "\\n")
+    return replace(self, target)
+pathlib.Path.replace = noted  # the last step of whatever is written
+"""
+
+
 def start(path: Path, run: Path, overrides: dict[str, str]) -> subprocess.Popen[str]:
     """``seq2seq train`` in two processes, at work in a group of its own as from a terminal."""
     settings = [word for key, value in overrides.items() for word in (f"--{key}", value)]
@@ -67,7 +79,11 @@ def start(path: Path, run: Path, overrides: dict[str, str]) -> subprocess.Popen[
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     """What it wrote to standard output, and this program's own lines on standard error."""
-    out, errors = process.communicate(timeout=300)
+    try:
+        out, errors = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):  # all is well: it has ended
+            os.killpg(process.pid, signal.SIGKILL)
     assert "[rank" not in errors, errors  # a traceback of a process that torchrun started
     return out, [line for line in errors.splitlines() if line.startswith(("seq2seq:", "stopping"))]
 
@@ -82,6 +98,7 @@ def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 300
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert path.exists()
 
 
 def numbers(run: Path) -> list[dict[str, float]]:
@@ -96,9 +113,15 @@ def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], rel: f
     assert (two - one).norm() <= rel * one.norm()
 
 
-def test_two_processes_end_where_one_does(path: Path, tmp_path: Path) -> None:
+def test_two_processes_end_where_one_does(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = load_config(path, OVERRIDES | SHORT)
-    process = start(path, tmp_path / "two", OVERRIDES | SHORT)
+    log = str(tmp_path / "writers")
+    (tmp_path / "sitecustomize.py").write_text(NOTE_WRITERS.format(log=log), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        process = start(path, tmp_path / "two", OVERRIDES | SHORT)
     summary = alone(config, tmp_path / "one")
     out, errors = finish(process)
     assert process.returncode == 0, errors
@@ -119,6 +142,7 @@ def test_two_processes_end_where_one_does(path: Path, tmp_path: Path) -> None:
         assert found == pytest.approx(expected, rel=1e-4)
     files = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert files[0] == files[1]
+    assert set((tmp_path / "writers").read_text(encoding="utf-8").split()) == {"0"}
 
     one, two = (load_state(tmp_path / name / "last.pt") for name in ("one", "two"))
     for part in ("model", "average"):
@@ -225,7 +249,7 @@ def test_torchrun_may_pass_a_signal_on_more_than_once(
 def test_only_training_is_for_several(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     assert main(["evaluate", "--run", "any"]) == 1
     assert "torchrun is for seq2seq train" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -1,5 +1,6 @@
 """Training pairs as ids: those of the whole text encoded at once, in little memory."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -52,6 +53,28 @@ def with_limit(config: Config, max_tokens: int) -> Config:
 
 def lists(sentences: EncodedSentences) -> list[list[int]]:
     return [list(ids) for ids in sentences]
+
+
+def test_memory_holds_the_ids_and_not_the_text(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seq2seq.tokenizer, "SENTENCES_AT_A_TIME", 100)
+    peaks = []
+    for n_pairs in (1000, 5000):
+        folder = tmp_path / str(n_pairs)
+        write_corpus(folder, {"train": n_pairs, "valid": 8, "test": 8})
+        here = replace(config, data=replace(config.data, directory=str(folder)))
+        prepare(here, folder / "run")
+        tokenizer = Tokenizer.load(folder / "run")
+        tracemalloc.start()
+        try:
+            data = TrainingData(here, folder / "run", tokenizer)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    _, src, tgt = data.epoch(0)
+    tokens = (src.lengths.sum() + tgt.lengths.sum()) / n_pairs
+    assert (peaks[1] - peaks[0]) / 4000 < 2 * tokens + 60  # 60: while batches are planned
 
 
 @pytest.mark.parametrize("max_tokens", [10, 256])
