@@ -28,7 +28,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 OVERRIDES = {
     "data.max_tokens": "128",
-    "train.batch_tokens": "170",
+    "tokenizer.bpe_dropout": "0.1",  # the same in all processes
+    "train.batch_tokens": "190",
     "train.accumulate": "2",
     "train.label_smoothing": "0.1",
     "train.clip_norm": "0",  # nothing that makes up for gradients of a wrong size
