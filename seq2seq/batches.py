@@ -1,7 +1,7 @@
 """Batches: sentence pairs of similar length, padded to rectangles, in reproducible order."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,14 +24,11 @@ class EncodedSentences:
 
     Args:
         vocab_size: all ids are below it; above 65,536 they take 4 bytes.
-        sentences: the first ones.
     """
 
-    def __init__(self, vocab_size: int, sentences: Iterable[Ids] = ()) -> None:
+    def __init__(self, vocab_size: int) -> None:
         self._kind = "H" if vocab_size <= 2**16 else "I"
         self._blocks: list[tuple[array[int], array[int]]] = []  # ids, where each sentence ends
-        for ids in sentences:
-            self.append(ids)
 
     def append(self, ids: Ids) -> None:
         """Add a sentence at the end."""
@@ -48,9 +45,6 @@ class EncodedSentences:
         block, row = divmod(number, A_BLOCK)
         ids, ends = self._blocks[block]
         return ids[ends[row - 1] if row else 0 : ends[row]]
-
-    def __iter__(self) -> Iterator["array[int]"]:
-        return (self[number] for number in range(len(self)))
 
     @property
     def lengths(self) -> Numbers:

@@ -96,16 +96,18 @@ def test_a_batch_by_hand() -> None:
 def test_encoded_sentences_are_a_list_of_lists(sentences: list[list[int]], block: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(seq2seq.batches, "A_BLOCK", block)
-        encoded = EncodedSentences(2**16, iter(sentences[:10]))
-        for ids in sentences[10:]:
+        encoded = EncodedSentences(2**16)
+        for ids in sentences:
             encoded.append(ids)
         assert len(encoded) == len(sentences)
-        assert [list(ids) for ids in encoded] == sentences
+        assert [list(encoded[i]) for i in range(len(encoded))] == sentences
         assert encoded.lengths.tolist() == [len(ids) for ids in sentences]
         assert encoded.lengths.dtype == np.int32
 
 
 def test_encoded_sentences_of_a_large_vocabulary() -> None:
-    assert list(EncodedSentences(2**16 + 1, [[2**16]])[0]) == [2**16]
+    encoded = EncodedSentences(2**16 + 1)
+    encoded.append([2**16])
+    assert list(encoded[0]) == [2**16]
     with pytest.raises(OverflowError):
-        EncodedSentences(2**16, [[2**16]])
+        EncodedSentences(2**16).append([2**16])
