@@ -22,7 +22,7 @@ SEQ2SEQ := $(VENV)/bin/seq2seq
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict compare bench scale test check clean FORCE
+.PHONY: help setup data tokenizer train eval predict compare bench scale test check soak clean FORCE
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -55,6 +55,9 @@ check: test ## the tests, lint, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+soak: setup ## kill trainings a hundred times, at any moment: they end as if not killed
+	KILLS=100 $(VENV)/bin/pytest tests/test_kill.py
 
 clean: ## remove all that was made: environment, corpora, runs
 	rm -rf $(VENV) $(PEERS) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
 
     errors                                   how work fails
     registry  files  machine  parallel       parts by name; whole files; the computer; several
-    settings                                 every setting and what it may be
+    settings  lock                           every setting and what it may be; one at a time
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     corpus                                   sentence pairs, and what may be known of them
     scores  normalizers  positions  extras   the parts of attention

@@ -5,6 +5,7 @@ to translate and to evaluate; ``last.pt`` is what training continues from.
 """
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from seq2seq.model import Seq2Seq
 from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer
 
+FORMAT = 1  # of model.safetensors and last.pt; raised when an older version could not read them
 DIVERGED = "diverged.txt"  # what an experiment leaves where the loss stopped being a number
 
 
@@ -69,31 +71,96 @@ def save_run_config(run: Path, config: Config) -> None:
     write_text(run / "config.toml", dump_config(config))
 
 
-def save_weights(model: Seq2Seq, path: Path) -> None:
-    """Write every weight once, shared ones too, as safetensors."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    write_bytes(path, save_safetensors(tensors))
-
-
-def load_weights(model: Seq2Seq, path: Path) -> None:
-    """Read weights that ``save_weights`` wrote.
+def load_tokenizer(run: Path, config: Config) -> Tokenizer:
+    """The tokenizer of a run folder.
 
     Raises:
-        UserError: the file is damaged, or holds other tensors or shapes than ``model``.
+        UserError: it is damaged, or another than ``config`` asks for.
     """
+    tokenizer = Tokenizer.load(run)
+    path = run / "tokenizer.model"
+    wanted = config.tokenizer
+    if tokenizer.joint != wanted.joint:
+        there = "one vocabulary" if tokenizer.joint else "a vocabulary a language"
+        raise UserError(
+            f"{path}: there is {there}, but the configuration has "
+            f"tokenizer.joint = {toml_value(wanted.joint)}"
+        )
+    for size in (tokenizer.src_vocab_size, tokenizer.tgt_vocab_size):
+        if size != wanted.vocab_size:
+            raise UserError(
+                f"{path} has {size:,} subwords, but the configuration has "
+                f"tokenizer.vocab_size = {wanted.vocab_size}"
+            )
+    return tokenizer
+
+
+def save_weights(model: Seq2Seq, tokenizer: Tokenizer, path: Path) -> None:
+    """Write every weight once, shared ones too, as safetensors, with ``made_with(tokenizer)``."""
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    write_bytes(path, save_safetensors(tensors, made_with(tokenizer)))
+
+
+def load_model(config: Config, tokenizer: Tokenizer, path: Path) -> Seq2Seq:
+    """The model whose weights ``save_weights`` wrote; nothing is built before they fit.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, was written by a later version or with
+            another tokenizer, or holds other tensors or shapes than the configuration asks for.
+    """
+    content = read_bytes(path)
     try:
-        tensors = load_safetensors(read_bytes(path))
-    except SafetensorError as error:
+        tensors = load_safetensors(content)
+        noted = read_metadata(content)
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: not a safetensors file: {error}") from None
-    parameters = dict(model.named_parameters())
+    refuse_others(noted, tokenizer, path)
+    with torch.device("meta"):  # shapes without memory
+        parameters = dict(build_model(config, tokenizer).named_parameters())
     for name in sorted(parameters.keys() | tensors.keys()):
         there = tuple(tensors[name].shape) if name in tensors else "missing"
         here = tuple(parameters[name].shape) if name in parameters else "missing"
         if there != here:
             raise UserError(f"{path}: {name} is {there}, but the configuration asks for {here}")
+    model = build_model(config, tokenizer)
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
+    return model
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """What ``save_weights`` noted in a safetensors file beside the weights."""
+    size = int.from_bytes(content[:8], "little")
+    noted = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    return dict(noted)
+
+
+def made_with(tokenizer: Tokenizer) -> dict[str, str]:
+    """What is noted with all that is learned, so that it is never used with anything else."""
+    return {"format": str(FORMAT), "tokenizer": tokenizer.fingerprint}
+
+
+def refuse_others(noted: dict[str, str], tokenizer: Tokenizer, path: Path) -> None:
+    """Make sure that what stands in ``path`` can be read by this version, with this tokenizer.
+
+    Versions before ``FORMAT`` was noted noted nothing; their files are read as they are.
+
+    Raises:
+        UserError: it cannot; the message names both sides.
+    """
+    there, own = noted.get("format", "0"), made_with(tokenizer)
+    if not there.isdecimal() or int(there) > FORMAT:
+        raise UserError(
+            f"{path}: written by a later version of seq2seq, in format {there[:20]!r}; this one "
+            f"reads up to {FORMAT}"
+        )
+    trained = noted.get("tokenizer", own["tokenizer"])
+    if trained != own["tokenizer"]:
+        raise UserError(
+            f"{path}: trained with the tokenizer {trained[:20]!r}, but the tokenizer.model "
+            f"beside it is {own['tokenizer']!r}"
+        )
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

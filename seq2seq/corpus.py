@@ -103,26 +103,21 @@ def prepare_corpus(config: Config, run: Path) -> Report:
         held_out.choose("test")
     if "valid" not in splits:
         held_out.choose("valid")
-    # What is about to be replaced must not survive a failure as if it were new.
-    remove_tokenizer(run)
-    report_path = run / "corpus" / "report.json"
-    report_path.unlink(missing_ok=True)  # it stands for a complete corpus
     counts, taken = _write_train(data, run, train, held_out)
     splits |= taken
-    n_pairs = {"train": counts["train"]} | {split: len(corpus) for split, corpus in splits.items()}
-    _refuse_empty(data, n_pairs)
+    n_pairs = {split: len(corpus) for split, corpus in splits.items()}
     for split, corpus in splits.items():
         write_lines(_path(run, split, data.src), corpus.src)
         write_lines(_path(run, split, data.tgt), corpus.tgt)
         _copy_annotations(data, run, split, corpus)
     report = Report(
         source=data.directory or data.hub.name,
-        train_pairs=n_pairs.pop("train"),
+        train_pairs=counts["train"],
         valid_pairs=n_pairs.pop("valid"),
         test_pairs=n_pairs,
         empty_pairs_left_out=counts["empty"],
     )
-    write_text(report_path, json.dumps(asdict(report), indent=2) + "\n")
+    write_text(_report_path(run), json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
@@ -133,9 +128,13 @@ def _refuse_empty(data: DataConfig, n_pairs: dict[str, int]) -> None:
             raise UserError(f"{source}: the {split} split has no sentence pairs")
 
 
+def _report_path(run: Path) -> Path:
+    return run / "corpus" / "report.json"
+
+
 def load_report(run: Path) -> Report:
     """The report of the corpus in a run folder."""
-    path = run / "corpus" / "report.json"
+    path = _report_path(run)
     try:
         values = json.loads(read_bytes(path))
         if values.pop("test_name", None):  # written when there was one test set, called "test"
@@ -351,7 +350,10 @@ def _rank(split: str, sentence: str) -> int:
 def _write_train(
     data: DataConfig, run: Path, train: Pairs, held_out: HeldOut
 ) -> tuple[Counter[str], dict[str, Corpus]]:
-    """Write the training pairs but the empty and the held out into ``run``.
+    """Write the training pairs but the empty and the held out into ``run``, if all can be read.
+
+    What was made of the corpus before goes just before this one appears: it must not survive a
+    failure as if it were new.
 
     Returns:
         how many there are of each kind, and those held out, by split.
@@ -368,6 +370,9 @@ def _write_train(
                 write_tgt(pair[1].encode() + b"\n")
             elif kind in taken:
                 taken[kind].append(pair)
+        _refuse_empty(data, {"train": counts["train"]})
+        remove_tokenizer(run)
+        _report_path(run).unlink(missing_ok=True)  # it stands for a complete corpus
     return counts, {split: Corpus.of(pairs) for split, pairs in taken.items()}
 
 

@@ -55,9 +55,20 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ``UserError`` if it cannot be read or is none."""
     try:
         found = json.loads(read_bytes(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged, or not written by this program; remove it")
+    return found
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file with one a line; ``UserError`` if it cannot be read or holds others."""
+    try:
+        found = [json.loads(line) for line in stream_lines(path)]
+    except (ValueError, RecursionError):
+        found = [None]
+    if not all(isinstance(each, dict) for each in found):
         raise UserError(f"{path}: damaged, or not written by this program; remove it")
     return found
 
@@ -89,10 +100,29 @@ def written_whole(path: Path) -> Iterator[Callable[[bytes], None]]:
             file.close()
             temporary.chmod(0o644)
             temporary.replace(path)
+            _flush_folder(path.parent)
     finally:
         with suppress(OSError):  # of what could not be written, and has been complained about
             file.close()
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let the disk know a new name: without it, a power cut may bring the old file back."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove, from ``folder`` and those in it, what processes were writing when they were killed.
+
+    Nobody else may be writing there.
+    """
+    for leftover in folder.rglob("*.????????.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

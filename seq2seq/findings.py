@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from seq2seq.config import flatten, toml_value
 from seq2seq.corpus import load_split
 from seq2seq.errors import UserError
 from seq2seq.experiments import Experiment, Run, Speeds, measure_speed, model_size
-from seq2seq.files import file_name, read_bytes, read_lines, write_text
+from seq2seq.files import file_name, read_bytes, read_json_lines, read_lines, write_text
 from seq2seq.significance import (
     Array,
     Comparison,
@@ -103,9 +102,8 @@ def _validations(run: Run) -> list[tuple[int, float]]:
     """Step and BLEU of each validation."""
     path = run.folder / "metrics.jsonl"
     try:
-        lines = [json.loads(line) for line in read_lines(path)]
-        return [(line["step"], line["valid_bleu"]) for line in lines]
-    except (ValueError, TypeError, KeyError):
+        return [(line["step"], line["valid_bleu"]) for line in read_json_lines(path)]
+    except KeyError:
         raise UserError(f"{path}: damaged, or not written by this program") from None
 
 

@@ -1,6 +1,7 @@
 """What the machine at hand is good at: device, number format, memory, random numbers."""
 
 import ctypes
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from threading import Lock
 from typing import TypeVar
 
 import torch
+
+from seq2seq.errors import UserError
 
 FEW_ROWS = 8  # where MKL and oneDNN are equally fast, from 256 to 1,024 columns
 ONE_POOL = Lock()
@@ -94,6 +97,21 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     """A context in which matrix products run in ``precision`` (see ``train.precision``)."""
     bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device.type))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+
+
+@contextmanager
+def enough_memory(complaint: Callable[[], str]) -> Iterator[None]:
+    """Within it, memory that does not suffice ends in a ``UserError`` with this complaint.
+
+    (A process that the kernel ends because all of the machine's memory is used up says nothing.)
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch has a kind of its own for GPUs only
+        on_cpu = re.search("not enough memory|can't allocate memory|bad_alloc", str(error))
+        if on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise UserError(f"out of memory {complaint()}") from None
+        raise
 
 
 def keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ from seq2seq.checkpoint import (
 )
 from seq2seq.corpus import Corpus, Pair, load_report, prepare_corpus, stream_split
 from seq2seq.errors import UserError
+from seq2seq.lock import locked
 from seq2seq.settings import Config
 from seq2seq.tokenizer import Tokenizer, remove_tokenizer
 
@@ -33,9 +34,14 @@ def prepare(config: Config, run: Path, stage: str = "all") -> str:
         what was done, for the user.
 
     Raises:
-        UserError: the corpus cannot be read, or the run holds another corpus or was trained
-            with other settings.
+        UserError: the corpus cannot be read, the run holds another corpus or was trained with
+            other settings, or another process is at work in it.
     """
+    with locked(run):
+        return _prepare(config, run, stage)
+
+
+def _prepare(config: Config, run: Path, stage: str) -> str:
     refuse_other_settings(run, config)
     if has_begun(run):
         return f"{run}: training has begun; corpus and tokenizer stay as they are"

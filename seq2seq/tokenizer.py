@@ -4,6 +4,7 @@ sentencepiece does the work. Unknown characters fall back to their bytes, so not
 Padding, beginning, end and unknown are ids 0 to 3.
 """
 
+import hashlib
 import io
 import re
 import unicodedata
@@ -71,6 +72,14 @@ class Tokenizer:
     def tgt_vocab_size(self) -> int:
         """Subwords of the target language, special ones included."""
         return int(self._tgt.get_piece_size())
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal tokenizers, and for no others."""
+        digest = hashlib.sha256()
+        for model in self._bytes:
+            digest.update(b"" if model is None else hashlib.sha256(model).digest())
+        return digest.hexdigest()[:16]
 
     def encode_src(
         self, sentences: Iterable[str], bpe_dropout: float = 0.0, seed: int = 0
@@ -143,8 +152,12 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.load_from_serialized_proto(model)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: its message is not UTF-8
         raise UserError(f"not a sentencepiece model: {error}") from None
+    try:
+        processor.decode([[i] for i in range(processor.get_piece_size())])
+    except (SystemError, ValueError):  # how sentencepiece says that a piece is no text
+        raise UserError("not a sentencepiece model: its subwords are not UTF-8") from None
     if (processor.pad_id(), processor.bos_id(), processor.eos_id()) != (PAD, BOS, EOS):
         raise UserError("the sentencepiece model was not made by this program: special ids differ")
     return processor
@@ -171,7 +184,7 @@ def _train(vocab_size: int, sentences: Iterable[str]) -> bytes:
             vocab_size=vocab_size,
             byte_fallback=True,
             normalization_rule_name="identity",  # the scorer sees the text that people wrote
-            max_sentence_length=longest + 1,  # longer ones would be skipped silently
+            max_sentence_length=max(10, longest + 1),  # longer ones would be skipped silently
             pad_id=PAD,
             bos_id=BOS,
             eos_id=EOS,

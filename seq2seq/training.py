@@ -15,11 +15,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 from zlib import crc32
 
 import numpy as np
@@ -31,23 +32,35 @@ from seq2seq.batches import Batch, lengths, make_batch, plan_batches
 from seq2seq.checkpoint import (
     build_model,
     load_state,
+    load_tokenizer,
+    made_with,
     refuse_other_settings,
+    refuse_others,
     save_run_config,
     save_state,
     save_weights,
 )
 from seq2seq.corpus import load_split
 from seq2seq.errors import Diverged, Stopped, UserError
-from seq2seq.files import read_lines, write_lines, write_text
+from seq2seq.files import read_json_lines, write_lines, write_text
+from seq2seq.lock import locked
 from seq2seq.loss import vocabulary_loss
-from seq2seq.machine import autocast, float32_products, keep_freed_memory, pick_device
+from seq2seq.machine import (
+    autocast,
+    enough_memory,
+    float32_products,
+    keep_freed_memory,
+    pick_device,
+)
 from seq2seq.metrics import bleu
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.parallel import exchange, gather, is_launched, on_first, rank, replicated, size
 from seq2seq.settings import Config, TrainConfig
-from seq2seq.tokenizer import EOS, PAD, Tokenizer
+from seq2seq.tokenizer import EOS, PAD
 from seq2seq.training_data import TrainingData
 from seq2seq.translator import Translator
+
+MAX_SKIPPED = 5  # steps in a row without a finite gradient before training ends
 
 
 def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -116,6 +129,8 @@ class Progress:
     step_seconds: float = 0.0  # spent on steps since the last validation
     seconds: float = 0.0  # spent training, validation included
     data_checksum: int = 0  # of all batches so far, in order
+    skipped: int = 0  # steps whose gradient was not finite
+    skipped_in_a_row: int = 0
     finished: bool = False
 
 
@@ -132,7 +147,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.config, self.run = config, run
         self.device = pick_device()
-        self.tokenizer = Tokenizer.load(run)
+        self.tokenizer = load_tokenizer(run, config)
         self.data = TrainingData(config, run, self.tokenizer)
         self.valid = load_split(config.data, run, "valid")
         self.model = build_model(config, self.tokenizer).to(self.device)
@@ -149,14 +164,18 @@ class Trainer:
     # --- a step ---
 
     def step(self, batches: list[Batch], rate: float) -> float:
-        """Follow the gradient of some batches once.
+        """Follow the gradient of some batches once; not if it is infinite or no number.
 
         Args:
             batches: counted as one: the loss is averaged over all their target tokens.
             rate: learning rate.
 
         Returns:
-            the loss, summed over the target tokens of this process's share.
+            the loss, summed over the target tokens of this process's share; 0 if skipped.
+
+        Raises:
+            Diverged: this was the last of ``MAX_SKIPPED`` steps in a row that could not be taken.
+            UserError: a batch needs more memory than there is.
         """
         config, progress = self.config.train, self.progress
         torch.manual_seed(seed_of(config.seed, progress.step, rank()))
@@ -166,23 +185,61 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             mine = share(batch, rank(), size()).to(self.device)
             is_last = number == len(batches)
-            with exchange(self.objective, now=is_last), float32_products(config.batch_tokens):
-                with autocast(config.precision, self.device):
-                    loss = self.objective(mine.src, mine.tgt)
-                (loss * size() / n_labels).backward()  # the mean over processes divides by size
-            total += loss.item()
+            total += self._add_gradient(mine, n_labels, now=is_last)
             for side in (batch.src, batch.tgt):
                 progress.data_checksum = crc32(side.numpy().tobytes(), progress.data_checksum)
-        if config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        # Gradients are the same in all processes by now, so all decide the same.
+        longest = config.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), longest)
+        is_finite = math.isfinite(norm)
         progress.step += 1
-        progress.labels += n_labels
-        self._move_average()
-        return total
+        if is_finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self._move_average()
+            progress.labels += n_labels
+        self.optimizer.zero_grad()
+        self._count_skipped(not is_finite)
+        return total if is_finite else 0.0
+
+    def _add_gradient(self, batch: Batch, n_labels: int, now: bool) -> float:
+        """Add a batch's share of the gradient of a step with ``n_labels``; returns its loss."""
+        config = self.config.train
+
+        def complaint() -> str:
+            (n_pairs, n_src), n_tgt = batch.src.shape, batch.tgt_in.shape[1]
+            return (
+                f"at step {self.progress.step:,}, for {n_pairs} pairs of {n_src} source and "
+                f"{n_tgt} target tokens: a lower train.batch_tokens (it is {config.batch_tokens}) "
+                "takes less; a higher train.accumulate makes up for it"
+            )
+
+        with (
+            enough_memory(complaint),
+            exchange(self.objective, now),
+            float32_products(config.batch_tokens),
+        ):
+            with autocast(config.precision, self.device):
+                loss = self.objective(batch.src, batch.tgt)
+            (loss * size() / n_labels).backward()  # the mean over processes divides by size
+            return loss.item()
+
+    def _count_skipped(self, is_skipped: bool) -> None:
+        progress = self.progress
+        progress.skipped += is_skipped
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if is_skipped else 0
+        if progress.skipped_in_a_row == MAX_SKIPPED:
+            self._give_up(f"its gradient neither, {MAX_SKIPPED} steps in a row")
+
+    def _give_up(self, what: str) -> NoReturn:
+        progress = self.progress
+        best = f"that of step {progress.best_step:,}" if progress.best_step else "not there yet"
+        raise Diverged(
+            f"{self.run}: the loss is no longer a number at step {progress.step:,}, {what}; "
+            "a lower train.learning_rate or a longer train.warmup_steps may help "
+            f"(model.safetensors, the best so far, is {best})"
+        )
 
     def agree(self, loss: float, signal_number: int) -> int:
         """Tell the other processes, once a step, what has to be the same in all of them.
@@ -205,10 +262,7 @@ class Trainer:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         progress.loss += sum(losses)
         if not math.isfinite(progress.loss):
-            raise Diverged(
-                f"{self.run}: the loss is no longer a number at step {progress.step:,}; "
-                "a lower train.learning_rate or a longer train.warmup_steps may help"
-            )
+            self._give_up("though its gradient is finite")
         return int(max(signals))
 
     @torch.no_grad()
@@ -246,25 +300,32 @@ class Trainer:
 
         Returns:
             a line for ``metrics.jsonl``.
+
+        Raises:
+            Diverged: its loss is no number; the best one yet stays.
         """
         progress = self.progress
+        valid_loss = self.validation_loss()
+        if not math.isfinite(valid_loss):
+            self._give_up("on the validation split")
         greedily = replace(self.config, decoding=replace(self.config.decoding, beam=1))
         translator = Translator(self.average, self.tokenizer, greedily)
         valid_bleu = bleu(translator.translate(self.valid.src), self.valid.tgt)
         if valid_bleu > progress.best_bleu:
             progress.best_bleu, progress.best_step = valid_bleu, progress.step
             progress.validations_without_gain = 0
-            save_weights(self.average, self.run / "model.safetensors")
+            save_weights(self.average, self.tokenizer, self.run / "model.safetensors")
         else:
             progress.validations_without_gain += 1
         metrics = {
             "step": progress.step,
             "epoch": progress.epoch,
-            "loss": round(progress.loss / progress.labels, 4),
+            "loss": round(progress.loss / max(1, progress.labels), 4),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "tokens_per_second": round(progress.labels / progress.step_seconds),
-            "valid_loss": round(self.validation_loss(), 4),
+            "valid_loss": round(valid_loss, 4),
             "valid_bleu": round(valid_bleu, 2),
+            "skipped_steps": progress.skipped,
         }
         progress.loss, progress.labels = 0.0, 0
         return metrics
@@ -274,6 +335,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
+            "made_with": made_with(self.tokenizer),
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -284,8 +346,9 @@ class Trainer:
         """Go on from ``state``.
 
         Raises:
-            UserError: it is of another model.
+            UserError: it is of another model, of another tokenizer or of a later version.
         """
+        refuse_others(state.get("made_with", {}), self.tokenizer, self.run / "last.pt")
         try:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
@@ -351,10 +414,10 @@ class Trainer:
         began = time.perf_counter()
         path = self.run / "metrics.jsonl"
         step = self.progress.step
-        lines = read_lines(path) if path.exists() else []
-        earlier = [line for line in lines if json.loads(line)["step"] < step]
+        lines = read_json_lines(path) if path.exists() else []
+        earlier = [line for line in lines if line.get("step") in range(step)]
         metrics = self.validate()
-        write_lines(path, [*earlier, json.dumps(metrics)])
+        write_lines(path, [json.dumps(line) for line in [*earlier, metrics]])
         self.progress.seconds += self.progress.step_seconds + time.perf_counter() - began
         self.progress.step_seconds = 0.0
         self._save()
@@ -378,6 +441,7 @@ class Trainer:
             "minutes": round(progress.seconds / 60, 2),
             "parameters": count_parameters(self.model),
             "data_checksum": progress.data_checksum,
+            "skipped_steps": progress.skipped,
             "device": self.device.type,
             "processes": size(),
             "threads": torch.get_num_threads(),
@@ -386,10 +450,11 @@ class Trainer:
 
     def _postfix(self) -> str:
         progress = self.progress
+        skipped = f", {progress.skipped} steps skipped" if progress.skipped else ""
         return (
-            f"loss {progress.loss / progress.labels:.2f}, "
+            f"loss {progress.loss / max(1, progress.labels):.2f}, "
             f"{progress.labels / progress.step_seconds:,.0f} tokens/s, "
-            f"BLEU {max(0.0, progress.best_bleu):.1f}"
+            f"BLEU {max(0.0, progress.best_bleu):.1f}{skipped}"
         )
 
 
@@ -436,10 +501,17 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         what ``training.json`` holds.
 
     Raises:
-        UserError: the folder is not prepared, or the configuration does not fit it.
+        UserError: the folder is not prepared, the configuration does not fit it, or another
+            process is at work in it.
         Diverged: the loss is no longer a number.
         Stopped: a signal ended it early.
     """
+    with ExitStack() as stack:
+        on_first(lambda: stack.enter_context(locked(run)))
+        return _train(config, run)
+
+
+def _train(config: Config, run: Path) -> dict[str, Any]:
     on_first(lambda: _begin(config, run))
     trainer = Trainer(config, run)
     if trainer.data.too_long and rank() == 0:

@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from seq2seq.batches import pad
-from seq2seq.checkpoint import build_model, load_run_config, load_weights
+from seq2seq.checkpoint import load_model, load_run_config, load_tokenizer
 from seq2seq.decoding import beam_search, greedy, stored_for_decoding
 from seq2seq.machine import (
     FEW_ROWS,
     autocast,
+    enough_memory,
     fast_bfloat16,
     float32_products,
     keep_freed_memory,
@@ -52,9 +53,8 @@ class Translator:
         keep_freed_memory()
         run = Path(run)
         config = load_run_config(run, overrides)
-        tokenizer = Tokenizer.load(run)
-        model = build_model(config, tokenizer)
-        load_weights(model, run / "model.safetensors")
+        tokenizer = load_tokenizer(run, config)
+        model = load_model(config, tokenizer, run / "model.safetensors")
         return cls(model.to(pick_device()), tokenizer, config)
 
     def translate(
@@ -105,7 +105,14 @@ class Translator:
         decoding, model = self.config.decoding, self._stored[precision]
         batch = pad(src)
         device = next(model.parameters()).device
-        with autocast(precision, device):
+
+        def complaint() -> str:
+            return (
+                f"for {len(src)} sentences of up to {batch.shape[1]} tokens: a lower "
+                f"decoding.batch_size (it is {decoding.batch_size}) or decoding.beam takes less"
+            )
+
+        with enough_memory(complaint), autocast(precision, device):
             if decoding.beam == 1:
                 return greedy(model, batch.to(device), decoding.max_ratio)
             return beam_search(

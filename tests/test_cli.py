@@ -4,10 +4,12 @@ import io
 import json
 import os
 import pty
+import random
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
@@ -173,6 +175,51 @@ def test_as_many_lines_out_as_in_whatever_the_bytes(
     out = predict(trained_run, text, monkeypatch)
     expected = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
     assert out.count(b"\n") == expected
+
+
+def fuzzed_line(rng: random.Random) -> bytes:
+    """A line without its end, of one of the kinds that break programs."""
+    word = rng.choice(["ba", "du", "ke"])
+    n = rng.randint(1, 40)
+    kinds: list[Callable[[], str | bytes]] = [
+        lambda: rng.choice(HARD),
+        lambda: "".join(chr(rng.randrange(0x110000)) for _ in range(n)),  # surrogates among them
+        lambda: "".join(chr(rng.randrange(0x20)) for _ in range(n)),  # control characters, NUL
+        lambda: "".join(chr(rng.randrange(0x300, 0x370)) for _ in range(n)) + word,  # combining
+        lambda: word + "\u0301" * n * 10,
+        lambda: "".join(chr(rng.randrange(0x590, 0x700)) for _ in range(n)),  # right to left
+        lambda: word.join(rng.choices("\u2028\u2029\x85\r\v\f\x1c\ufeff\u200b\u202e", k=n)),
+        lambda: " " * n + "\u3000\xa0" * n,
+        lambda: rng.randbytes(n),
+        lambda: b"ba \xed\xa0\x80 \xc0\x80 \xff\xfe du",  # a surrogate, overlong, a mark
+        lambda: f"{word} " * n * 20,
+        lambda: "\u2581" * n + "<s></s><unk><0x0A>",  # what sentencepiece writes itself
+    ]
+    made = rng.choice(kinds)()
+    raw = made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made
+    return raw.replace(b"\n", b"")
+
+
+def test_ten_thousand_fuzzed_lines_give_ten_thousand_lines(trained_run: Path) -> None:
+    rng = random.Random(0)
+    lines = [fuzzed_line(rng) for _ in range(10_000)]
+    for at, huge in ((17, b"x" * 10**6), (5000, b"ba " * 333_333), (9998, "é".encode() * 10**6)):
+        lines[at] = huge
+    lines[-1] = b"ba du ke"  # and no newline after it
+    ended = subprocess.run(
+        [*SEQ2SEQ, "predict", "--run", str(trained_run), "--decoding.max_ratio", "0.05"],
+        input=b"\n".join(lines),
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    out = ended.stdout.decode("utf-8").split("\n")
+    assert len(out) == 10_001
+    assert (out[-2], out[-1]) == ("ke du ba", "")
+    assert all(len(line.splitlines()) <= 1 for line in out)
+    warned = [line.split(":")[1] for line in ended.stderr.decode().splitlines()]
+    assert {" line 18", " line 5001", " line 9999"} <= set(warned)
+    assert all(re.fullmatch(r" line \d+", each) for each in warned)
 
 
 def test_order_is_kept_across_chunks_and_batches(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import write_corpus
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seq2seq.corpus import (
     Corpus,
@@ -83,6 +85,18 @@ def test_what_cannot_be_read_replaces_nothing(tmp_path: Path) -> None:
     for broken in (replace(data, directory="elsewhere"), replace(data, train="nothing")):
         with pytest.raises(UserError):
             prepare(replace(config, data=broken), tmp_path / "run")
+    for name, content, complaint in (
+        ("train", b"ba\n" * 39 + b"\xff\n", "line 40: not UTF-8"),
+        ("train", b"ba\n" * 41, "has 41 lines"),
+        ("train", b"\n" * 40, "train split has no"),
+        ("valid", b"", "valid.src has 0 lines"),
+    ):
+        path = tmp_path / "corpus" / f"{name}.src"
+        good = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=complaint):
+            prepare(config, tmp_path / "run")
+        path.write_bytes(good)
     (tmp_path / "corpus" / "valid.src").write_bytes(b"")
     (tmp_path / "corpus" / "valid.tgt").write_bytes(b"")
     with pytest.raises(UserError, match="valid split has no"):
@@ -353,3 +367,37 @@ def test_a_report_of_an_older_version_is_read(tmp_path: Path) -> None:
         path.write_text(json.dumps(broken), encoding="utf-8")
         with pytest.raises(UserError, match="not a report that this program wrote"):
             load_report(tmp_path)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    src=st.lists(st.binary(max_size=12), max_size=6),
+    tgt=st.lists(st.binary(max_size=12), max_size=6),
+    notes=st.one_of(st.none(), st.binary(max_size=20), st.from_regex(r"(\d-\d ?|\n){0,9}")),
+)
+def test_no_corpus_breaks_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    src: list[bytes],
+    tgt: list[bytes],
+    notes: bytes | str | None,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    write_corpus(folder, {"train": 5, "valid": 5})
+    (folder / "test.src").write_bytes(b"\n".join(src))
+    (folder / "test.tgt").write_bytes(b"\n".join(tgt))
+    if notes is not None:
+        raw = notes if isinstance(notes, bytes) else notes.encode()
+        (folder / "test.src-tgt.align").write_bytes(raw)
+        (folder / "test.tags").write_bytes(raw)
+    data = DataConfig(src="src", tgt="tgt", directory=str(folder))
+    complaint = ""
+    try:
+        prepare_corpus(Config(data=data), folder / "run")
+    except UserError as error:
+        complaint = str(error)
+    assert len(complaint.splitlines()) <= 1
+    if complaint:
+        return
+    text = b"\n".join(src).removeprefix(b"\xef\xbb\xbf")
+    n_lines = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
+    assert len(load_split(data, folder / "run", "test")) == n_lines

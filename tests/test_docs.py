@@ -12,7 +12,12 @@ from seq2seq.cli import build_parser
 from seq2seq.experiments import load_experiment
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    ROOT / "data" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 REPORTS = sorted(path.parent for path in (ROOT / "docs" / "experiments").glob("*/report.md"))
 
 
@@ -70,3 +75,15 @@ def test_reports_are_those_of_the_experiments_shipped(folder: Path) -> None:
         (variant, seed) for variant in experiment.variants for seed in experiment.seeds
     }
     assert {row["status"] for row in rows} <= {"finished", "diverged"}
+
+
+def test_promises_are_held_by_tests_that_there_are() -> None:
+    """Every promise in SECURITY.md names one, and each that is named is there."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    promises = re.split(r"^- ", text.split("Not promised")[0], flags=re.MULTILINE)[1:]
+    assert promises
+    for promise in promises:
+        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", promise)
+        assert named, promise
+        for path, name in named:
+            assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name

@@ -1,6 +1,7 @@
 """Files are read strictly, and written whole or not at all."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,28 @@ def test_what_is_written_in_pieces_appears_at_the_end(tmp_path: Path) -> None:
     assert read_bytes(path) == b"ne" * 100_000 + b"w"
     assert names(tmp_path) == ["file"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name is, before the next thing is done."""
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_fsync(number: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file"
+        calls.append((kind, os.fstat(number).st_size if kind == "file" else 0))
+        fsync(number)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        calls.append(("rename", path.stat().st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    write_bytes(tmp_path / "file", b"new")
+    assert calls == [("file", 3), ("rename", 3), ("folder", 0)]
 
 
 @pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt, FileNotFoundError])

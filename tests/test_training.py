@@ -3,12 +3,15 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,11 @@ from seq2seq.batches import Batch, make_batch
 from seq2seq.checkpoint import load_state, save_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
-from seq2seq.errors import Stopped, UserError
+from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.preparation import is_prepared, prepare
 from seq2seq.settings import Config, TrainConfig
 from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training import StopRequest, Trainer, learning_rate, train
+from seq2seq.training import MAX_SKIPPED, StopRequest, Trainer, learning_rate, train
 
 # Everything that is drawn at random or remembered, in a run of a second or two.
 OVERRIDES = {
@@ -162,6 +165,19 @@ def test_the_same_seed_gives_identical_weights(
     assert not all(torch.equal(expected[name], weights(run)[name]) for name in expected)
 
 
+def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    """Have Ctrl-C come during a step."""
+    step = Trainer.step
+
+    def step_and_stop(self: Trainer, batches: list[Batch], rate: float) -> float:
+        loss = step(self, batches, rate)
+        if self.progress.step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(Trainer, "step", step_and_stop)
+
+
 @pytest.mark.parametrize("stops", [[1], [3, 4, 5], [4, 8, 9]])
 def test_a_stopped_run_ends_as_if_it_had_not_been(
     config: Config,
@@ -171,23 +187,13 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepare(config, tmp_path)
-    step = Trainer.step
     for stop_at in stops:
-
-        def step_and_stop(
-            self: Trainer, batches: list[Batch], rate: float, stop_at: int = stop_at
-        ) -> float:
-            loss = step(self, batches, rate)
-            if self.progress.step == stop_at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return loss
-
-        monkeypatch.setattr(Trainer, "step", step_and_stop)
-        with pytest.raises(Stopped) as stopped:
-            train(config, tmp_path)
+        with monkeypatch.context() as patch:
+            stop_after(patch, stop_at)
+            with pytest.raises(Stopped) as stopped:
+                train(config, tmp_path)
         assert stopped.value.signal_number == signal.SIGINT
         assert f"step {stop_at}" in str(stopped.value)
-    monkeypatch.undo()
     train(config, tmp_path)
     expected, resumed = weights(uninterrupted), weights(tmp_path)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
@@ -410,6 +416,38 @@ def test_a_real_process_stops_and_goes_on(
     assert not (tmp_path / "r" / "training.json").exists()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_a_second_signal_leaves_at_once(
+    config: Config, tmp_path: Path, number: int, status: int
+) -> None:
+    """In the middle of a step that takes a minute. (A shell says 143 for what SIGTERM ended.)"""
+    prepare(config, tmp_path)
+    code = (
+        "import signal, sys, time; from seq2seq.cli import main; from seq2seq.training import Trainer;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    path = tmp_path / "config.toml"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline() == b"step\n"
+    process.send_signal(number)
+    assert process.stderr.readline() + process.stderr.readline() == (
+        b"\nstopping after this step; again to stop at once\n"
+    )
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(timeout=30) == status
+    assert time.monotonic() - began < 20
+    assert b"Traceback" not in process.stderr.read()
+
+
 def test_training_is_quiet_in_a_pipe(
     config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,3 +458,158 @@ def test_training_is_quiet_in_a_pipe(
     assert err == ""
     assert out.count("\n") == 1
     assert "best validation BLEU" in out
+
+
+# --- training that goes wrong ---
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, steps: Container[int], value: float) -> None:
+    """Gradients of these steps (counted from 0) are ``value`` in one place."""
+    add_gradient = Trainer._add_gradient
+
+    def add_and_spoil(self: Trainer, *arguments: Any, **named: Any) -> float:
+        loss = add_gradient(self, *arguments, **named)
+        if self.progress.step in steps:
+            gradient = next(iter(self.model.parameters())).grad
+            assert gradient is not None
+            gradient.view(-1)[3] = value
+        return loss
+
+    monkeypatch.setattr(Trainer, "_add_gradient", add_and_spoil)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+    clip_norm: float,
+) -> None:
+    config = replace(config, train=replace(config.train, clip_norm=clip_norm))
+    prepare(config, tmp_path)
+    spoiled(monkeypatch, {1, 2, 4}, value)
+    trainer = Trainer(config, tmp_path)
+    batches = [batches for batches, _ in islice(trainer.steps(), 6)]
+    states = []
+    for number, chosen in enumerate(batches):
+        states.append({name: t.clone() for name, t in trainer.model.state_dict().items()})
+        labels = trainer.progress.labels
+        loss = trainer.step(chosen, 1e-3)
+        taken = number not in {1, 2, 4}
+        assert (loss > 0) == taken
+        n_labels = sum(batch.n_labels for batch in chosen)
+        assert trainer.progress.labels == labels + taken * n_labels
+        after = trainer.model.state_dict()
+        assert taken != all(torch.equal(states[-1][name], after[name]) for name in after)
+    assert (trainer.progress.skipped, trainer.progress.step) == (3, 6)
+    assert trainer.progress.skipped_in_a_row == 0
+    for network in (trainer.model, trainer.average):
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
+    assert trainer.optimizer.state_dict()["state"][0]["step"] == 3
+
+
+def test_skipped_steps_are_reported(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config, tmp_path)
+    spoiled(monkeypatch, {1, 2, 5}, math.nan)
+    assert train(config, tmp_path)["skipped_steps"] == 3
+    assert [line["skipped_steps"] for line in metrics(tmp_path)][:2] == [2, 3]
+    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
+
+
+def test_training_ends_after_a_few_bad_steps_in_a_row_and_keeps_the_last_good_state(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, train=replace(config.train, epochs=6))
+    prepare(config, tmp_path)
+    first_bad = config.train.validate_every + 2
+    spoiled(monkeypatch, range(first_bad, 10**6), math.nan)
+    with pytest.raises(Diverged, match=f"at step {first_bad + MAX_SKIPPED}.*5 steps in a row"):
+        train(config, tmp_path)
+    kept = (tmp_path / "model.safetensors").read_bytes()
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    state = load_state(tmp_path / "last.pt")
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    with pytest.raises(Diverged, match=r"the best so far, is that of step 4\)"):
+        train(config, tmp_path)  # as often as one likes: nothing is lost by it
+    assert (tmp_path / "model.safetensors").read_bytes() == kept
+    monkeypatch.undo()
+    train(config, tmp_path)  # the weights it goes on from are good
+
+
+def test_a_model_that_is_no_number_is_never_the_best(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config, tmp_path)
+    trainer = Trainer(config, tmp_path)
+    with torch.no_grad():
+        next(iter(trainer.average.parameters())).fill_(math.nan)
+    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: 100.0)
+    with pytest.raises(Diverged, match="on the validation split"):
+        trainer.validate()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_too_little_memory_names_the_batch_and_what_to_change(
+    config: Config, tmp_path: Path
+) -> None:
+    """For real: with as much memory as torch itself takes, and a little more."""
+    prepare(config, tmp_path)
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from seq2seq.cli import main;"
+        "from seq2seq import training;"
+        "torch.ones(64, 64) @ torch.ones(64, 64);"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
+        "begin = training.Trainer.step\n"
+        "def step(self, batches, rate):\n"
+        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, -1))\n"
+        "    many = [training.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
+        "    return begin(self, many, rate)\n"
+        "training.Trainer.step = step\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    path = tmp_path / "config.toml"
+    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.count("\n") == 1
+    expected = (
+        r"out of memory at step 0, for [\d]+ pairs of \d+ source and \d+ target tokens: a lower "
+    )
+    assert re.search(expected + "train.batch_tokens", ended.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's files as Linux does")
+def test_a_full_disk_leaves_the_checkpoint_before(
+    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk on which nothing as large as the state can be written any more."""
+    prepare(config, tmp_path)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Stopped):
+            train(config, tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in ("last.pt", "model.safetensors")]
+    code = (
+        "import resource, sys; from seq2seq.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1)); sys.exit(main(sys.argv[1:]))"
+    )
+    path = tmp_path / "config.toml"
+    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert re.search(
+        r"(last\.pt|model\.safetensors): cannot be written: File too large", ended.stderr
+    )
+    assert [(tmp_path / name).read_bytes() for name in ("last.pt", "model.safetensors")] == before
+    assert not list(tmp_path.glob("*.tmp"))
+    train(config, tmp_path)
+    expected, resumed = weights(uninterrupted), weights(tmp_path)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert metrics(tmp_path) == metrics(uninterrupted)

@@ -1,0 +1,101 @@
+"""A training killed at any moment, and started again by the same command, ends as if it had not been.
+
+``make soak`` kills a hundred times.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_CONFIG, write_corpus
+from test_training import OVERRIDES, metrics
+
+from seq2seq.checkpoint import load_state
+
+KILLS = int(os.environ.get("KILLS", "6"))
+KILLS_A_RUN = 5
+SETTINGS = OVERRIDES | {"train.patience": "3"}  # of five validations, only the first is a gain
+
+
+class Command:
+    """The command that is given again and again."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+
+    def __call__(self, run: Path, moment: str) -> "subprocess.CompletedProcess[str]":
+        program = [sys.executable, str(Path(__file__).parent / "killed.py"), moment]
+        settings = [word for key, value in SETTINGS.items() for word in (f"--{key}", value)]
+        return subprocess.run(
+            [*program, "train", "--config", str(self.config), "--run", str(run), *settings],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    folder = tmp_path_factory.mktemp("kill")
+    write_corpus(folder / "corpus", {"train": 200, "valid": 8, "test": 8})
+    path = folder / "short.toml"
+    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    return Command(path)
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)
+
+
+def everything(run: Path) -> dict[str, Any]:
+    """All that a training leaves behind, but for what measures time."""
+    state = load_state(run / "last.pt")
+    progress = state["progress"]
+    timeless = {k: v for k, v in progress.items() if k not in ("seconds", "step_seconds")}
+    files = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file())
+    same_bytes = [name for name in files if not name.endswith((".pt", ".json", ".jsonl"))]
+    return {
+        "files": files,
+        "bytes": {name: (run / name).read_bytes() for name in same_bytes},
+        "metrics": metrics(run),
+        "state": state | {"progress": timeless},
+    }
+
+
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(command: Command, tmp_path: Path) -> None:
+    whole = command(tmp_path / "whole", "never")
+    assert whole.returncode == 0, whole.stderr
+    n_calls, seconds = whole.stderr.split()
+    expected = everything(tmp_path / "whole")
+    assert {"model.safetensors", "tokenizer.model", "config.toml"} <= expected["bytes"].keys()
+    rng = random.Random(KILLS)
+    kills = 0
+    while kills < KILLS:
+        run = tmp_path / f"run-{kills}"
+        moments = []
+        for _ in range(min(KILLS_A_RUN, KILLS - kills)):
+            at_call = f"call:{rng.randint(1, int(n_calls))}"
+            moments.append(rng.choice([at_call, f"seconds:{rng.uniform(0, float(seconds))}"]))
+            ended = command(run, moments[-1])
+            if ended.returncode == 0:  # it had got too far for this moment to come
+                break
+            assert ended.returncode == -signal.SIGKILL, ended.stderr
+            kills += 1
+        finished = command(run, "never")
+        assert finished.returncode == 0, (moments, finished.stderr)
+        assert "is at work" not in finished.stderr
+        assert same(everything(run), expected), moments
