@@ -98,11 +98,13 @@ def load_tokenizer(run: Path, config: Config) -> Tokenizer:
 def save_weights(model: Seq2Seq, tokenizer: Tokenizer, path: Path) -> None:
     """Write every weight once, shared ones too, as safetensors, with ``made_with(tokenizer)``."""
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    write_bytes(path, save_safetensors(tensors, made_with(tokenizer)))
+    # One key, because safetensors writes several in any order, and equal files should be equal.
+    noted = {"made_with": json.dumps(made_with(tokenizer), sort_keys=True)}
+    write_bytes(path, save_safetensors(tensors, noted))
 
 
 def load_model(config: Config, tokenizer: Tokenizer, path: Path) -> Seq2Seq:
-    """The model whose weights ``save_weights`` wrote; nothing is built before they fit.
+    """The model whose weights ``save_weights`` wrote.
 
     Raises:
         UserError: the file cannot be read, is damaged, was written by a later version or with
@@ -112,36 +114,35 @@ def load_model(config: Config, tokenizer: Tokenizer, path: Path) -> Seq2Seq:
     try:
         tensors = load_safetensors(content)
         noted = read_metadata(content)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a safetensors file: {error}") from None
     refuse_others(noted, tokenizer, path)
-    with torch.device("meta"):  # shapes without memory
-        parameters = dict(build_model(config, tokenizer).named_parameters())
+    model = build_model(config, tokenizer)
+    parameters = dict(model.named_parameters())
     for name in sorted(parameters.keys() | tensors.keys()):
         there = tuple(tensors[name].shape) if name in tensors else "missing"
         here = tuple(parameters[name].shape) if name in parameters else "missing"
         if there != here:
-            raise UserError(f"{path}: {name} is {there}, but the configuration asks for {here}")
-    model = build_model(config, tokenizer)
+            raise UserError(f"{path}: {name!r} is {there}, but the configuration asks for {here}")
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
     return model
 
 
-def read_metadata(content: bytes) -> dict[str, str]:
-    """What ``save_weights`` noted in a safetensors file beside the weights."""
+def read_metadata(content: bytes) -> Any:
+    """What ``save_weights`` noted in a safetensors file beside the weights; if nothing, {}."""
     size = int.from_bytes(content[:8], "little")
-    noted = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    return dict(noted)
+    noted = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    return json.loads(noted.get("made_with", "{}"))
 
 
-def made_with(tokenizer: Tokenizer) -> dict[str, str]:
+def made_with(tokenizer: Tokenizer) -> dict[str, str | int]:
     """What is noted with all that is learned, so that it is never used with anything else."""
-    return {"format": str(FORMAT), "tokenizer": tokenizer.fingerprint}
+    return {"format": FORMAT, "tokenizer": tokenizer.fingerprint}
 
 
-def refuse_others(noted: dict[str, str], tokenizer: Tokenizer, path: Path) -> None:
+def refuse_others(noted: Any, tokenizer: Tokenizer, path: Path) -> None:
     """Make sure that what stands in ``path`` can be read by this version, with this tokenizer.
 
     Versions before ``FORMAT`` was noted noted nothing; their files are read as they are.
@@ -149,13 +150,19 @@ def refuse_others(noted: dict[str, str], tokenizer: Tokenizer, path: Path) -> No
     Raises:
         UserError: it cannot; the message names both sides.
     """
-    there, own = noted.get("format", "0"), made_with(tokenizer)
-    if not there.isdecimal() or int(there) > FORMAT:
+    own = made_with(tokenizer)
+    match noted:
+        case {"format": int(there), "tokenizer": str(trained)}:
+            pass
+        case {} if not noted:
+            return
+        case _:
+            raise UserError(f"{path}: damaged, or not written by this program")
+    if there > FORMAT:
         raise UserError(
-            f"{path}: written by a later version of seq2seq, in format {there[:20]!r}; this one "
-            f"reads up to {FORMAT}"
+            f"{path}: written by a later version of seq2seq, in format {there}; this one reads up "
+            f"to {FORMAT}"
         )
-    trained = noted.get("tokenizer", own["tokenizer"])
     if trained != own["tokenizer"]:
         raise UserError(
             f"{path}: trained with the tokenizer {trained[:20]!r}, but the tokenizer.model "

@@ -1,9 +1,11 @@
 """The command line: one sub-command a stage, no logic of its own."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ ALIGNMENT_LABELS = {"error_rate": "error rate (AER)", "precision": "precision", 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
+    _mend_streams()
     parser = build_parser()
     chosen, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -49,16 +52,40 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # a folder that cannot be written to, say
-        _complain(f"{error.filename or 'system'}: {error.strerror or error}")
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (complaint := _about_machine(error)):
+            raise
+        _complain(complaint)
         return 1
     return 0
+
+
+def _mend_streams() -> None:
+    """Give standard streams that were closed a place, and take text that is no UTF-8 anywhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
 
 
 def _complain(line: str) -> None:
     """A line on standard error; of the processes that torchrun starts, one a machine speaks."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"seq2seq: {line}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads it
+            print(f"seq2seq: {line}", file=sys.stderr, flush=True)
+
+
+def _about_machine(error: Exception) -> str | None:
+    """What an error says of the machine: a folder that cannot be written to, too little memory."""
+    from seq2seq.machine import is_out_of_memory
+
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+    if is_out_of_memory(error):
+        return "out of memory; a smaller model or smaller batches take less"
+    return None
 
 
 def _about_unknown(argument: str) -> str:
@@ -267,9 +294,9 @@ def run_predict(chosen: argparse.Namespace) -> None:
     translator = Translator.load(chosen.run, _overrides(chosen))
     if chosen.sentences:
         _translate_lines(translator, iter(chosen.sentences), LINES_AT_A_TIME)
-    elif sys.stdin and sys.stdin.isatty():
+    elif sys.stdin.isatty():
         _translate_lines(translator, _prompt(), 1)
-    elif sys.stdin:
+    else:
         _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
 
 

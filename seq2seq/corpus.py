@@ -27,7 +27,7 @@ import numpy as np
 from seq2seq.errors import UserError
 from seq2seq.files import (
     file_name,
-    read_bytes,
+    read_json,
     read_lines,
     stream_lines,
     write_lines,
@@ -98,6 +98,7 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     train = sources.pop("train")
     splits = {split: Corpus.of(pairs()) for split, pairs in sources.items()}
     _refuse_empty(data, {split: len(corpus) for split, corpus in splits.items()})
+    notes = {split: _read_annotations(data, split, corpus) for split, corpus in splits.items()}
     held_out = HeldOut(train, data.held_out)
     if splits.keys() <= {"valid"}:
         held_out.choose("test")
@@ -109,7 +110,10 @@ def prepare_corpus(config: Config, run: Path) -> Report:
     for split, corpus in splits.items():
         write_lines(_path(run, split, data.src), corpus.src)
         write_lines(_path(run, split, data.tgt), corpus.tgt)
-        _copy_annotations(data, run, split, corpus)
+        for ending in ("align", "tags"):
+            _path(run, split, ending).unlink(missing_ok=True)  # it may be of another corpus
+        for ending, lines in notes.get(split, {}).items():
+            write_lines(_path(run, split, ending), lines)
     report = Report(
         source=data.directory or data.hub.name,
         train_pairs=counts["train"],
@@ -136,17 +140,23 @@ def load_report(run: Path) -> Report:
     """The report of the corpus in a run folder."""
     path = _report_path(run)
     try:
-        values = json.loads(read_bytes(path))
+        values = read_json(path)
         if values.pop("test_name", None):  # written when there was one test set, called "test"
             values["test_pairs"] = {"test": values["test_pairs"]}
-        return Report(**values)
+        report = Report(**values)
+        if sum(report.test_pairs.values()) < 1 or report.train_pairs < 1:
+            raise ValueError
     except (ValueError, TypeError, AttributeError, KeyError):
         raise UserError(f"{path}: not a report that this program wrote") from None
+    return report
 
 
 def load_split(data: DataConfig, run: Path, split: str) -> Corpus:
-    """All that ``stream_split`` gives."""
-    return Corpus.of(stream_split(data, run, split))
+    """All that ``stream_split`` gives; ``UserError`` if that is nothing."""
+    corpus = Corpus.of(stream_split(data, run, split))
+    if not corpus:
+        raise UserError(f"{_path(run, split, data.src)}: there are no sentence pairs")
+    return corpus
 
 
 def stream_split(data: DataConfig, run: Path, split: str) -> Iterator[Pair]:
@@ -225,20 +235,19 @@ def _split_names(train: str, valid: str, test: str) -> dict[str, str]:
     return {split: name for split, name in named.items() if name}
 
 
-def _copy_annotations(data: DataConfig, run: Path, split: str, corpus: Corpus) -> None:
-    """Take over the gold alignments and tags that stand beside a split's files, if any.
+def _read_annotations(data: DataConfig, split: str, corpus: Corpus) -> dict[str, list[str]]:
+    """The gold alignments and tags that stand beside a split's files, if any: lines by ending.
 
     ``PREFIX.de-en.align`` links word i of the German with word j of the English sentence; whichever
-    language is the source, the run's copy begins with the source.
+    language is the source, what is returned begins with the source.
 
     Raises:
         UserError: they do not fit the sentences.
     """
-    for ending in ("align", "tags"):
-        _path(run, split, ending).unlink(missing_ok=True)  # they may be of another corpus
+    if not data.directory:
+        return {}
+    notes: dict[str, list[str]] = {}
     named = _split_names(data.train, data.valid, data.test)
-    if not data.directory or split not in named:
-        return
     prefix = Path(data.directory) / named[split]
     languages = (data.src, data.tgt)
     found = [
@@ -252,11 +261,11 @@ def _copy_annotations(data: DataConfig, run: Path, split: str, corpus: Corpus) -
         links = _read_links(
             path, corpus, src_first=path.name.endswith(f".{data.src}-{data.tgt}.align")
         )
-        lines = [" ".join(f"{i}-{j}" for i, j in sorted(pair)) for pair in links]
-        write_lines(_path(run, split, "align"), lines)
+        notes["align"] = [" ".join(f"{i}-{j}" for i, j in sorted(pair)) for pair in links]
     path = prefix.with_name(f"{prefix.name}.tags")
     if path.exists():
-        write_lines(_path(run, split, "tags"), _as_many(path, corpus))
+        notes["tags"] = _as_many(path, corpus)
+    return notes
 
 
 def _as_many(path: Path, corpus: Corpus) -> list[str]:

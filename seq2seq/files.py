@@ -1,5 +1,6 @@
 """Files: text read strictly, everything written whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -112,16 +113,19 @@ def _flush_folder(folder: Path) -> None:
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
+            raise
     finally:
         os.close(number)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove, from ``folder`` and those in it, what processes were writing when they were killed.
+    """Remove what processes were writing into ``folder`` when they were killed.
 
     Nobody else may be writing there.
     """
-    for leftover in folder.rglob("*.????????.tmp"):
+    for leftover in folder.glob("*.????????.tmp"):
         leftover.unlink(missing_ok=True)
 
 

@@ -150,7 +150,10 @@ def find(experiment: Experiment, runs: list[Run], folder: Path) -> Findings:
         UserError: the baseline diverged, or the runs were not tested on the same sentences.
     """
     variants = [Variant.of(name, runs) for name in experiment.variants]
-    write_text(folder / "results.csv", results_csv(variants))
+    try:
+        write_text(folder / "results.csv", results_csv(variants))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}: an eval.json or training.json in it is damaged") from None
     baseline = variants[0]
     if not baseline.is_whole:
         lost = baseline.diverged[0].folder

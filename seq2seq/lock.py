@@ -15,7 +15,7 @@ from seq2seq.files import remove_leftovers
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Within it, no other process writes into ``run``; what a killed one left half written goes.
+    """Within it, no other process prepares or trains; what a killed one left half written goes.
 
     The lock is the kernel's (flock) on the file ``run/lock``, which says whose it is. It goes with
     its process, however that ends; a file that a killed one left behind locks nothing.
@@ -31,6 +31,7 @@ def locked(run: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {host}, since {since}\n")
         file.flush()
         remove_leftovers(run)
+        remove_leftovers(run / "corpus")
         try:
             yield
         finally:
@@ -39,11 +40,12 @@ def locked(run: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> TextIOWrapper:
     while True:
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        # No link is followed: where it leads is not ours to write to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(path, flags, 0o644), "r+", encoding="utf-8", errors="replace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             holder = file.read(200).strip() or "another process"
             file.close()
             raise UserError(f"{path.parent}: {holder}, is at work in this folder") from None

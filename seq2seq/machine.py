@@ -107,11 +107,16 @@ def enough_memory(complaint: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch has a kind of its own for GPUs only
-        on_cpu = re.search("not enough memory|can't allocate memory|bad_alloc", str(error))
-        if on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise UserError(f"out of memory {complaint()}") from None
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that there is too little memory; torch has no one kind for it."""
+    signs = "(not enough|t allocate|out of) memory|bad_alloc|ALLOC_FAILED|calculation overflowed"
+    return isinstance(error, MemoryError) or re.search(signs, str(error)) is not None
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,6 @@ type will do, the range. ``config.py`` reads and checks them.
 """
 
 import difflib
-import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -26,8 +25,9 @@ class Range:
     words: str
 
 
-POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
-NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "0 or more")
+POSITIVE = Range(lambda x: 0 < x < 2**31, "above 0 and below 2**31")
+NOT_NEGATIVE = Range(lambda x: 0 <= x < 2**31, "0 or more and below 2**31")
+RATIO = Range(lambda x: 0 <= x <= 100, "from 0 to 100")
 SEED = Range(lambda x: 0 <= x < 2**32, "0 or more and below 2**32")
 FRACTION = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")
 
@@ -175,9 +175,7 @@ class DecodingConfig:
     length_penalty: Annotated[float, "beam search's reward for length (Wu 2016)", NOT_NEGATIVE] = (
         1.0
     )
-    max_ratio: Annotated[
-        float, "longest output, as a multiple of the input, plus 10", NOT_NEGATIVE
-    ] = 2.0
+    max_ratio: Annotated[float, "longest output, as a multiple of the input, plus 10", RATIO] = 2.0
     batch_size: Annotated[int, "sentences decoded together", POSITIVE] = 256
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], "auto: bfloat16 for batches where that is faster"

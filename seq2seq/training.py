@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -133,6 +133,22 @@ class Progress:
     skipped_in_a_row: int = 0
     finished: bool = False
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Progress":
+        """What ``asdict`` made of one, maybe of an earlier version's, which had fewer fields.
+
+        Raises:
+            TypeError: it has other fields, or one of another type.
+            ValueError: a number is negative (but for BLEU before the first validation).
+        """
+        progress = cls(**values)
+        for key, value in asdict(progress).items():
+            if type(value) is not type(getattr(cls, key)):
+                raise TypeError(f"{key} is {value!r}")
+            if value < getattr(cls, key):  # each begins with its least
+                raise ValueError(f"{key} is {value!r}")
+        return progress
+
 
 class Trainer:
     """One training run in one run folder.
@@ -229,15 +245,15 @@ class Trainer:
         progress = self.progress
         progress.skipped += is_skipped
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if is_skipped else 0
-        if progress.skipped_in_a_row == MAX_SKIPPED:
+        if progress.skipped_in_a_row >= MAX_SKIPPED:
             self._give_up(f"its gradient neither, {MAX_SKIPPED} steps in a row")
 
     def _give_up(self, what: str) -> NoReturn:
         progress = self.progress
         best = f"that of step {progress.best_step:,}" if progress.best_step else "not there yet"
         raise Diverged(
-            f"{self.run}: the loss is no longer a number at step {progress.step:,}, {what}; "
-            "a lower train.learning_rate or a longer train.warmup_steps may help "
+            f"{self.run}: the loss is no longer a number at step {progress.step:,}, {what}; in "
+            "another folder, a lower train.learning_rate or a longer train.warmup_steps may help "
             f"(model.safetensors, the best so far, is {best})"
         )
 
@@ -352,10 +368,10 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).split("\n")[0]
+            restore_optimizer(self.optimizer, state["optimizer"])
+            self.progress = Progress.of(state["progress"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.run / 'last.pt'} does not fit this run: {reason}") from None
 
     # --- the loop ---
@@ -363,15 +379,20 @@ class Trainer:
     def steps(self) -> Iterator[tuple[list[Batch], float]]:
         """The batches of each step from here on, and the share of the training done before it."""
         config, progress = self.config.train, self.progress
-        while progress.epoch < config.epochs:
+        while progress.epoch < config.epochs and not self._out_of_patience():
             plan, src, tgt = self.data.epoch(progress.epoch)
-            while progress.batch < len(plan):
+            while progress.batch < len(plan) and not self._out_of_patience():
                 share = (progress.epoch + progress.batch / len(plan)) / config.epochs
                 chosen = plan[progress.batch : progress.batch + config.accumulate]
                 progress.batch += len(chosen)
                 yield [make_batch(src, tgt, rows) for rows in chosen], share
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+            if progress.batch >= len(plan):
+                progress.epoch, progress.batch = progress.epoch + 1, 0
             del plan, src, tgt  # before those of the next epoch are made
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.train.patience
+        return 0 < patience <= self.progress.validations_without_gain
 
     def fit(self, stop: "StopRequest") -> None:
         """Train until the last epoch, or until BLEU has not risen for ``patience`` validations.
@@ -393,8 +414,6 @@ class Trainer:
                 bar.update()
                 if progress.step % config.validate_every == 0:
                     self.checkpoint()
-                if config.patience and progress.validations_without_gain >= config.patience:
-                    break
                 if signal_number:
                     self.save()
                     how = f"stopped at step {progress.step:,}; the same command goes on from there"
@@ -475,9 +494,14 @@ class StopRequest:
         self.signal_number = signal_number
         if not is_launched():
             self.__exit__()  # the next signal does what it did before
-            print("\nstopping after this step; again to stop at once", file=sys.stderr)
+            self._say("\nstopping after this step; again to stop at once")
         elif rank() == 0:
-            print("\nstopping after this step", file=sys.stderr)
+            self._say("\nstopping after this step")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        with suppress(OSError):  # who reads our output may have been stopped by the same Ctrl-C
+            print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -523,6 +547,8 @@ def _train(config: Config, run: Path) -> dict[str, Any]:
     last = run / "last.pt"
     if last.exists():
         trainer.restore(load_state(last))
+    elif not (run / "training.json").exists():  # of one that was killed before its first state
+        on_first(lambda: _remove(run / "metrics.jsonl", run / "model.safetensors"))
     if not trainer.progress.finished:
         with StopRequest() as stop:
             trainer.fit(stop)
@@ -536,6 +562,11 @@ def _begin(config: Config, run: Path) -> None:
     save_run_config(run, config)
 
 
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 def make_optimizer(model: Seq2Seq, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); biases and norms are not decayed."""
     parameters = list(model.parameters())
@@ -547,3 +578,33 @@ def make_optimizer(model: Seq2Seq, config: TrainConfig) -> torch.optim.AdamW:
     ]
     betas = (0.9, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give ``optimizer``, which has taken no step, the memory that is in ``state``.
+
+    Its own ``load_state_dict`` takes over whatever it is given, and its kernels then write as many
+    numbers as the weights have into tensors that may be smaller. Here every tensor is copied into
+    one of the right size, and of the settings only the learning rate is taken over.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: it is of other weights.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    memory = state["state"]
+    if memory and memory.keys() != set(range(len(parameters))):
+        raise ValueError("the optimizer's state is of other weights")
+    for number, of_one in memory.items():
+        parameter = parameters[number]
+        own = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+        for name, tensor in own.items():
+            if of_one[name].shape != tensor.shape:
+                raise ValueError(f"the optimizer's {name} is {tuple(of_one[name].shape)}")
+            tensor.copy_(of_one[name])
+        optimizer.state[parameter] = own
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group["lr"] = float(saved["lr"])

@@ -2,6 +2,7 @@
 
     python killed.py call:N ARGUMENTS...      at the Nth call that changes a file or the weights
     python killed.py seconds:X ARGUMENTS...   X seconds after the first such call
+    python killed.py saved:N ARGUMENTS...     after the training state was saved for the Nth time
     python killed.py never ARGUMENTS...       prints how many there are, and how long they take
 
 Of what is written half has reached the file when the first of two calls is counted.
@@ -27,7 +28,7 @@ class Moments:
     def __init__(self, moment: str) -> None:
         self.kind, _, number = moment.partition(":")
         self.number = float(number or 0)
-        self.calls, self.began = 0, 0.0
+        self.calls, self.saved, self.began = 0, 0, 0.0
 
     def count(self) -> None:
         if not self.calls:
@@ -38,6 +39,11 @@ class Moments:
                 timer.start()
         self.calls += 1
         if self.kind == "call" and self.calls == self.number:
+            die()
+
+    def note_saved(self) -> None:
+        self.saved += 1
+        if self.kind == "saved" and self.saved == self.number:
             die()
 
     def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,12 +77,19 @@ def die() -> None:
 if __name__ == "__main__":
     moments = Moments(sys.argv[1])
     fdopen = os.fdopen
-    os.fdopen = lambda *arguments: SlowFile(fdopen(*arguments), moments)  # type: ignore[assignment]
+
+    def slow_fdopen(number: int, mode: str, **named: Any) -> Any:
+        file = fdopen(number, mode, **named)
+        return SlowFile(file, moments) if mode == "wb" else file
+
+    os.fdopen = slow_fdopen  # type: ignore[assignment]
     os.fsync = moments.counted(os.fsync)
     tempfile.mkstemp = moments.counted(tempfile.mkstemp)
     Path.replace = moments.counted(Path.replace)  # type: ignore[method-assign]
     Path.unlink = moments.counted(Path.unlink)  # type: ignore[method-assign]
     Trainer.step = moments.counted(Trainer.step)  # type: ignore[method-assign]
+    save = Trainer._save
+    Trainer._save = lambda self: (save(self), moments.note_saved())  # type: ignore
     status = main(sys.argv[2:])
     if moments.kind == "never":
         print(moments.calls, time.monotonic() - moments.began, file=sys.stderr)

@@ -102,7 +102,8 @@ def test_metrics_of_a_run(trained_run: Path) -> None:
     lines = (trained_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first = json.loads(lines[0])
     assert set(first) == {
-        "step", "epoch", "loss", "learning_rate", "tokens_per_second", "valid_loss", "valid_bleu"
+        "step", "epoch", "loss", "learning_rate", "tokens_per_second", "valid_loss", "valid_bleu",
+        "skipped_steps",
     }  # fmt: skip
     assert first["step"] == 150
     assert json.loads(lines[-1])["valid_loss"] < first["valid_loss"]
@@ -303,6 +304,40 @@ def test_closed_standard_input(trained_run: Path) -> None:
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(trained_run: Path, closed: str) -> None:
+    line = " ".join([*SEQ2SEQ, "predict", "--run", str(trained_run), "'" + "ba " * 300 + "'"])
+    ended = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, check=False)
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stderr
+    assert ended.stdout.count(b"\n") == (">&-" not in closed or closed == "2>&-")
+    assert (b"cut to" in ended.stderr) == ("2>&-" not in closed)
+
+
+def test_any_bytes_at_the_prompt(trained_run: Path) -> None:
+    """On a terminal whose text is strictly UTF-8."""
+    main_end, end = pty.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [*SEQ2SEQ, "predict", "--run", str(trained_run)]
+    process = subprocess.Popen(
+        command, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    os.write(main_end, b"\xff ba\nba du\n\x04")
+    out, errors = process.communicate(timeout=100)
+    os.close(main_end)
+    os.close(end)
+    assert process.returncode == 0, errors
+    assert out.endswith(b"\ndu ba\n")
+    assert out.count(b"\n") == 2
+
+
+def test_a_folder_whose_name_is_no_text(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"n\xff")
+    assert "no such run folder" in failure(["predict", "--run", name, "x"], capsys)
+
+
 def test_a_reader_that_leaves_is_no_error(trained_run: Path) -> None:
     command = f"yes 'ba du' | head -n 3000 | {sys.executable} -m seq2seq predict --run {trained_run} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=120)
@@ -396,9 +431,9 @@ def test_weights_of_another_model(
     name = "decoder.0.feed_forward.expand.weight"
     save_file(tensors | {name: tensors[name][:5].clone()}, path)
     message = failure(["predict", "--run", str(run), "x"], capsys)
-    assert f"{name} is (5, 64), but the configuration asks for (128, 64)" in message
+    assert f"{name!r} is (5, 64), but the configuration asks for (128, 64)" in message
     save_file({key: value for key, value in tensors.items() if key != name}, path)
-    assert f"{name} is missing" in failure(["predict", "--run", str(run), "x"], capsys)
+    assert f"{name!r} is missing" in failure(["predict", "--run", str(run), "x"], capsys)
 
 
 def test_a_folder_that_cannot_be_made(

@@ -20,7 +20,8 @@ from seq2seq.checkpoint import load_state
 
 KILLS = int(os.environ.get("KILLS", "6"))
 KILLS_A_RUN = 5
-SETTINGS = OVERRIDES | {"train.patience": "3"}  # of five validations, only the first is a gain
+# Only the first validation is a gain: patience ends it one step before the last.
+SETTINGS = OVERRIDES | {"train.patience": "3", "train.validate_every": "2"}
 
 
 class Command:
@@ -76,20 +77,31 @@ def everything(run: Path) -> dict[str, Any]:
     }
 
 
-def test_killed_anywhere_it_ends_as_if_it_had_not_been(command: Command, tmp_path: Path) -> None:
-    whole = command(tmp_path / "whole", "never")
-    assert whole.returncode == 0, whole.stderr
-    n_calls, seconds = whole.stderr.split()
-    expected = everything(tmp_path / "whole")
-    assert {"model.safetensors", "tokenizer.model", "config.toml"} <= expected["bytes"].keys()
+@pytest.fixture(scope="module")
+def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, float, Any]:
+    """One that is not killed: calls that change something, seconds they take, what it leaves."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    ended = command(run, "never")
+    assert ended.returncode == 0, ended.stderr
+    n_calls, seconds = ended.stderr.split()
+    left = everything(run)
+    assert {"model.safetensors", "tokenizer.model", "config.toml"} <= left["bytes"].keys()
+    assert left["state"]["progress"]["validations_without_gain"] == 3  # it ended by patience
+    return int(n_calls), float(seconds), left
+
+
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(
+    command: Command, whole: tuple[int, float, Any], tmp_path: Path
+) -> None:
+    n_calls, seconds, expected = whole
     rng = random.Random(KILLS)
     kills = 0
     while kills < KILLS:
         run = tmp_path / f"run-{kills}"
         moments = []
         for _ in range(min(KILLS_A_RUN, KILLS - kills)):
-            at_call = f"call:{rng.randint(1, int(n_calls))}"
-            moments.append(rng.choice([at_call, f"seconds:{rng.uniform(0, float(seconds))}"]))
+            at_call = f"call:{rng.randint(1, n_calls)}"
+            moments.append(rng.choice([at_call, f"seconds:{rng.uniform(0, seconds)}"]))
             ended = command(run, moments[-1])
             if ended.returncode == 0:  # it had got too far for this moment to come
                 break
@@ -99,3 +111,17 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(command: Command, tmp_pat
         assert finished.returncode == 0, (moments, finished.stderr)
         assert "is at work" not in finished.stderr
         assert same(everything(run), expected), moments
+
+
+def test_killed_after_any_checkpoint(
+    command: Command, whole: tuple[int, float, Any], tmp_path: Path
+) -> None:
+    """Also after the last: what ends a training ends it when it goes on."""
+    _, _, expected = whole
+    n_checkpoints = len(expected["metrics"])
+    assert n_checkpoints > 2
+    for number in (1, n_checkpoints, n_checkpoints + 1):  # and after the state that says: finished
+        run = tmp_path / f"after-{number}"
+        assert command(run, f"saved:{number}").returncode == -signal.SIGKILL
+        assert command(run, "never").returncode == 0
+        assert same(everything(run), expected), number

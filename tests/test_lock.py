@@ -1,11 +1,13 @@
 """A run folder is written to by one process at a time."""
 
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -52,20 +54,29 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["notes.tmp"]
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A run folder may come from a stranger."""
+    (tmp_path / "precious").write_text("mine", encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="lock"):
+        locked(tmp_path / "run").__enter__()
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"
+
+
 def test_one_that_was_opened_before_it_was_removed_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last holder may remove the file between another's opening and locking it."""
-    path_open, opened = Path.open, []
+    flock, opened = fcntl.flock, []
 
-    def open_and_lose(path: Path, *arguments: str, **named: str) -> object:
-        file = path_open(path, *arguments, **named)  # type: ignore[call-overload]
+    def lose_and_lock(file: TextIOWrapper, how: int) -> None:
         opened.append(file)
         if len(opened) == 1:
-            path.unlink()
-        return file
+            (tmp_path / "lock").unlink()
+        flock(file, how)
 
-    monkeypatch.setattr(Path, "open", open_and_lose)
+    monkeypatch.setattr(fcntl, "flock", lose_and_lock)
     with locked(tmp_path):
         assert len(opened) == 2
         with pytest.raises(UserError, match="at work"):

@@ -4,22 +4,32 @@ import json
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY_CONFIG, write_corpus
 from safetensors.torch import load_file, save_file
 
-from seq2seq.checkpoint import FORMAT, load_run_config, load_state, read_metadata, save_state
+from seq2seq.checkpoint import (
+    FORMAT,
+    build_model,
+    load_run_config,
+    load_state,
+    read_metadata,
+    save_state,
+    save_weights,
+)
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.errors import UserError
 from seq2seq.evaluation import evaluate
 from seq2seq.preparation import prepare
 from seq2seq.tokenizer import Tokenizer
-from seq2seq.training import train
+from seq2seq.training import Trainer, train
 from seq2seq.translator import Translator
 
 OLD_RUN = Path(__file__).parent / "old_run"
@@ -35,6 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config(path, {"train.epochs": "2", "train.validate_every": "2"})
     prepare(config, folder / "run")
     train(config, folder / "run")
+    (folder / "run" / "training.json").unlink()
     last = folder / "run" / "last.pt"
     state = load_state(last)
     save_state(state | {"progress": state["progress"] | {"finished": False, "epoch": 1}}, last)
@@ -145,15 +156,41 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
 # --- versions ---
 
 
+def save_noted(path: Path, noted: object) -> None:
+    """The same weights, with something else noted."""
+    save_file(load_file(path), path, {"made_with": json.dumps(noted)})
+
+
+@pytest.mark.parametrize("noted", [[], None, 5, {"format": "1"}, {"format": 1, "tokenizer": []}])
+def test_what_is_noted_is_not_trusted(run: Path, noted: object) -> None:
+    save_noted(run / "model.safetensors", noted)
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
+        Translator.load(run)
+    save_state(load_state(run / "last.pt") | {"made_with": noted}, run / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt: damaged"):
+        train(load_run_config(run), run)
+
+
+def test_equal_weights_are_equal_files(made: Path, tmp_path: Path) -> None:
+    config = load_run_config(made)
+    tokenizer = Tokenizer.load(made)
+    model = build_model(config, tokenizer)
+    saved = set()
+    for _ in range(10):
+        save_weights(model, tokenizer, tmp_path / "weights")
+        saved.add((tmp_path / "weights").read_bytes())
+    assert len(saved) == 1
+
+
 def test_a_folder_of_a_later_version_says_so(run: Path) -> None:
     path = run / "model.safetensors"
     noted = read_metadata(path.read_bytes())
-    assert noted["format"] == str(FORMAT)
-    save_file(load_file(path), path, noted | {"format": str(FORMAT + 1)})
+    assert noted["format"] == FORMAT
+    save_noted(path, noted | {"format": FORMAT + 1})
     with pytest.raises(UserError, match=r"model\.safetensors: written by a later version"):
         Translator.load(run)
     state = load_state(run / "last.pt")
-    later = state["made_with"] | {"format": str(FORMAT + 1)}
+    later = state["made_with"] | {"format": FORMAT + 1}
     save_state(state | {"made_with": later}, run / "last.pt")
     with pytest.raises(UserError, match=r"last\.pt: written by a later version"):
         train(load_run_config(run), run)
@@ -169,7 +206,7 @@ def test_a_folder_of_the_first_version_is_read_and_trained_on(tmp_path: Path) ->
     assert Translator.load(run).translate(src) == expected
     before = load_state(run / "last.pt")["progress"]["step"]
     assert train(load_run_config(run), run)["steps"] > before
-    assert load_state(run / "last.pt")["made_with"]["format"] == str(FORMAT)
+    assert load_state(run / "last.pt")["made_with"]["format"] == FORMAT
 
 
 # --- damage ---
@@ -192,11 +229,110 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(found)
 
 
+Tree = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=5),
+        lambda state: state["optimizer"]["state"].pop(0),
+        lambda state: state["optimizer"]["state"].update({99: {}}),
+        lambda state: state["optimizer"].update(state=5),
+        lambda state: state["optimizer"]["param_groups"][0].update(lr="x"),
+        lambda state: state["optimizer"]["param_groups"].pop(),
+        lambda state: state["progress"].update(step="x"),
+        lambda state: state["progress"].update(epoch=-1),
+        lambda state: state["progress"].update(loss=None),
+        lambda state: state["progress"].update(unheard_of=1),
+        lambda state: state["model"].update(tgt_embedding=5),
+        lambda state: state["model"].pop("output.weight"),
+        lambda state: state["average"].update({"output.weight": torch.zeros(2, 2)}),
+        lambda state: state.update(progress=[]),
+        lambda state: state.pop("optimizer"),
+    ],
+)
+def test_a_training_state_is_not_trusted(run: Path, spoil: Callable[[Tree], object]) -> None:
+    state = load_state(run / "last.pt")
+    spoil(state)
+    save_state(state, run / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt does not fit this run: \S") as complaint:
+        train(load_run_config(run), run)
+    assert len(str(complaint.value).splitlines()) == 1
+
+
+def test_an_optimizers_memory_is_copied_and_its_settings_are_our_own(run: Path) -> None:
+    """A tensor that claims more numbers than it has in memory is written to by torch's kernels."""
+    state = load_state(run / "last.pt")
+    before = train_one_step(run)
+    for memory in state["optimizer"]["state"].values():
+        assert memory["exp_avg"].any()
+        memory["exp_avg_sq"] = torch.ones(1).expand(memory["exp_avg_sq"].shape)
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"weight_decay": 1e9, "maximize": True, "betas": "x"}
+    save_state(state, run / "last.pt")
+    after = train_one_step(run)
+    assert before.keys() == after.keys()
+    for name, weights in after.items():
+        assert weights.isfinite().all()
+        assert (weights - before[name]).abs().max() < 0.1
+
+
+def train_one_step(run: Path) -> dict[str, torch.Tensor]:
+    trainer = Trainer(load_run_config(run), run)
+    trainer.restore(load_state(run / "last.pt"))
+    batches, _ = next(trainer.steps())
+    trainer.step(batches, 1e-3)
+    for memory in trainer.optimizer.state.values():
+        assert memory["exp_avg_sq"].is_contiguous()
+    return {name: weights.clone() for name, weights in trainer.model.named_parameters()}
+
+
+def test_reports_that_are_none(run: Path) -> None:
+    path = run / "corpus" / "report.json"
+    good = json.loads(path.read_text(encoding="utf-8"))
+    changes: list[Tree] = [
+        {"test_pairs": 5},
+        {"test_pairs": [5]},
+        {"test_pairs": {}},
+        {"train_pairs": "x"},
+    ]
+    for change in changes:
+        path.write_text(json.dumps(good | change), encoding="utf-8")
+        with pytest.raises(UserError, match="not a report"):
+            evaluate(run, {})
+    path.write_text("[" * 10**5, encoding="utf-8")
+    with pytest.raises(UserError, match=r"report\.json: damaged"):
+        evaluate(run, {})
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_split_that_was_emptied(run: Path, split: str) -> None:
+    for ending in ("src", "tgt"):
+        (run / "corpus" / f"{split}.{ending}").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{split}\.src: there are no sentence pairs"):
+        use(run)
+
+
+def test_what_a_training_killed_before_its_first_state_left_is_not_taken_for_its_own(
+    run: Path,
+) -> None:
+    (run / "last.pt").unlink()
+    (run / "training.json").unlink(missing_ok=True)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
+    train(load_run_config(run), run)
+    steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert 1 not in steps
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_is_a_complaint_or_does_no_harm(run: Path, name: str) -> None:
+def test_a_damaged_file_is_a_complaint_or_does_no_harm(made: Path, run: Path, name: str) -> None:
     content = (run / name).read_bytes()
     complaints = []
     for seed in range(15):
+        shutil.rmtree(run)
+        shutil.copytree(made, run)
         (run / name).write_bytes(damaged(content, random.Random(seed)))
         try:
             use(run)

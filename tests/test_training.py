@@ -448,6 +448,23 @@ def test_a_second_signal_leaves_at_once(
     assert b"Traceback" not in process.stderr.read()
 
 
+def test_a_signal_is_heeded_where_nobody_reads(config: Config, tmp_path: Path) -> None:
+    """``train 2>&1 | tee log``: the same Ctrl-C ends ``tee``."""
+    prepare(config, tmp_path)
+    code = (
+        "import os, signal, sys; from seq2seq.cli import main; from seq2seq.training import Trainer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); step = Trainer.step\n"
+        "def step_and_stop(*a):\n"
+        "    read, write = os.pipe(); os.dup2(write, 2); os.close(write); os.close(read)\n"
+        "    os.kill(os.getpid(), signal.SIGINT); return step(*a)\n"
+        "Trainer.step = step_and_stop; sys.exit(main(sys.argv[1:]))"
+    )
+    path = tmp_path / "config.toml"
+    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 130
+    assert load_state(tmp_path / "last.pt")["progress"]["step"] == 1
+
+
 def test_training_is_quiet_in_a_pipe(
     config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -582,6 +599,30 @@ def test_too_little_memory_names_the_batch_and_what_to_change(
         r"out of memory at step 0, for [\d]+ pairs of \d+ source and \d+ target tokens: a lower "
     )
     assert re.search(expected + "train.batch_tokens", ended.stderr)
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_a_model_for_which_there_is_too_little_memory(
+    config: Config, uninterrupted: Path, tmp_path: Path, command: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for name in ("last.pt", "training.json"):
+        (run / name).unlink()
+    path = run / "config.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
+    arguments = ["--config", str(path)] if command == "train" else ["x"]
+    ended = subprocess.run(
+        [*SEQ2SEQ, command, "--run", str(run), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert ended.returncode == 1
+    assert "out of memory; a smaller model" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's files as Linux does")
