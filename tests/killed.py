@@ -3,7 +3,8 @@
     python killed.py call:N ARGUMENTS...      at the Nth call that changes a file or the weights
     python killed.py seconds:X ARGUMENTS...   X seconds after the first such call
     python killed.py saved:N ARGUMENTS...     after the training state was saved for the Nth time
-    python killed.py never ARGUMENTS...       prints how many there are, and how long they take
+    python killed.py never ARGUMENTS...       prints how many there are, how long they take, and
+                                              how many come before each saving of the state
 
 Of what is written half has reached the file when the first of two calls is counted.
 """
@@ -29,6 +30,7 @@ class Moments:
         self.kind, _, number = moment.partition(":")
         self.number = float(number or 0)
         self.calls, self.saved, self.began = 0, 0, 0.0
+        self.calls_before_saving: list[int] = []
 
     def count(self) -> None:
         if not self.calls:
@@ -41,7 +43,9 @@ class Moments:
         if self.kind == "call" and self.calls == self.number:
             die()
 
-    def note_saved(self) -> None:
+    def save(self, save: Callable[[], None]) -> None:
+        self.calls_before_saving.append(self.calls)
+        save()
         self.saved += 1
         if self.kind == "saved" and self.saved == self.number:
             die()
@@ -89,8 +93,9 @@ if __name__ == "__main__":
     Path.unlink = moments.counted(Path.unlink)  # type: ignore[method-assign]
     Trainer.step = moments.counted(Trainer.step)  # type: ignore[method-assign]
     save = Trainer._save
-    Trainer._save = lambda self: (save(self), moments.note_saved())  # type: ignore
+    Trainer._save = lambda self: moments.save(lambda: save(self))  # type: ignore[method-assign]
     status = main(sys.argv[2:])
     if moments.kind == "never":
-        print(moments.calls, time.monotonic() - moments.began, file=sys.stderr)
+        seconds = time.monotonic() - moments.began
+        print(moments.calls, seconds, *moments.calls_before_saving, file=sys.stderr)
     sys.exit(status)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -77,31 +77,39 @@ def everything(run: Path) -> dict[str, Any]:
     }
 
 
+class Whole(NamedTuple):
+    """A training that is not killed."""
+
+    n_calls: int  # that change a file or the weights
+    seconds: float  # that they take
+    before_saving: list[int]  # calls before each saving of the state
+    left: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, float, Any]:
-    """One that is not killed: calls that change something, seconds they take, what it leaves."""
+def whole(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A training that is not killed."""
     run = tmp_path_factory.mktemp("whole") / "run"
     ended = command(run, "never")
     assert ended.returncode == 0, ended.stderr
-    n_calls, seconds = ended.stderr.split()
+    n_calls, seconds, *before_saving = ended.stderr.split()
     left = everything(run)
     assert {"model.safetensors", "tokenizer.model", "config.toml"} <= left["bytes"].keys()
     assert left["state"]["progress"]["validations_without_gain"] == 3  # it ended by patience
-    return int(n_calls), float(seconds), left
+    return Whole(int(n_calls), float(seconds), [int(n) for n in before_saving], left)
 
 
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(
-    command: Command, whole: tuple[int, float, Any], tmp_path: Path
+    command: Command, whole: Whole, tmp_path: Path
 ) -> None:
-    n_calls, seconds, expected = whole
     rng = random.Random(KILLS)
     kills = 0
     while kills < KILLS:
         run = tmp_path / f"run-{kills}"
         moments = []
         for _ in range(min(KILLS_A_RUN, KILLS - kills)):
-            at_call = f"call:{rng.randint(1, n_calls)}"
-            moments.append(rng.choice([at_call, f"seconds:{rng.uniform(0, seconds)}"]))
+            at_call = f"call:{rng.randint(1, whole.n_calls)}"
+            moments.append(rng.choice([at_call, f"seconds:{rng.uniform(0, whole.seconds)}"]))
             ended = command(run, moments[-1])
             if ended.returncode == 0:  # it had got too far for this moment to come
                 break
@@ -110,18 +118,27 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(
         finished = command(run, "never")
         assert finished.returncode == 0, (moments, finished.stderr)
         assert "is at work" not in finished.stderr
-        assert same(everything(run), expected), moments
+        assert same(everything(run), whole.left), moments
 
 
-def test_killed_after_any_checkpoint(
-    command: Command, whole: tuple[int, float, Any], tmp_path: Path
-) -> None:
+def test_killed_after_any_checkpoint(command: Command, whole: Whole, tmp_path: Path) -> None:
     """Also after the last: what ends a training ends it when it goes on."""
-    _, _, expected = whole
-    n_checkpoints = len(expected["metrics"])
+    n_checkpoints = len(whole.left["metrics"])
     assert n_checkpoints > 2
     for number in (1, n_checkpoints, n_checkpoints + 1):  # and after the state that says: finished
         run = tmp_path / f"after-{number}"
         assert command(run, f"saved:{number}").returncode == -signal.SIGKILL
         assert command(run, "never").returncode == 0
-        assert same(everything(run), expected), number
+        assert same(everything(run), whole.left), number
+
+
+@pytest.mark.parametrize("calls", [2, 3])  # a file is made, one half is written, and the other
+def test_killed_while_a_checkpoint_is_written(
+    command: Command, whole: Whole, tmp_path: Path, calls: int
+) -> None:
+    moment = f"call:{whole.before_saving[1] + calls}"
+    assert command(tmp_path, moment).returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("last.pt.*.tmp"))
+    assert load_state(tmp_path / "last.pt")["progress"]["step"] == 2
+    assert command(tmp_path, "never").returncode == 0
+    assert same(everything(tmp_path), whole.left)
