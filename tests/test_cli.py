@@ -394,6 +394,18 @@ def test_the_number_format_of_decoding(
     assert {parameter.dtype for parameter in translator.model.parameters()} == {torch.float32}
 
 
+def test_too_little_memory_to_translate(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def need_too_much(*_: object) -> None:
+        torch.empty(2**45)
+
+    monkeypatch.setattr("seq2seq.translator.greedy", need_too_much)
+    message = failure(["predict", "--run", str(trained_run), "ba du"], capsys)
+    assert message.startswith("out of memory for 1 sentences of up to ")
+    assert "decoding.batch_size (it is 256)" in message
+
+
 # --- mistakes ---
 
 
