@@ -416,6 +416,13 @@ def test_a_real_process_stops_and_goes_on(
     assert not (tmp_path / "r" / "training.json").exists()
 
 
+def changed(code: str, run: Path) -> list[str]:
+    """The command that trains in a run folder, with something in the program changed."""
+    script = f"import sys; from seq2seq.cli import main\n{code}\nsys.exit(main(sys.argv[1:]))"
+    config = str(run / "config.toml")
+    return [sys.executable, "-c", script, "train", "--config", config, "--run", str(run)]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
 def test_a_second_signal_leaves_at_once(
     config: Config, tmp_path: Path, number: int, status: int
@@ -423,16 +430,12 @@ def test_a_second_signal_leaves_at_once(
     """In the middle of a step that takes a minute. (A shell says 143 for what SIGTERM ended.)"""
     prepare(config, tmp_path)
     code = (
-        "import signal, sys, time; from seq2seq.cli import main; from seq2seq.training import Trainer;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60));"
-        "sys.exit(main(sys.argv[1:]))"
+        "import signal, time; from seq2seq.training import Trainer\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60))"
     )
-    path = tmp_path / "config.toml"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        changed(code, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout
     assert process.stderr
@@ -452,16 +455,14 @@ def test_a_signal_is_heeded_where_nobody_reads(config: Config, tmp_path: Path) -
     """``train 2>&1 | tee log``: the same Ctrl-C ends ``tee``."""
     prepare(config, tmp_path)
     code = (
-        "import os, signal, sys; from seq2seq.cli import main; from seq2seq.training import Trainer\n"
+        "import os, signal; from seq2seq.training import Trainer\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler); step = Trainer.step\n"
         "def step_and_stop(*a):\n"
         "    read, write = os.pipe(); os.dup2(write, 2); os.close(write); os.close(read)\n"
         "    os.kill(os.getpid(), signal.SIGINT); return step(*a)\n"
-        "Trainer.step = step_and_stop; sys.exit(main(sys.argv[1:]))"
+        "Trainer.step = step_and_stop"
     )
-    path = tmp_path / "config.toml"
-    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
-    assert subprocess.run(command, check=False).returncode == 130
+    assert subprocess.run(changed(code, tmp_path), check=False).returncode == 130
     assert load_state(tmp_path / "last.pt")["progress"]["step"] == 1
 
 
@@ -570,27 +571,23 @@ def test_a_model_that_is_no_number_is_never_the_best(
     assert not (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_too_little_memory_names_the_batch_and_what_to_change(
     config: Config, tmp_path: Path
 ) -> None:
     """For real: with as much memory as torch itself takes, and a little more."""
     prepare(config, tmp_path)
     code = (
-        "import resource, sys, torch; from pathlib import Path; from seq2seq.cli import main;"
-        "from seq2seq import training;"
-        "torch.ones(64, 64) @ torch.ones(64, 64);"
-        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
+        "import resource; from pathlib import Path; from seq2seq import training\n"
         "begin = training.Trainer.step\n"
         "def step(self, batches, rate):\n"
         "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, -1))\n"
         "    many = [training.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
         "    return begin(self, many, rate)\n"
-        "training.Trainer.step = step\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "training.Trainer.step = step"
     )
-    path = tmp_path / "config.toml"
-    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
+    command = changed(code, tmp_path)
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 1, ended.stderr
@@ -636,12 +633,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         with pytest.raises(Stopped):
             train(config, tmp_path)
     before = [(tmp_path / name).read_bytes() for name in ("last.pt", "model.safetensors")]
-    code = (
-        "import resource, sys; from seq2seq.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1)); sys.exit(main(sys.argv[1:]))"
-    )
-    path = tmp_path / "config.toml"
-    command = [sys.executable, "-c", code, "train", "--config", str(path), "--run", str(tmp_path)]
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
+    command = changed(code, tmp_path)
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
