@@ -57,6 +57,19 @@ class KeysValues(NamedTuple):
         return KeysValues(self.keys[rows], self.values[rows])
 
 
+class Steps(NamedTuple):
+    """What the steps of an attention came to, for those who want to see it.
+
+    Where an extra splits heads, there are 2H comparisons: queries, keys and scores of two halves.
+    """
+
+    queries: Tensor  # (B, H, T, K), as they are compared
+    keys: Tensor  # (B, H, S, K)
+    scores: Tensor  # (B, H, T, S), -inf where masked
+    weights: Tensor  # (B, H, T, S), those that the values are summed by
+    values: Tensor  # (B, H, S, K)
+
+
 def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
     """(T, S) mask under which T tokens, the last of S, see themselves and what precedes them."""
     ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
@@ -168,7 +181,8 @@ class Attention(nn.Module):
         Returns:
             context (B, T, D) and weights (B, H, T, S).
         """
-        return self.attend(query, self.project(key, value), mask)
+        context, steps = self.attend(query, self.project(key, value), mask)
+        return context, steps.weights if steps else None
 
     def project(self, key: Tensor, value: Tensor) -> KeysValues:
         """Keys and values of the tokens that answer, for ``attend``, now or at later steps."""
@@ -182,8 +196,8 @@ class Attention(nn.Module):
         memory: KeysValues,
         mask: Tensor | None = None,
         start: int = 0,
-        need_weights: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
+        need_steps: bool = True,
+    ) -> tuple[Tensor, Steps | None]:
         """``forward`` for keys and values that are already projected.
 
         Args:
@@ -191,16 +205,19 @@ class Attention(nn.Module):
             memory: of the tokens that answer; the first stands at place 0.
             mask: as for ``forward``.
             start: tokens before the first that asks.
-            need_weights: whether weights are wanted; without them a fused kernel may be faster.
+            need_steps: whether the steps are wanted; without them a fused kernel may be faster.
+
+        Returns:
+            context (B, T, D) and, if they were taken one by one, the steps.
         """
         queries = self.split_heads(self.query_weights(query))  # (B, H, T, K)
         keys, values = self.share_heads(memory.keys), self.share_heads(memory.values)
-        weights = None
-        if self.is_plain and not need_weights and fused_is_faster(queries):
+        steps = None
+        if self.is_plain and not need_steps and fused_is_faster(queries):
             context = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         else:
-            context, weights = self.steps(query, queries, keys, values, mask, start)
-        return self.output_weights(self.merge_heads(context)), weights
+            context, steps = self.steps(query, queries, keys, values, mask, start)
+        return self.output_weights(self.merge_heads(context)), steps
 
     def steps(
         self,
@@ -210,8 +227,8 @@ class Attention(nn.Module):
         values: Tensor,
         mask: Tensor | None,
         start: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Score, mask, normalise and mix; returns context (B, H, T, K) and weights."""
+    ) -> tuple[Tensor, Steps]:
+        """Score, mask, normalise and mix; returns context (B, H, T, K) and what led to it."""
         adjustments = [cast(Adjustment, module) for module in self.adjustments]
         places = Places.of(queries.shape[2], keys.shape[2], start, queries.device)
         for adjustment in adjustments:
@@ -233,7 +250,12 @@ class Attention(nn.Module):
         context = weights @ values  # (B, H, T, K)
         for adjustment in reversed(adjustments):
             context = adjustment.mix(context, weights, query, places)
-        return context, weights
+        return context, Steps(queries, keys, scores, weights, values)
+
+    def through_output(self, values: Tensor) -> Tensor:
+        """What each value (B, H, S, K) adds to the output where its weight is 1: (B, H, S, D)."""
+        by_head = self.output_weights.weight.unflatten(1, (self.n_heads, -1))  # (D, H, K)
+        return values @ by_head.permute(1, 2, 0)
 
     def split_heads(self, vectors: Tensor) -> Tensor:
         """(B, T, D) to (B, H, T, K): each head gets its own slice of the width."""

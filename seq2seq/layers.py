@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention import KeysValues
+from seq2seq.attention import KeysValues, Steps
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.variants import make_attention
 
@@ -103,12 +103,12 @@ class AttentionBlock(nn.Module):
         before: KeysValues | None,
         mask: Tensor | None,
         start: int,
-        need_weights: bool,
-    ) -> tuple[Tensor, KeysValues, Tensor | None]:
+        need_steps: bool,
+    ) -> tuple[Tensor, KeysValues, Steps | None]:
         """Self-attention: the tokens ``x`` (B, T, D) ask themselves and those ``before`` them.
 
         Returns:
-            x one sub-layer further, the keys and values of all tokens so far, and the weights if
+            x one sub-layer further, the keys and values of all tokens so far, and the steps if
             they are needed and there are any.
         """
         if self.attention is None:
@@ -116,18 +116,18 @@ class AttentionBlock(nn.Module):
         tokens = self.residual.enter(x)
         memory = self.project(tokens)
         memory = memory if before is None else before.append(memory)
-        context, weights = self.attention.attend(tokens, memory, mask, start, need_weights)
-        return self.residual.leave(x, context), memory, weights
+        context, steps = self.attention.attend(tokens, memory, mask, start, need_steps)
+        return self.residual.leave(x, context), memory, steps
 
     def attend_to(
-        self, x: Tensor, memory: KeysValues, mask: Tensor, start: int, need_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, memory: KeysValues, mask: Tensor, start: int, need_steps: bool
+    ) -> tuple[Tensor, Steps | None]:
         """Cross-attention: the tokens ``x`` (B, T, D) ask a ``memory``."""
         if self.attention is None:
             return x, None
         queries = self.residual.enter(x)
-        context, weights = self.attention.attend(queries, memory, mask, start, need_weights)
-        return self.residual.leave(x, context), weights
+        context, steps = self.attention.attend(queries, memory, mask, start, need_steps)
+        return self.residual.leave(x, context), steps
 
 
 class EncoderLayer(nn.Module):
@@ -139,20 +139,20 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.d_model, config.d_ff)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, mask: Tensor, need_steps: bool) -> tuple[Tensor, Steps | None]:
         """One layer further.
 
         Args:
             x: (B, S, D)
             mask: broadcastable to (B, H, S, S)
-            need_weights: whether the attention's weights are wanted.
+            need_steps: whether the attention's steps are wanted.
 
         Returns:
-            x (B, S, D) and the self-attention's weights (B, H, S, S), if needed and there.
+            x (B, S, D) and the self-attention's steps, if needed and there.
         """
-        x, _, weights = self.self_attention.attend_to_itself(x, None, mask, 0, need_weights)
+        x, _, steps = self.self_attention.attend_to_itself(x, None, mask, 0, need_steps)
         change = self.feed_forward(self.feed_forward_residual.enter(x))
-        return self.feed_forward_residual.leave(x, change), weights
+        return self.feed_forward_residual.leave(x, change), steps
 
 
 class LayerCache(NamedTuple):
@@ -187,8 +187,8 @@ class DecoderLayer(nn.Module):
         tgt_mask: Tensor | None,
         src_mask: Tensor,
         start: int,
-        need_weights: bool,
-    ) -> tuple[Tensor, LayerCache, Tensor | None, Tensor | None]:
+        need_steps: bool,
+    ) -> tuple[Tensor, LayerCache, Steps | None, Steps | None]:
         """One layer further, for tokens that follow those in the cache.
 
         Args:
@@ -197,18 +197,18 @@ class DecoderLayer(nn.Module):
             tgt_mask: broadcastable to (B, H, T, tokens so far with the new ones).
             src_mask: broadcastable to (B, H, T, S).
             start: target tokens before the new ones.
-            need_weights: whether the attentions' weights are wanted.
+            need_steps: whether the attentions' steps are wanted.
 
         Returns:
-            x (B, T, D), the cache with the new tokens, and the weights of self-attention and
+            x (B, T, D), the cache with the new tokens, and the steps of self-attention and
             cross-attention, if needed and there.
         """
-        x, tgt, self_weights = self.self_attention.attend_to_itself(
-            x, cache.tgt, tgt_mask, start, need_weights
+        x, tgt, self_steps = self.self_attention.attend_to_itself(
+            x, cache.tgt, tgt_mask, start, need_steps
         )
-        x, cross_weights = self.cross_attention.attend_to(
-            x, cache.memory, src_mask, start, need_weights
+        x, cross_steps = self.cross_attention.attend_to(
+            x, cache.memory, src_mask, start, need_steps
         )
         change = self.feed_forward(self.feed_forward_residual.enter(x))
         x = self.feed_forward_residual.leave(x, change)
-        return x, cache._replace(tgt=tgt), self_weights, cross_weights
+        return x, cache._replace(tgt=tgt), self_steps, cross_steps

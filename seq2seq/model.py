@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from seq2seq.attention import causal_mask
+from seq2seq.attention import Steps, causal_mask
 from seq2seq.layers import (
     DecoderLayer,
     Dropout,
@@ -38,12 +38,13 @@ class DecoderState(NamedTuple):
         return DecoderState(layers, self.src_mask[rows], self.length)
 
 
-class AttentionWeights(NamedTuple):
-    """The weights of every attention, a tensor a layer that has it."""
+class AttentionSteps(NamedTuple):
+    """What every attention did, an item a layer that has it, and what came of it."""
 
-    encoder: list[Tensor]  # each (B, H, S, S)
-    decoder: list[Tensor]  # each (B, H, T, T)
-    cross: list[Tensor]  # each (B, H, T, S)
+    encoder: list[Steps]  # source tokens ask source tokens
+    decoder: list[Steps]  # target tokens ask target tokens
+    cross: list[Steps]  # target tokens ask source tokens
+    x: Tensor  # (B, T, D), to be turned into ``logits``
 
 
 class Seq2Seq(nn.Module):
@@ -121,39 +122,37 @@ class Seq2Seq(nn.Module):
         x, _ = self.decode(tgt, self.start(*self.encode(src)))
         return self.logits(x)
 
-    def attention_weights(self, src: Tensor, tgt: Tensor) -> AttentionWeights:
-        """Who attends to whom when ``tgt`` (B, T) is read after ``src`` (B, S)."""
-        memory, src_mask, encoder = self._encode(src, need_weights=True)
+    def attention_steps(self, src: Tensor, tgt: Tensor) -> AttentionSteps:
+        """Who attends to whom, and how, when ``tgt`` (B, T) is read after ``src`` (B, S)."""
+        memory, src_mask, encoder = self._encode(src, need_steps=True)
         state = self.start(memory, src_mask)
-        _, _, decoder, cross = self._decode(tgt, state, need_weights=True)
-        return AttentionWeights(encoder, decoder, cross)
+        x, _, decoder, cross = self._decode(tgt, state, need_steps=True)
+        return AttentionSteps(encoder, decoder, cross, x)
 
-    def _encode(
-        self, src: Tensor, need_weights: bool = False
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _encode(self, src: Tensor, need_steps: bool = False) -> tuple[Tensor, Tensor, list[Steps]]:
         src_mask = (src != PAD)[:, None, None, :]  # (B, 1, 1, S)
         x = self._embed(src, self.src_embedding, self.src_position, 0)  # (B, S, D)
-        all_weights = []
+        taken = []
         for layer in self.encoder:
-            x, weights = layer(x, src_mask, need_weights)
-            all_weights.append(weights)
-        return in_product_precision(self.encoder_norm(x)), src_mask, _existing(all_weights)
+            x, steps = layer(x, src_mask, need_steps)
+            taken.append(steps)
+        return in_product_precision(self.encoder_norm(x)), src_mask, _existing(taken)
 
     def _decode(
-        self, tgt: Tensor, state: DecoderState, need_weights: bool = False
-    ) -> tuple[Tensor, DecoderState, list[Tensor], list[Tensor]]:
+        self, tgt: Tensor, state: DecoderState, need_steps: bool = False
+    ) -> tuple[Tensor, DecoderState, list[Steps], list[Steps]]:
         n_new, start = tgt.shape[1], state.length
         # A single new token may see everything before it: nothing to mask.
         tgt_mask = causal_mask(n_new, start + n_new, tgt.device) if n_new > 1 else None
         x = self._embed(tgt, self.tgt_embedding, self.tgt_position, start)  # (B, T, D)
         caches, decoder, cross = [], [], []
         for layer, cache in zip(self.decoder, state.layers, strict=True):
-            x, grown, self_weights, cross_weights = layer(
-                x, cache, tgt_mask, state.src_mask, start, need_weights
+            x, grown, self_steps, cross_steps = layer(
+                x, cache, tgt_mask, state.src_mask, start, need_steps
             )
             caches.append(grown)
-            decoder.append(self_weights)
-            cross.append(cross_weights)
+            decoder.append(self_steps)
+            cross.append(cross_steps)
         state = DecoderState(tuple(caches), state.src_mask, start + n_new)
         return self.decoder_norm(x), state, _existing(decoder), _existing(cross)
 
@@ -168,8 +167,8 @@ class Seq2Seq(nn.Module):
         return self.dropout(x)
 
 
-def _existing(weights: list[Tensor | None]) -> list[Tensor]:
-    return [each for each in weights if each is not None]
+def _existing(steps: list[Steps | None]) -> list[Steps]:
+    return [each for each in steps if each is not None]
 
 
 def _initialize(module: nn.Module) -> None:

@@ -1,9 +1,11 @@
 """What can stand where an attention stood, and needs none of its parts (see ``attention.py``)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention import Attention, KeysValues
+from seq2seq.attention import Attention, KeysValues, Steps
 from seq2seq.registry import KINDS
 from seq2seq.settings import AttentionConfig
 
@@ -25,24 +27,26 @@ class LinearAttention(Attention):
         memory: KeysValues,
         mask: Tensor | None = None,
         start: int = 0,
-        need_weights: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
+        need_steps: bool = True,
+    ) -> tuple[Tensor, Steps | None]:
         """As for ``Attention``."""
         queries = phi(self.split_heads(self.query_weights(query)))  # (B, H, T, K)
         keys, values = phi(memory.keys), memory.values
-        weights = None
+        steps = None
         alike = mask is None or mask.shape[-2] == 1
-        if alike and not need_weights and keys.shape[2] > keys.shape[3]:
+        if alike and not need_steps and keys.shape[2] > keys.shape[3]:
             if mask is not None:
                 keys = keys * mask.transpose(-2, -1)
             total = queries @ keys.sum(dim=2).unsqueeze(-1)  # (B, H, T, 1)
             context = queries @ (keys.transpose(-2, -1) @ values) / total
         else:
             scores = queries @ keys.transpose(-2, -1)  # (B, H, T, S)
-            scores = scores if mask is None else scores * mask
-            weights = scores / scores.sum(dim=-1, keepdim=True)
+            scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+            seen = scores.clamp(min=0)  # they are products of positive numbers
+            weights = seen / seen.sum(dim=-1, keepdim=True)
             context = weights @ values
-        return self.output_weights(self.merge_heads(context)), weights
+            steps = Steps(queries, keys, scores, weights, values)
+        return self.output_weights(self.merge_heads(context)), steps
 
 
 def phi(x: Tensor) -> Tensor:
@@ -75,8 +79,8 @@ class AverageAttention(nn.Module):
         memory: KeysValues,
         mask: Tensor | None = None,
         start: int = 0,
-        need_weights: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
+        need_steps: bool = True,
+    ) -> tuple[Tensor, Steps | None]:
         """As for ``Attention``; every head's weights are the same, so there is one head."""
         values = memory.values
         seen = query.new_ones(len(query), 1, query.shape[1], values.shape[2])  # (B, 1, T, S)
@@ -86,7 +90,13 @@ class AverageAttention(nn.Module):
         context = self.output_weights(torch.relu(self.value_weights(mean)))
         both = torch.cat([query, context], dim=-1)
         keep, add = torch.sigmoid(self.gate_weights(both)).chunk(2, dim=-1)
-        return keep * query + add * context, weights
+        nothing = query[:, None, :, :0]  # no query, no key
+        steps = Steps(nothing, memory.keys, seen.log(), weights, values)
+        return keep * query + add * context, steps
+
+    def through_output(self, values: Tensor) -> Tensor:
+        """The values as they are: what becomes of their mean is no sum over them."""
+        return values
 
 
 @KINDS.add("none")

@@ -80,8 +80,8 @@ def test_heads_are_judged_by_what_the_model_attends_to() -> None:
         for src_text, tgt_text, links in zip(corpus.src, corpus.tgt, gold, strict=True):
             src, tgt = tokenizer.encode_src([src_text])[0], tokenizer.encode_tgt([tgt_text])[0]
             model.eval()
-            weights = model.attention_weights(torch.tensor([src]), torch.tensor([tgt[:-1]]))
-            table = weights.cross[layer - 1][0, head - 1].tolist()
+            steps = model.attention_steps(torch.tensor([src]), torch.tensor([tgt[:-1]]))
+            table = steps.cross[layer - 1].weights[0, head - 1].tolist()
             src_words, tgt_words = tokenizer.src_words(src), tokenizer.tgt_words(tgt)
             proposed = set()
             for word in range(max(tgt_words) + 1):

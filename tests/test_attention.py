@@ -131,10 +131,11 @@ def test_keys_and_values_projected_once_serve_later() -> None:
     module = attention(16, 2)
     query, key = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
     first, second = module.project(key[:, :2], key[:, :2]), module.project(key[:, 2:], key[:, 2:])
-    context, weights = module.attend(query, first.append(second))
+    context, steps = module.attend(query, first.append(second))
     expected, expected_weights = module(query, key, key)
     torch.testing.assert_close(context, expected)
-    torch.testing.assert_close(weights, expected_weights)
+    assert steps is not None
+    torch.testing.assert_close(steps.weights, expected_weights)
 
 
 def test_select_takes_rows() -> None:

@@ -153,22 +153,23 @@ def test_tables_are_shared_as_asked(joint: bool, tie: bool, tables: int) -> None
     assert rest == tables * 32
 
 
-def test_attention_weights_of_every_layer() -> None:
+def test_attention_steps_of_every_layer() -> None:
     model = small_model().eval()
     src, tgt = pad([[5, 6, EOS], [5, 6, 7, 8, EOS]]), random_ids(2, 4)
-    weights = model.attention_weights(src, tgt)
+    steps = model.attention_steps(src, tgt)
     for layers, shape in (
-        (weights.encoder, (2, 4, 5, 5)),
-        (weights.decoder, (2, 4, 4, 4)),
-        (weights.cross, (2, 4, 4, 5)),
+        (steps.encoder, (2, 4, 5, 5)),
+        (steps.decoder, (2, 4, 4, 4)),
+        (steps.cross, (2, 4, 4, 5)),
     ):
-        assert [tuple(layer.shape) for layer in layers] == [shape] * 2
+        assert [tuple(layer.weights.shape) for layer in layers] == [shape] * 2
         for layer in layers:
-            torch.testing.assert_close(layer.sum(dim=-1), torch.ones(shape[:-1]))
-    for layer in [*weights.encoder, *weights.cross]:
-        assert (layer[0, :, :, 3:] == 0).all()  # the first source is three tokens long
-    for layer in weights.decoder:
-        assert (layer.triu(diagonal=1) == 0).all()
+            torch.testing.assert_close(layer.weights.sum(dim=-1), torch.ones(shape[:-1]))
+    for layer in [*steps.encoder, *steps.cross]:
+        assert (layer.weights[0, :, :, 3:] == 0).all()  # the first source is three tokens long
+    for layer in steps.decoder:
+        assert (layer.weights.triu(diagonal=1) == 0).all()
+    torch.testing.assert_close(model.logits(steps.x), model(src, tgt))
 
 
 def test_positions_by_hand_and_without_end() -> None:
@@ -230,15 +231,15 @@ def test_without_encoder_attention_no_source_token_knows_of_another() -> None:
     changed[0, 2] = (src[0, 2] - 3) % 36 + 4
     other, _ = model.encode(changed)
     assert [i for i in range(6) if not torch.equal(memory[0, i], other[0, i])] == [2]
-    weights = model.attention_weights(src, src)
-    assert (len(weights.encoder), len(weights.cross)) == (0, 2)
+    steps = model.attention_steps(src, src)
+    assert (len(steps.encoder), len(steps.cross)) == (0, 2)
 
 
 def test_with_uniform_cross_attention_all_target_tokens_see_the_same() -> None:
     model = small_model(CONTROLS[1]).eval()
-    weights = model.attention_weights(random_ids(1, 5), random_ids(1, 4))
-    for cross in weights.cross:
-        torch.testing.assert_close(cross, torch.full((1, 4, 4, 5), 0.2))
+    steps = model.attention_steps(random_ids(1, 5), random_ids(1, 4))
+    for cross in steps.cross:
+        torch.testing.assert_close(cross.weights, torch.full((1, 4, 4, 5), 0.2))
 
 
 def test_controls_learn_too() -> None:

@@ -65,9 +65,9 @@ def plain(**parts: object) -> AttentionConfig:
 def run(
     module: AnyAttention, x: Tensor, mask: Tensor | None, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    context, weights = module.attend(x[:, start:], module.project(x, x), mask, start)
-    assert weights is not None
-    return context, weights
+    context, steps = module.attend(x[:, start:], module.project(x, x), mask, start)
+    assert steps is not None
+    return context, steps.weights
 
 
 def tokens(length: int = 7, batch: int = 2) -> Tensor:
@@ -184,7 +184,7 @@ def test_a_gpu_agrees(config: AttentionConfig) -> None:
     context, _ = run(module.cuda(), x.cuda(), mask.cuda())
     torch.testing.assert_close(context.cpu(), expected)
     fast, _ = module.attend(
-        x.cuda(), module.project(x.cuda(), x.cuda()), mask.cuda(), need_weights=False
+        x.cuda(), module.project(x.cuda(), x.cuda()), mask.cuda(), need_steps=False
     )
     torch.testing.assert_close(fast.cpu(), expected)
 
@@ -219,13 +219,11 @@ def test_cached_equals_uncached(config: AttentionConfig, chunks: list[int]) -> N
     for new in x.split(chunks, dim=1):
         end = start + new.shape[1]
         memory = memory.append(module.project(new, new))
-        for need_weights in (True, False):
-            context, weights = module.attend(
-                new, memory, causal[start:end, :end], start, need_weights
-            )
+        for need_steps in (True, False):
+            context, steps = module.attend(new, memory, causal[start:end, :end], start, need_steps)
             torch.testing.assert_close(context, expected[:, start:end])
-            if weights is not None:
-                torch.testing.assert_close(weights, expected_weights[:, :, start:end, :end])
+            if steps is not None:
+                torch.testing.assert_close(steps.weights, expected_weights[:, :, start:end, :end])
         start = end
 
 
@@ -349,16 +347,16 @@ def test_equals_torchs_multi_head_attention() -> None:
 def test_the_fast_path_is_the_slow_one(
     kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without weights: fused against explicit; linear in linear time against quadratic."""
+    """With and without the steps: fused against explicit; linear in linear time against quadratic."""
     monkeypatch.setattr(seq2seq.attention, "fused_is_faster", lambda queries: True)
     module, x = attention(plain(kind=kind, kv_heads=kv_heads)), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, torch.ones(40, 40, dtype=torch.bool).tril()):
         memory = module.project(x, x)
-        slow, weights = module.attend(x, memory, mask)
-        fast, no_weights = module.attend(x, memory, mask, need_weights=False)
-        assert weights is not None
+        slow, steps = module.attend(x, memory, mask)
+        fast, no_steps = module.attend(x, memory, mask, need_steps=False)
+        assert steps is not None
         alike = mask is None or mask.shape[-2] == 1  # all queries see the same keys
-        assert (no_weights is None) == (kind == "scored" or alike)
+        assert (no_steps is None) == (kind == "scored" or alike)
         torch.testing.assert_close(fast, slow)
         direction = torch.randn_like(slow)
         parameters = list(module.parameters())
@@ -545,10 +543,10 @@ def test_only_distances_matter(position: str) -> None:
     mask = torch.ones(4, 7, dtype=torch.bool)
     mask[:, :3] = False
     expected, expected_weights = run(module, x, None)
-    context, weights = module.attend(x, module.project(shifted, shifted), mask, 3)
+    context, steps = module.attend(x, module.project(shifted, shifted), mask, 3)
     torch.testing.assert_close(context, expected)
-    assert weights is not None
-    torch.testing.assert_close(weights[..., 3:], expected_weights)
+    assert steps is not None
+    torch.testing.assert_close(steps.weights[..., 3:], expected_weights)
     swapped, _ = run(module, x[:, [1, 0, 2, 3]], None)
     assert not torch.allclose(swapped[:, [1, 0, 2, 3]], expected)  # but they do matter
 
