@@ -22,7 +22,7 @@ SEQ2SEQ := $(VENV)/bin/seq2seq
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict compare bench scale test check soak clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend compare bench scale test check soak clean FORCE
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ eval: $(RUN)/eval.json ## translate the test sets and score them
 
 predict: $(RUN)/training.json ## translate TEXT="..."
 	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
+
+attend: $(RUN)/training.json ## show who attends to whom in TEXT="...", as a page
+	@$(SEQ2SEQ) attend --run $(RUN) -o $(RUN)/attention.html -- "$$TEXT"
 
 compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
 	$(SEQ2SEQ) compare $(EXPERIMENT) $(ARGS)

@@ -14,12 +14,38 @@ Where things are. A file imports only from lines above its own (a test holds thi
     config  batches  layers                  settings read and checked; padded rectangles; layers
     model  training_data                     encoder and decoder; training pairs as batches
     decoding  checkpoint                     greedy and beam search; what a run folder holds
-    preparation  translator                  a run folder made ready; text in, text out
-    training  alignment                      the loop; attention against gold alignments
+    preparation  observation                 a run folder made ready; what a translation looked at
+    translator                               text in, text out
+    alignment                                attention against gold alignments
+    page                                     attention as a web page
+    plots                                    pictures
+    diary                                    what a training leaves to look at
+    training                                 the loop
     evaluation  significance                 the scores; whether a difference is luck
-    experiments  plots                       variants times seeds; pictures
+    experiments                              variants times seeds
     findings                                 what an experiment found
     report                                   the same in words
     cli                                      one sub-command a stage
-    __main__                                 python -m seq2seq
+    __main__  __init__                       python -m seq2seq; seq2seq.load
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seq2seq.translator import Translator
+
+
+def load(run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
+    """The best model of a trained run, ready to ``translate`` and to ``attend``.
+
+    Args:
+        run: folder that training wrote.
+        overrides: settings to change, such as ``{"decoding.beam": "4"}``.
+
+    Raises:
+        UserError: something is missing from the folder or does not fit.
+    """
+    from seq2seq.translator import Translator
+
+    return Translator.load(run, overrides)

@@ -14,6 +14,7 @@ from seq2seq.errors import Stopped, UserError
 from seq2seq.settings import Config, ModelConfig, nearest, options, shared_options
 
 if TYPE_CHECKING:
+    from seq2seq.page import Choice, Shown
     from seq2seq.translator import Translator
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -155,6 +156,24 @@ def _add_use_of_runs(commands: "Commands") -> None:
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
+    text = "translate a sentence and show who attends to whom"
+    usage = "(--run FOLDER | --compare FOLDER FOLDER) SENTENCE [-o FILE] [--png | --json] ..."
+    attend = _add(commands, run_attend, usage, text)
+    attend.add_argument("sentence", metavar="SENTENCE", help="what to translate")
+    which = attend.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, help="folder of a trained run")
+    which.add_argument("--compare", type=Path, nargs=2, metavar="FOLDER", help="two runs")
+    kind = attend.add_mutually_exclusive_group()
+    kind.add_argument("--png", action="store_true", help="a plain figure instead of a page")
+    kind.add_argument("--json", action="store_true", help="all arrays instead of a page")
+    attend.add_argument("-o", "--output", type=Path, help="file (attention.html, .png or .json)")
+    text = "the attention shown first (%(default)s)"
+    views = ("cross", "encoder", "decoder")
+    attend.add_argument("--view", choices=views, default="cross", help=text)
+    text = "shown first, counted from 1; 0 is the mean of all (the best aligning head; else the {})"
+    attend.add_argument("--layer", type=int, help=f"layer {text.format('last')}")
+    attend.add_argument("--head", type=int, help=f"head {text.format('mean')}")
+    _add_options(attend, "decoding.")
 
 
 def _add_experiments(commands: "Commands") -> None:
@@ -261,6 +280,12 @@ def evaluation_tables(result: dict[str, Any]) -> Iterator[str]:
         yield f"{name:20}" + "".join(f"{text:>20}" for text in texts)
     yield ""
     yield from alignment_tables(tests)
+    yield ""
+    yield f"{next(iter(tests))}: the translations best and worst by chrF, and their references"
+    for example in first["examples"]:
+        yield f"{example['chrf']:6.1f}  source      {example['src']}"
+        yield f"        reference   {example['reference']}"
+        yield f"        translation {example['hypothesis']}"
 
 
 def alignment_tables(tests: dict[str, Any]) -> Iterator[str]:
@@ -298,6 +323,39 @@ def run_predict(chosen: argparse.Namespace) -> None:
         _translate_lines(translator, _prompt(), 1)
     else:
         _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
+
+
+def run_attend(chosen: argparse.Namespace) -> None:
+    """``seq2seq attend``"""
+    from seq2seq.files import write_text
+    from seq2seq.page import arrays, page, word_table
+    from seq2seq.plots import plot_attention
+
+    runs = [_attended(chosen, run) for run in chosen.compare or [chosen.run]]
+    kind = "png" if chosen.png else "json" if chosen.json else "html"
+    path = chosen.output or Path(f"attention.{kind}")
+    if chosen.png:
+        plot_attention([word_table(*run) for run in runs], path)
+    else:
+        write_text(path, arrays(runs) if chosen.json else page(runs))
+    print(f"written: {path}")
+
+
+def _attended(chosen: argparse.Namespace, run: Path) -> "tuple[Shown, Choice]":
+    """What a run did with the sentence, and what is to be shown of it first."""
+    from seq2seq.evaluation import known_best_head
+    from seq2seq.page import Shown, choose
+    from seq2seq.translator import Translator
+
+    translator = Translator.load(run, _overrides(chosen))
+
+    def warn(_: int, n_tokens: int) -> None:
+        _warn_of_cut(translator, 1, n_tokens)
+
+    observation = translator.attend(chosen.sentence, warn)
+    print(f"{run}: {observation.tgt.text}")
+    shown = Shown(run.resolve().name, observation, known_best_head(run))
+    return shown, choose(shown, chosen.view, chosen.layer, chosen.head)
 
 
 def run_compare(chosen: argparse.Namespace) -> None:
@@ -357,15 +415,19 @@ def _prompt() -> Iterator[str]:
             return
 
 
+def _warn_of_cut(translator: "Translator", line: int, n_tokens: int) -> None:
+    limit = translator.config.data.max_tokens
+    what = f"line {line}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
+    print(f"seq2seq: {what}", file=sys.stderr)
+
+
 def _translate_lines(translator: "Translator", lines: Iterator[str], at_a_time: int) -> None:
     """One line out for each line in, in order, some at a time."""
     first = 1
     while chunk := list(islice(lines, at_a_time)):
 
         def warn(index: int, n_tokens: int, first: int = first) -> None:
-            limit = translator.config.data.max_tokens
-            line = f"line {first + index}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
-            print(f"seq2seq: {line}", file=sys.stderr)
+            _warn_of_cut(translator, first + index, n_tokens)
 
         for translation in translator.translate(chunk, warn):
             sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq.alignment import Agreement, Head, judge_heads
-from seq2seq.corpus import load_alignment, load_report, load_split, load_tags
-from seq2seq.files import file_name, write_lines, write_text
-from seq2seq.metrics import by_phenomenon, score
+from seq2seq.corpus import Corpus, load_alignment, load_report, load_split, load_tags
+from seq2seq.files import file_name, read_json, write_lines, write_text
+from seq2seq.metrics import by_phenomenon, score, sentence_chrf
 from seq2seq.model import count_parameters
 from seq2seq.translator import Translator
+
+N_EXAMPLES = 5  # translations shown from either end
 
 
 def evaluate(run: Path, overrides: dict[str, str] | None = None) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def score_test_set(
         "sentences": len(test),
         "sentences_cut": len(cut),
         "decoding_seconds": round(seconds, 2),
+        "examples": examples(test, hypotheses),
     }
     tags, gold = load_tags(run, name, test), load_alignment(run, name, test)
     if tags:
@@ -70,12 +73,42 @@ def score_test_set(
     return result, hypotheses
 
 
+def examples(test: Corpus, hypotheses: list[str]) -> list[dict[str, Any]]:
+    """The translations best and worst by chrF, best first: all if they are few.
+
+    Of equals the longer come first, which say more.
+    """
+    scores = sentence_chrf(hypotheses, test.tgt)
+    order = sorted(range(len(test)), key=lambda i: (-scores[i], -len(test.src[i])))
+    some = order if len(order) <= 2 * N_EXAMPLES else order[:N_EXAMPLES] + order[-N_EXAMPLES:]
+    return [
+        {
+            "chrf": scores[i],
+            "src": test.src[i],
+            "reference": test.tgt[i],
+            "hypothesis": hypotheses[i],
+        }
+        for i in some
+    ]
+
+
 def best_head(translator: Translator, run: Path) -> Head | None:
     """The head with the lowest alignment error rate on the validation set, where that has gold."""
     valid = load_split(translator.config.data, run, "valid")
     gold = load_alignment(run, "valid", valid)
     heads = judge_heads(translator, valid, gold) if gold else {}
     return min(heads, key=lambda head: (heads[head].error_rate, head), default=None)
+
+
+def known_best_head(run: Path) -> Head | None:
+    """The head that ``evaluate`` found best when it last looked at the run, if it did."""
+    path = run / "eval.json"
+    try:
+        tests = read_json(path)["tests"].values() if path.exists() else ()
+        found = [test["alignment"]["best_head_on_validation"] for test in tests]
+        return Head(**found[0]) if found else None
+    except (AttributeError, KeyError, TypeError):  # no gold alignments, or of another version
+        return None
 
 
 def alignment_report(heads: dict[Head, Agreement], best: Head) -> dict[str, Any]:

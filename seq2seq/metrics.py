@@ -45,6 +45,13 @@ def exact_match(hypotheses: list[str], references: list[str]) -> float:
     return 100 * sum(a == b for a, b in pairs) / len(references)
 
 
+def sentence_chrf(hypotheses: list[str], references: list[str]) -> list[float]:
+    """chrF of each sentence by itself, in per cent."""
+    metric = CHRF()
+    pairs = zip(hypotheses, references, strict=True)
+    return [float(metric.sentence_score(a, [b]).score) for a, b in pairs]
+
+
 @dataclass(frozen=True)
 class Phenomenon:
     """How many pairs show it, and how many of those are translated exactly, in per cent."""

@@ -1,4 +1,4 @@
-"""Pictures of an experiment. No colour stands alone: markers and dashes differ too."""
+"""Pictures, all but the page. No colour stands alone: markers and dashes differ too."""
 
 import io
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from seq2seq.files import write_bytes
-from seq2seq.significance import Array
+from seq2seq.page import Table
 
 matplotlib.rcParams.update(
     {
@@ -25,6 +26,9 @@ matplotlib.rcParams.update(
 COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
 DASHES: list[Any] = ["-", "--", ":"]
 MARKERS = "osD^vPX*<>h"  # with eight colours, 88 pairs
+
+
+Array = npt.NDArray[np.float64]
 
 
 class Point(NamedTuple):
@@ -90,6 +94,52 @@ def plot_curves(found: dict[str, tuple[list[int], Array]], path: Path) -> None:
     axes.set_xlabel("training step")
     axes.set_ylabel("BLEU on the validation set")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def plot_attention(tables: list[Table], path: Path) -> None:
+    """Who asks (down) and who answers (across), the darker the more; tables side by side."""
+    widths = [1.8 + 0.36 * len(table.across) for table in tables]
+    height = 1.8 + 0.3 * max(len(table.down) for table in tables)
+    figure = Figure(figsize=(sum(widths), height), layout="constrained")
+    grid = figure.subplots(1, len(tables), squeeze=False, width_ratios=widths)
+    for axes, table in zip(grid[0], tables, strict=True):
+        shades = axes.imshow(table.values, cmap="Blues", vmin=0, vmax=1)
+        across = range(len(table.across))
+        axes.set_xticks(across, table.across, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(table.down)), table.down)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        axes.set_title(table.title, fontsize=10)
+    figure.colorbar(shades, ax=grid[0], shrink=0.6, label="weight")
+    _save(figure, path)
+
+
+def plot_training(lines: list[dict[str, Any]], path: Path) -> None:
+    """How a training went: losses, BLEU and learning rate by step.
+
+    Args:
+        lines: those of ``metrics.jsonl``.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(7, 7.5), layout="constrained")
+    losses, bleu, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.6])
+    curves = (
+        (losses, "loss", "training (labels smoothed, dropout on)"),
+        (losses, "valid_loss", "validation"),
+        (bleu, "valid_bleu", "validation"),
+        (rate, "learning_rate", ""),
+    )
+    for number, (axes, key, label) in enumerate(curves):
+        pairs = [(line.get("step"), line.get(key)) for line in lines]
+        points = [pair for pair in pairs if all(isinstance(x, int | float) for x in pair)]
+        style = {"markersize": 4, "linewidth": 1.5} | _style(number)
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
+    losses.set_ylabel("loss a token, nats")
+    losses.legend(frameon=False)
+    bleu.set_ylabel("BLEU on the validation set")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("training step")
     _save(figure, path)
 
 

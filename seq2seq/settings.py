@@ -165,6 +165,7 @@ class TrainConfig:
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], "auto: bfloat16 where the machine is fast at it"
     ] = "auto"
+    tensorboard: Annotated[bool, "write TensorBoard's events too (needs the package)"] = False
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,18 @@ class Tokenizer:
         """Text of each sequence of target ids, always one line each."""
         return [" ".join(text.splitlines()) for text in self._tgt.decode([list(i) for i in ids])]
 
+    def decode_src(self, ids: Sequence[int]) -> str:
+        """Text of source ids."""
+        return str(self._src.decode(list(ids)))
+
+    def src_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The subword of each source id, ▁ where a space is."""
+        return [self._src.id_to_piece(i) for i in ids]
+
+    def tgt_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The same for target ids."""
+        return [self._tgt.id_to_piece(i) for i in ids]
+
     def src_words(self, ids: Sequence[int]) -> list[int]:
         """For each source id the number of its word among ``words``; -1 if it is of none."""
         return _words(self._src, ids)

@@ -41,6 +41,7 @@ from seq2seq.checkpoint import (
     save_weights,
 )
 from seq2seq.corpus import load_split
+from seq2seq.diary import Diary
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_json_lines, write_lines, write_text
 from seq2seq.lock import locked
@@ -162,6 +163,7 @@ class Trainer:
         keep_freed_memory()
         torch.manual_seed(config.train.seed)
         self.config, self.run = config, run
+        self.diary = Diary(run, config.train)
         self.device = pick_device()
         self.tokenizer = load_tokenizer(run, config)
         self.data = TrainingData(config, run, self.tokenizer)
@@ -436,7 +438,9 @@ class Trainer:
         lines = read_json_lines(path) if path.exists() else []
         earlier = [line for line in lines if line.get("step") in range(step)]
         metrics = self.validate()
-        write_lines(path, [json.dumps(line) for line in [*earlier, metrics]])
+        lines = [*earlier, metrics]
+        write_lines(path, [json.dumps(line) for line in lines])
+        self.diary.note(lines)
         self.progress.seconds += self.progress.step_seconds + time.perf_counter() - began
         self.progress.step_seconds = 0.0
         self._save()
@@ -519,7 +523,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     Args:
         config: every setting.
         run: folder with the corpus and the tokenizer; gets ``model.safetensors`` (the best by
-            validation BLEU), ``metrics.jsonl``, ``last.pt`` and, at the end, ``training.json``.
+            validation BLEU), ``metrics.jsonl``, ``curves.png``, ``last.pt`` and, at the end,
+            ``training.json``.
 
     Returns:
         what ``training.json`` holds.

@@ -1,7 +1,8 @@
 """The Python interface: a trained run that turns sentences into translations.
 
-translator = Translator.load("runs/default")
-translator.translate(["Ein Mann liest ein Buch."])
+model = seq2seq.load("runs/default")
+model.translate(["Ein Mann liest ein Buch."])
+model.attend("Ein Mann liest ein Buch.").cross.weights
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from seq2seq.batches import pad
 from seq2seq.checkpoint import load_model, load_run_config, load_tokenizer
 from seq2seq.decoding import beam_search, greedy, stored_for_decoding
+from seq2seq.errors import UserError
 from seq2seq.machine import (
     FEW_ROWS,
     autocast,
@@ -22,8 +24,9 @@ from seq2seq.machine import (
     side_by_side,
 )
 from seq2seq.model import Seq2Seq
+from seq2seq.observation import Observation, observe
 from seq2seq.settings import Config
-from seq2seq.tokenizer import EOS, Tokenizer, clean
+from seq2seq.tokenizer import BOS, EOS, Tokenizer, clean
 
 
 class Translator:
@@ -68,16 +71,8 @@ class Translator:
                 because it is longer than ``data.max_tokens``.
         """
         translations = [""] * len(sentences)
-        rows = [i for i, sentence in enumerate(sentences) if clean(sentence).strip()]
-        encoded = dict(
-            zip(rows, self.tokenizer.encode_src([sentences[i] for i in rows]), strict=True)
-        )
-        longest = self.config.data.max_tokens
-        for i, ids in encoded.items():
-            if len(ids) > longest:
-                encoded[i] = [*ids[: longest - 1], EOS]
-                if on_cut:
-                    on_cut(i, len(ids))
+        encoded = self._encode(sentences, on_cut)
+        rows = list(encoded)
         rows.sort(key=lambda i: -len(encoded[i]))  # sentences of one length need no padding
         size = self.config.decoding.batch_size
         batches = [rows[first : first + size] for first in range(0, len(rows), size)]
@@ -89,6 +84,41 @@ class Translator:
             for i, text in zip(batch, self.tokenizer.decode_tgt(hypotheses), strict=True):
                 translations[i] = text
         return translations
+
+    def attend(
+        self, sentence: str, on_cut: Callable[[int, int], None] | None = None
+    ) -> Observation:
+        """Translate a sentence, and note who attends to whom, and how, on the way.
+
+        Args:
+            sentence: text.
+            on_cut: as for ``translate``.
+
+        Raises:
+            UserError: the sentence is blank.
+        """
+        encoded = self._encode([sentence], on_cut)
+        if not encoded:
+            raise UserError("the sentence is blank: there is nothing to translate")
+        src = encoded[0]
+        (hypothesis,) = self._decode(self._precision(self.config.decoding.beam), [src])
+        model = self.model.eval()
+        return observe(model, self.tokenizer, self.config, src, [BOS, *hypothesis, EOS])
+
+    def _encode(
+        self, sentences: Sequence[str], on_cut: Callable[[int, int], None] | None
+    ) -> dict[int, list[int]]:
+        """Ids of the sentences that are not blank, by index, none longer than the model reads."""
+        rows = [i for i, sentence in enumerate(sentences) if clean(sentence).strip()]
+        all_ids = self.tokenizer.encode_src([sentences[i] for i in rows])
+        encoded = dict(zip(rows, all_ids, strict=True))
+        longest = self.config.data.max_tokens
+        for i, ids in encoded.items():
+            if len(ids) > longest:
+                encoded[i] = [*ids[: longest - 1], EOS]
+                if on_cut:
+                    on_cut(i, len(ids))
+        return encoded
 
     def _precision(self, n_rows: int) -> str:
         """The number format for so many hypotheses at a time, its weights made ready."""

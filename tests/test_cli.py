@@ -67,6 +67,11 @@ def test_it_learns_to_reverse(trained_run: Path, capsys: pytest.CaptureFixture[s
     assert test["sentences"] == 100
     assert test["decoding_seconds"] > 0
     assert "alignment error rate: left out" in out
+    shown = out.split("the translations best and worst by chrF, and their references\n")[1]
+    assert len(shown.splitlines()) == 10 * 3
+    example = test["examples"][0]
+    assert f"source      {example['src']}\n        reference   {example['reference']}\n" in shown
+    assert f"translation {example['hypothesis']}\n" in shown
     assert result["parameters"] == sum(
         tensor.numel() for tensor in load_file(trained_run / "model.safetensors").values()
     )
