@@ -87,3 +87,33 @@ def test_promises_are_held_by_tests_that_there_are() -> None:
         assert named, promise
         for path, name in named:
             assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
+def code_blocks(page: Path) -> list[str]:
+    """The Python in a page."""
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.M)
+
+
+def bare(code: str) -> list[str]:
+    """Its lines, without what stands around the code."""
+    return [x for line in code.splitlines() if (x := line.split("  # ")[0].strip())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_shown_is_that_of_the_package(page: Path) -> None:
+    """But for what is meant to be typed, which other tests run."""
+    package = {line for path in (ROOT / "seq2seq").glob("*.py") for line in bare(path.read_text())}
+    for block in code_blocks(page):
+        if not block.startswith(("import seq2seq", "# my_variant.py")):
+            assert set(bare(block)) <= package
+
+
+def test_code_to_be_typed_works(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [
+        block for page in PAGES for block in code_blocks(page) if block.startswith("import seq2seq")
+    ]
+    assert len(blocks) >= 2
+    for block in blocks:
+        assert '"runs/default"' in block
+        exec(block.replace('"runs/default"', repr(str(trained_run))), {})
+    assert "('layer', 'head', 'query', 'key')" in capsys.readouterr().out
