@@ -14,7 +14,7 @@ from seq2seq.errors import Stopped, UserError
 from seq2seq.settings import Config, ModelConfig, nearest, options, shared_options
 
 if TYPE_CHECKING:
-    from seq2seq.page import Choice, Shown
+    from seq2seq.page import Shown
     from seq2seq.translator import Translator
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -167,9 +167,8 @@ def _add_use_of_runs(commands: "Commands") -> None:
     kind.add_argument("--png", action="store_true", help="a plain figure instead of a page")
     kind.add_argument("--json", action="store_true", help="all arrays instead of a page")
     attend.add_argument("-o", "--output", type=Path, help="file (attention.html, .png or .json)")
-    text = "the attention shown first (%(default)s)"
-    views = ("cross", "encoder", "decoder")
-    attend.add_argument("--view", choices=views, default="cross", help=text)
+    text = "the attention shown first (cross, where there is one)"
+    attend.add_argument("--view", choices=("cross", "encoder", "decoder"), help=text)
     text = "shown first, counted from 1; 0 is the mean of all (the best aligning head; else the {})"
     attend.add_argument("--layer", type=int, help=f"layer {text.format('last')}")
     attend.add_argument("--head", type=int, help=f"head {text.format('mean')}")
@@ -328,23 +327,26 @@ def run_predict(chosen: argparse.Namespace) -> None:
 def run_attend(chosen: argparse.Namespace) -> None:
     """``seq2seq attend``"""
     from seq2seq.files import write_text
-    from seq2seq.page import arrays, page, word_table
-    from seq2seq.plots import plot_attention
+    from seq2seq.page import arrays, choose, choose_view, page, word_table
 
-    runs = [_attended(chosen, run) for run in chosen.compare or [chosen.run]]
+    shown = [_attended(chosen, run) for run in chosen.compare or [chosen.run]]
+    view = choose_view(shown, chosen.view)
+    runs = [(each, choose(each, view, chosen.layer, chosen.head)) for each in shown]
     kind = "png" if chosen.png else "json" if chosen.json else "html"
     path = chosen.output or Path(f"attention.{kind}")
     if chosen.png:
+        from seq2seq.plots import plot_attention
+
         plot_attention([word_table(*run) for run in runs], path)
     else:
-        write_text(path, arrays(runs) if chosen.json else page(runs))
+        write_text(path, arrays(shown) if chosen.json else page(runs))
     print(f"written: {path}")
 
 
-def _attended(chosen: argparse.Namespace, run: Path) -> "tuple[Shown, Choice]":
-    """What a run did with the sentence, and what is to be shown of it first."""
+def _attended(chosen: argparse.Namespace, run: Path) -> "Shown":
+    """What a run did with the sentence."""
     from seq2seq.evaluation import known_best_head
-    from seq2seq.page import Shown, choose
+    from seq2seq.page import Shown
     from seq2seq.translator import Translator
 
     translator = Translator.load(run, _overrides(chosen))
@@ -354,8 +356,7 @@ def _attended(chosen: argparse.Namespace, run: Path) -> "tuple[Shown, Choice]":
 
     observation = translator.attend(chosen.sentence, warn)
     print(f"{run}: {observation.tgt.text}")
-    shown = Shown(run.resolve().name, observation, known_best_head(run))
-    return shown, choose(shown, chosen.view, chosen.layer, chosen.head)
+    return Shown(str(run), observation, known_best_head(run, translator.config.model))
 
 
 def run_compare(chosen: argparse.Namespace) -> None:

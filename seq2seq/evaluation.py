@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seq2seq.alignment import Agreement, Head, judge_heads
+from seq2seq.alignment import STEPS, Agreement, Head, judge_heads
 from seq2seq.corpus import Corpus, load_alignment, load_report, load_split, load_tags
+from seq2seq.errors import UserError
 from seq2seq.files import file_name, read_json, write_lines, write_text
 from seq2seq.metrics import by_phenomenon, score, sentence_chrf
 from seq2seq.model import count_parameters
+from seq2seq.settings import ModelConfig
 from seq2seq.translator import Translator
 
 N_EXAMPLES = 5  # translations shown from either end
@@ -100,14 +102,23 @@ def best_head(translator: Translator, run: Path) -> Head | None:
     return min(heads, key=lambda head: (heads[head].error_rate, head), default=None)
 
 
-def known_best_head(run: Path) -> Head | None:
-    """The head that ``evaluate`` found best when it last looked at the run, if it did."""
-    path = run / "eval.json"
+def known_best_head(run: Path, model: ModelConfig) -> Head | None:
+    """The head that ``evaluate`` found best when it last looked at the run, if it did.
+
+    It is a hint: what is damaged, or of another model, is as good as nothing.
+    """
     try:
-        tests = read_json(path)["tests"].values() if path.exists() else ()
-        found = [test["alignment"]["best_head_on_validation"] for test in tests]
-        return Head(**found[0]) if found else None
-    except (AttributeError, KeyError, TypeError):  # no gold alignments, or of another version
+        tests = read_json(run / "eval.json")["tests"].values()
+        found = [
+            test["alignment"]["best_head_on_validation"] for test in tests if "alignment" in test
+        ]
+        head = Head(**found[0])
+        n_heads = model.cross_attention.n_heads or model.n_heads
+        fits = head.layer in range(1, model.decoder_layers + 1) and head.head in range(
+            1, n_heads + 1
+        )
+        return head if fits and head.step in STEPS else None
+    except (UserError, AttributeError, IndexError, KeyError, TypeError):
         return None
 
 

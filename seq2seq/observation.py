@@ -101,7 +101,8 @@ def _plain(value: Any) -> Any:
             flat = np.array(rounded, dtype=object)
             return {"axes": list(axes), "values": flat.reshape(values.shape).tolist()}
         case Attended():
-            return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+            names = [*(item.name for item in fields(value)), "contributions"]
+            return {name: _plain(getattr(value, name)) for name in names}
         case AttentionConfig() | Sentence() | Candidate():
             return asdict(value)
         case list():

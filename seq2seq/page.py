@@ -1,7 +1,7 @@
 """Attention as a picture: one self-contained web page, or a plain figure's numbers.
 
-``page.html`` holds the layout and the program; what is written into it are the observations, their
-numbers in 16 bits each. Nothing is fetched from anywhere, and text of the user's is never markup.
+``page.html`` holds the layout and the program; what is written into it are the observations.
+Nothing is fetched from anywhere, and text of the user's is never markup.
 """
 
 import base64
@@ -27,7 +27,11 @@ VIEWS = {
     "encoder": "self-attention in the encoder",
     "decoder": "self-attention in the decoder",
 }
-LOWEST = -(2**15)  # stands for -inf
+
+OTHER_KINDS = {  # what stands where scored attention has a score and a normalizer
+    "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
+    "average": ("the same for all in sight", "w = 1 / n for n in sight"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,35 @@ class Table(NamedTuple):
     values: Array  # (down, across)
 
 
+def choose_view(runs: list[Shown], view: str | None) -> str:
+    """The attention to show first: ``view``, or the first of ``VIEWS`` that there is.
+
+    Raises:
+        UserError: none of the runs has it.
+    """
+    names = " and ".join(shown.name for shown in runs)
+    for name in [view] if view else VIEWS:
+        if any(getattr(shown.observation, name) for shown in runs):
+            return name
+    raise UserError(f"there is no {VIEWS[view] if view else 'attention'} in {names}")
+
+
 def choose(shown: Shown, view: str, layer: int | None, head: int | None) -> Choice:
     """What to show first of a run.
 
     Args:
         shown: the run.
-        view: one of ``VIEWS``.
+        view: one of ``VIEWS``; the run need not have it.
         layer: None for that of the best aligning head, or the last one.
         head: None for the best aligning head, or the mean of all.
 
     Raises:
-        UserError: there is no such attention, layer or head.
+        UserError: there is no such layer or head.
     """
+    step = shown.best.step if shown.best else "writing"
     attended: Attended | None = getattr(shown.observation, view)
     if attended is None:
-        raise UserError(f"{shown.name} has no {VIEWS[view]}")
+        return Choice(view, 0, 0, step)
     n_layers, n_heads = attended.weights.values.shape[:2]
     for what, number, n in (("layer", layer, n_layers), ("head", head, n_heads)):
         if number is not None and not 0 <= number <= n:
@@ -96,10 +114,9 @@ def choose(shown: Shown, view: str, layer: int | None, head: int | None) -> Choi
                 f"{shown.name} has no {what} {number} in its {VIEWS[view]}: there are {n}, and 0 "
                 "is their mean"
             )
-    best = shown.best if view == "cross" and layer is None and head is None else None
-    if best and best.layer <= n_layers and best.head <= n_heads:
-        return Choice(view, best.layer, best.head, best.step)
-    step = shown.best.step if shown.best else "writing"
+    best = shown.best
+    if best and view == "cross" and layer is None and head is None:
+        return Choice(view, best.layer, best.head, step)
     return Choice(view, n_layers if layer is None else layer, head or 0, step)
 
 
@@ -125,7 +142,9 @@ def grouped(sentence: Sentence, whole_words: bool) -> list[tuple[str, list[int]]
             groups[-1][1].append(i)
         else:
             groups.append((word, [i]))
-    return [(spelled([sentence.tokens[i] for i in tokens]), tokens) for _, tokens in groups]
+    return [
+        (spelled([sentence.tokens[i] for i in tokens]) or SPACE, tokens) for _, tokens in groups
+    ]
 
 
 def src_items(sentence: Sentence, whole_words: bool) -> list[Item]:
@@ -180,9 +199,9 @@ def word_table(shown: Shown, choice: Choice) -> Table:
     return Table(f"{shown.name}: {choice.title}", down, across, table)
 
 
-def arrays(runs: list[tuple[Shown, Choice]]) -> str:
+def arrays(runs: list[Shown]) -> str:
     """Everything that was observed, as JSON: of one run an object, of two a list of them."""
-    content = [{"name": shown.name} | shown.observation.to_json() for shown, _ in runs]
+    content = [{"name": shown.name} | shown.observation.to_json() for shown in runs]
     one_or_all = content[0] if len(content) == 1 else content
     return json.dumps(one_or_all, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -234,16 +253,16 @@ def _view(attended: Attended | None) -> dict[str, Any] | None:
     if attended is None:
         return None
     arrays = {name: x for name, x in vars(attended).items() if isinstance(x, NamedArray)}
-    packed = {name: pack(array.values) for name, array in arrays.items()}
+    # Scores may be large and close to each other; all else is well served by 16 bits.
+    packed = {name: pack(x.values, exactly=name == "scores") for name, x in arrays.items()}
     return packed | explanation(attended.config)
 
 
-def pack(values: Array) -> dict[str, Any]:
-    """Numbers in 16 bits each: an integer times a scale; the lowest stands for -inf."""
-    finite = np.isfinite(values)
-    scale = float(np.abs(values[finite]).max(initial=0)) / (2**15 - 1) or 1.0
-    whole = np.where(finite, np.rint(np.where(finite, values, 0) / scale), LOWEST)
-    data = base64.b64encode(whole.astype("<i2").tobytes()).decode("ascii")
+def pack(values: Array, exactly: bool) -> dict[str, Any]:
+    """Numbers as text: float32, with scale 0, or whole numbers of 16 bits times a scale."""
+    scale = 0.0 if exactly else float(np.abs(values).max(initial=0)) / (2**15 - 1) or 1.0
+    numbers = values.astype("<f4") if exactly else np.rint(values / scale).astype("<i2")
+    data = base64.b64encode(numbers.tobytes()).decode("ascii")
     return {"shape": list(values.shape), "scale": scale, "data": data}
 
 
@@ -251,8 +270,14 @@ def explanation(config: AttentionConfig) -> dict[str, str]:
     """The formulas of an attention's parts, in words for the page."""
     if config.kind != "scored":
         formula = KINDS[config.kind].formula
-        sums = "The weights sum to one."
-        return {"score": formula, "normalizer": "as in that formula", "sums": sums, "after": ""}
+        unknown = formula, "as in that formula"  # a kind of somebody else's
+        own_score, own_normalizer = OTHER_KINDS.get(config.kind, unknown)
+        return {
+            "score": own_score,
+            "normalizer": own_normalizer,
+            "sums": "The weights sum to one.",
+            "after": f"All in all: {formula}.",
+        }
     score, normalizer = SCORES[config.score], NORMALIZERS[config.normalizer]
     position = POSITIONS[config.position]
     extras = EXTRAS.chosen(config.extras)

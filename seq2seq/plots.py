@@ -1,6 +1,8 @@
 """Pictures, all but the page. No colour stands alone: markers and dashes differ too."""
 
 import io
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +50,11 @@ def _style(number: int) -> dict[str, Any]:
 
 def _save(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    with warnings.catch_warnings(record=True) as caught:
+        figure.savefig(picture, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    if any("missing from font" in str(warning.message) for warning in caught):
+        line = f"{path}: boxes stand for characters that the fonts at hand do not have"
+        print(f"seq2seq: {line}", file=sys.stderr)
     write_bytes(path, picture.getvalue())
 
 

@@ -12,23 +12,29 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SEQ2SEQ, attention_variants, small_model, with_attention
+from conftest import SEQ2SEQ, SMALL, attention_variants, small_model, with_attention
+from matplotlib.figure import Figure
 
 import seq2seq
+import seq2seq.evaluation
+import seq2seq.plots
+import seq2seq.translator
 from seq2seq.alignment import Head
 from seq2seq.attention import Attention
 from seq2seq.cli import main
 from seq2seq.corpus import Corpus
 from seq2seq.errors import UserError
 from seq2seq.evaluation import examples, known_best_head
+from seq2seq.model import Seq2Seq
 from seq2seq.observation import Attended, Observation, Sentence, observe
 from seq2seq.page import (
-    LOWEST,
     Choice,
     Item,
     Shown,
+    Table,
     between,
     choose,
+    choose_view,
     explanation,
     page,
     spelled,
@@ -36,8 +42,10 @@ from seq2seq.page import (
     tgt_items,
     word_table,
 )
-from seq2seq.settings import AttentionConfig, Config, ModelConfig
-from seq2seq.tokenizer import BOS, EOS
+from seq2seq.plots import plot_attention
+from seq2seq.registry import KINDS, NORMALIZERS, SCORES
+from seq2seq.settings import AttentionConfig, Config, ModelConfig, TokenizerConfig
+from seq2seq.tokenizer import BOS, EOS, Tokenizer
 from seq2seq.translator import Translator
 
 SENTENCE = "ba du ke lo"
@@ -66,8 +74,9 @@ def observed(translator: Translator, model: ModelConfig) -> Observation:
 
 def unpacked(packed: dict[str, Any]) -> Any:
     """What the page's program makes of packed numbers."""
-    whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(packed["shape"])
-    return np.where(whole == LOWEST, -np.inf, whole * packed["scale"])
+    kind = "<i2" if packed["scale"] else "<f4"
+    numbers = np.frombuffer(base64.b64decode(packed["data"]), kind).reshape(packed["shape"])
+    return numbers * (packed["scale"] or 1)
 
 
 def data_of(html: str) -> list[dict[str, Any]]:
@@ -80,12 +89,23 @@ def data_of(html: str) -> list[dict[str, Any]]:
 # --- what is observed ---
 
 
-def test_translates_as_translate_does(translator: Translator, trained_run: Path) -> None:
+def test_translates_as_translate_does(
+    translator: Translator, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     observation = translator.attend(SENTENCE)
     assert observation.src.text == SENTENCE
     assert [observation.tgt.text] == translator.translate([SENTENCE]) == ["lo ke du ba"]
     wide = seq2seq.load(trained_run, {"decoding.beam": "4"})
     assert [wide.attend(SENTENCE).tgt.text] == wide.translate([SENTENCE])
+    asked: list[int] = []
+
+    def search(model: object, src: torch.Tensor, beam: int, *rest: float) -> list[list[int]]:
+        asked.append(beam)
+        return [[7, 8]]
+
+    monkeypatch.setattr(seq2seq.translator, "beam_search", search)
+    assert wide.attend(SENTENCE).tgt.text == wide.tokenizer.decode_tgt([[7, 8]])[0]
+    assert asked == [4]
 
 
 def test_axes_are_named_and_as_long_as_said(
@@ -184,8 +204,8 @@ def test_every_variant_can_be_seen(translator: Translator, variant: AttentionCon
     shown = Shown("x", seen, None)
     if variant.kind == "none":
         assert seen.encoder is seen.decoder is seen.cross is None
-        with pytest.raises(UserError, match="x has no cross-attention"):
-            choose(shown, "cross", None, None)
+        with pytest.raises(UserError, match="there is no attention in x"):
+            choose_view([shown], None)
         return
     (pane,) = data_of(page([(shown, choose(shown, "cross", None, None))]))
     for view in ("encoder", "decoder", "cross"):
@@ -206,10 +226,14 @@ def test_every_variant_can_be_seen(translator: Translator, variant: AttentionCon
         np.testing.assert_allclose(
             unpacked(packed["weights"]), weights, atol=np.abs(weights).max() / 2**15
         )
-        masked = unpacked(packed["scores"]) == -np.inf
-        assert (masked == (attended.scores.values == -np.inf)).all()
-        assert packed["score"]
-        assert packed["normalizer"]
+        np.testing.assert_array_equal(unpacked(packed["scores"]), attended.scores.values)
+        if variant.kind == "scored":
+            assert packed["score"] == SCORES[variant.score].formula
+            assert packed["normalizer"] == NORMALIZERS[variant.normalizer].formula
+            assert all(name in packed["after"] for name in variant.extras.split())
+        else:
+            assert packed["score"] in ("s = φ(q) · φ(k)", "the same for all in sight")
+            assert KINDS[variant.kind].formula in packed["after"]
         places_alone = variant.score in ("gaussian", "hard_coded", "uniform")
         assert (attended.queries is None) == (places_alone or variant.kind == "average")
 
@@ -288,17 +312,31 @@ def test_what_is_not_there_cannot_be_chosen(observation: Observation) -> None:
 
 
 def test_best_head_is_known_after_evaluation(tmp_path: Path) -> None:
-    assert known_best_head(tmp_path) is None
-    head = {"layer": 2, "head": 1, "step": "reading"}
-    aligned = {"tests": {"test": {"alignment": {"best_head_on_validation": head}}}}
-    for content, expected in (
-        (aligned, Head(2, 1, "reading")),
-        ({"tests": {"test": {}}}, None),
-        ({"tests": []}, None),
-        ({}, None),
+    """It is no more than a hint: whatever else stands in eval.json is as good as nothing."""
+
+    def known(content: str) -> Head | None:
+        (tmp_path / "eval.json").write_text(content, encoding="utf-8")
+        return known_best_head(tmp_path, replace(SMALL, n_heads=2))
+
+    def noted(**changes: object) -> str:
+        head = {"layer": 2, "head": 1, "step": "reading"} | changes
+        aligned = {"alignment": {"best_head_on_validation": head}}
+        return json.dumps({"tests": {"without": {}, "test": aligned}})
+
+    assert known_best_head(tmp_path, SMALL) is None
+    assert known(noted()) == Head(2, 1, "reading")
+    others: list[dict[str, object]] = [
+        {"layer": 3}, {"layer": 0}, {"layer": "2"}, {"layer": None}, {"head": 3}, {"head": -1},
+        {"step": "zzz"}, {"step": []}, {"more": 1},
+    ]  # fmt: skip
+    for wrong in (
+        *(noted(**change) for change in others),
+        "{}",
+        "[",
+        '{"tests": []}',
+        '{"tests": {"x": 1}}',
     ):
-        (tmp_path / "eval.json").write_text(json.dumps(content), encoding="utf-8")
-        assert known_best_head(tmp_path) == expected
+        assert known(wrong) is None, wrong
 
 
 # --- the command ---
@@ -316,16 +354,99 @@ def test_page_is_small_and_whole(trained_run: Path, tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|https?://(?!www.w3.org)", html)
     (pane,) = data_of(html)
     assert pane["tgt"] == "lo ke du ba"
+    assert (pane["view"], pane["layer"], pane["head"], pane["best"]) == ("cross", 0, "mean", None)
+    observation = seq2seq.load(trained_run).attend(SENTENCE)
+    assert [p for _, p in pane["written"]] == pytest.approx(
+        [written.probability for written in observation.written], abs=1e-5
+    )
+    for arguments in (["--view", "decoder", "--head", "2"], ["--view", "encoder", "--layer", "0"]):
+        assert attend("--run", trained_run, SENTENCE, "-o", path, *arguments) == 0
+        (pane,) = data_of(path.read_text(encoding="utf-8"))
+        shown = {"--view": pane["view"], "--head": pane["head"], "--layer": pane["layer"]}
+        expected = {"decoder": ("decoder", 1, 0), "encoder": ("encoder", "mean", "mean")}
+        assert tuple(shown.values()) == expected[arguments[1]]
 
 
-def test_page_of_the_default_model_is_small_for_twenty_words(translator: Translator) -> None:
-    """Of the widest model that is shipped, too, where a word is two subwords."""
+def test_command_starts_with_the_best_head(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        seq2seq.evaluation, "known_best_head", lambda run, model: Head(1, 4, "reading")
+    )
+    path = tmp_path / "page.html"
+    assert attend("--run", trained_run, SENTENCE, "-o", path) == 0
+    (pane,) = data_of(path.read_text(encoding="utf-8"))
+    assert (pane["layer"], pane["head"], pane["step"]) == (0, 3, "reading")
+    assert pane["best"] == {"layer": 1, "head": 4, "step": "reading"}
+
+
+def test_figure_is_drawn_the_right_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that asks is on top, the first that answers on the left, dark is much."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(seq2seq.plots, "_save", lambda figure, path: figures.append(figure))
+    values = np.array([[0.1, 0.2, 0.7], [1.0, 0.0, 0.0]], dtype=np.float32)
+    tables = [Table(title, ["x", "y"], ["a", "b", "c"], values) for title in ("one", "two")]
+    plot_attention(tables, tmp_path / "any.png")
+    for title, axes in zip(("one", "two"), figures[0].axes, strict=False):
+        image = axes.images[0]
+        np.testing.assert_array_equal(image.get_array(), values)
+        assert axes.get_title() == title
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+        assert axes.yaxis_inverted()
+        assert not axes.xaxis_inverted()
+        few, many = image.to_rgba(np.array([[0.1, 0.9]]))[0, :, :3].sum(axis=1)
+        assert few > many
+
+
+def test_characters_without_a_glyph_are_spoken_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table("any", ["\U00012000"], ["a"], np.ones((1, 1), dtype=np.float32))
+    plot_attention([table], tmp_path / "any.png")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "boxes stand for characters" in error
+
+
+def test_models_of_two_vocabularies_and_of_unlike_heads(tmp_path: Path) -> None:
+    config = TokenizerConfig(vocab_size=268, joint=False)
+    tokenizer = Tokenizer.train(config, ["ba du ke"] * 9, ["zo vu zo vu"] * 9)
+    shape = replace(SMALL, decoder_attention=AttentionConfig(n_heads=2))
+    model = Seq2Seq(shape, tokenizer.src_vocab_size, tokenizer.tgt_vocab_size, joint=False).eval()
+    src, tgt = tokenizer.encode_src(["ba ke"])[0], tokenizer.encode_tgt(["zo vu"])[0]
+    seen = observe(model, tokenizer, replace(Config(), model=shape), src, tgt)
+    assert (seen.src.text, seen.tgt.text) == ("ba ke", "zo vu")
+    (pane,) = data_of(page([(shown := Shown("x", seen, None), choose(shown, "cross", None, None))]))
+    assert [item["label"] for item in pane["items"]["words"]["src"]] == ["ba", "ke", "</s>"]
+    assert [item["label"] for item in pane["items"]["words"]["writing"]] == [
+        "<s>", "zo", "vu", "</s>"
+    ]  # fmt: skip
+    assert [pane["views"][view]["weights"]["shape"][1] for view in ("encoder", "decoder")] == [4, 2]
+
+
+def test_a_run_without_cross_attention_shows_what_it_has(
+    translator: Translator, observation: Observation
+) -> None:
+    without = replace(SMALL, cross_attention=AttentionConfig(kind="none", position="none"))
+    other = Shown("x", observed(translator, without), None)
+    assert choose_view([other], None) == "encoder"
+    with pytest.raises(UserError, match="there is no cross-attention in x"):
+        choose_view([other], "cross")
+    assert choose_view([other, Shown("y", observation, None)], "cross") == "cross"
+    assert choose(other, "cross", None, None) == Choice("cross", 0, 0, "writing")
+    with pytest.raises(UserError, match="x has no cross-attention"):
+        word_table(other, Choice("cross", 0, 0, "writing"))
+
+
+def test_page_of_a_larger_model_is_small_for_twenty_words(translator: Translator) -> None:
+    """Of width 256 and three layers a side, with half as many subwords again as words."""
     tokenizer = translator.tokenizer
     config = ModelConfig(
         d_model=256, d_ff=64, n_heads=4, encoder_layers=3, decoder_layers=3, dropout=0.0
     )
     model = small_model(config, tokenizer.src_vocab_size).eval()
-    src = [5 + i % 9 for i in range(34)] + [EOS]
+    src = [5 + i % 9 for i in range(30)] + [EOS]
     tgt = [BOS, *src]
     seen = observe(model, tokenizer, replace(Config(), model=config), src, tgt)
     shown = Shown("x", seen, None)
@@ -341,7 +462,12 @@ def test_figure_and_arrays(
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert attend("--run", trained_run, "--json", SENTENCE) == 0
     found = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
-    assert found["name"] == "run"
+    assert found["name"] == str(trained_run)
+    weights = np.array(found["cross"]["weights"]["values"])
+    lengths = np.array(found["cross"]["value_lengths"]["values"])
+    np.testing.assert_allclose(
+        found["cross"]["contributions"]["values"], weights * lengths[:, :, None], rtol=1e-4
+    )
     assert found["cross"]["weights"]["axes"] == ["layer", "head", "query", "key"]
     assert attend("--compare", trained_run, trained_run, "--json", SENTENCE) == 0
     both = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
@@ -349,7 +475,7 @@ def test_figure_and_arrays(
     assert attend("--compare", trained_run, trained_run, "--png", SENTENCE) == 0
     assert attend("--compare", trained_run, trained_run, SENTENCE) == 0
     html = (tmp_path / "attention.html").read_text(encoding="utf-8")
-    assert [pane["name"] for pane in data_of(html)] == ["run", "run"]
+    assert [pane["name"] for pane in data_of(html)] == [str(trained_run)] * 2
 
 
 def test_complaints_are_one_line(

@@ -58,6 +58,14 @@ def test_commands_are_ones_that_there_are(page: Path) -> None:
             parser.parse_args(launcher.training_script_args)
         elif program.endswith("seq2seq"):
             parser.parse_args([word for word in words if word != "--help"])  # which leaves
+        elif program == "diff":  # what two runs wrote, each of which another command makes
+            folders = [Path(word).parts for word in words]
+            text = page.read_text(encoding="utf-8")
+            for top, run, *inside in folders:
+                assert (top, inside) == ("runs", ["hypotheses", "test.txt"])
+                assert run == "default" or f"make eval RUN=runs/{run} " in text
+        else:
+            assert program in ("cd", "git") or program.endswith(("python", "pytest")), program
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,5 +1,6 @@
 """The page of ``seq2seq attend`` in a real browser: what it shows, and that it asks for nothing."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from seq2seq.tokenizer import Tokenizer
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 
 SENTENCE = "ba du <script>hacked=1</script> ke 漢"
+LONG = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung"
 BEST = Head(2, 3, "reading")
 
 
@@ -28,10 +30,12 @@ def tokenizer(trained_run: Path) -> Tokenizer:
     return seq2seq.load(trained_run).tokenizer
 
 
-def look(tokenizer: Tokenizer, model: ModelConfig, tgt: str = "lo ke <b>du</b>") -> Observation:
+def look(
+    tokenizer: Tokenizer, model: ModelConfig, tgt: str = "lo ke <b>du</b>", src: str = SENTENCE
+) -> Observation:
     """What an untrained model does: several layers, and weights that are not all 0 or 1."""
     untrained = small_model(model, tokenizer.src_vocab_size).eval()
-    src_ids, tgt_ids = tokenizer.encode_src([SENTENCE])[0], tokenizer.encode_tgt([tgt])[0]
+    src_ids, tgt_ids = tokenizer.encode_src([src])[0], tokenizer.encode_tgt([tgt])[0]
     return observe(untrained, tokenizer, Config(model=model), src_ids, tgt_ids)
 
 
@@ -123,9 +127,12 @@ def test_pointing_at_a_target_word_lights_what_it_attends_to(
         own = fills(browser, "right", "own")
         assert sum(own) == pytest.approx(1, abs=1e-3)
         assert own[row + 2 :] == [0] * (len(own) - row - 2)  # nor itself, but for its subwords
+        numbers = texts(browser, "ul.left .word small")
+        assert numbers == [f"{x:.2f}" if x >= 0.005 else "" for x in expected[row]]
         said = browser.get("document.getElementById('spoken').textContent")
         top = src_items(observation.src, True)[int(np.argmax(expected[row]))].label
-        assert f"attends to {top} {expected[row].max():.2f}" in said
+        assert f" attends to {top} {expected[row].max():.2f}" in said
+        assert "on its own side to " in said
     strong = browser.get("document.querySelectorAll('path.lit').length")
     assert strong == (expected[-1] >= 0.01).sum()
 
@@ -140,6 +147,7 @@ def test_pointing_at_a_source_word_lights_who_attends_to_it(
     items = src_items(observation.src, True)
     own = between(observation.encoder.weights.values[1, 0], [items[1]], items)[0]
     assert fills(browser, "left", "own") == pytest.approx(list(own), abs=2e-4)
+    assert " is attended to by " in browser.get("document.getElementById('spoken').textContent")
 
 
 def test_layer_head_and_mean_can_be_chosen(browser: Browser, observation: Observation) -> None:
@@ -153,6 +161,9 @@ def test_layer_head_and_mean_can_be_chosen(browser: Browser, observation: Observ
     assert fills(browser, "left") == pytest.approx(
         list(cross_words(observation, 1, None, "writing")[0]), abs=2e-4
     )
+    select(browser, "layer", "mean")
+    both = [cross_words(observation, layer, None, "writing")[0] for layer in (1, 2)]
+    assert fills(browser, "left") == pytest.approx(list((both[0] + both[1]) / 2), abs=2e-4)
     browser.click("document.querySelector('button.best')")
     assert browser.get("[...document.querySelectorAll('.pane select')].map(s => s.value)") == [
         "1",
@@ -172,7 +183,7 @@ def test_four_steps_have_the_real_numbers(
     select(browser, "unit", "subwords")
     attended: Attended = getattr(observation, view)
     last = 4
-    browser.hover(f"{words('right')}[{last}]")
+    browser.click(f"{words('right')}[{last}]")
     query = last if view == "encoder" else last - 1  # of a target token, the step that writes it
     seen = last if view == "decoder" else attended.weights.values.shape[-1]
     rows = "tbody tr"
@@ -188,6 +199,16 @@ def test_four_steps_have_the_real_numbers(
     shares = [float(x.rstrip("%")) / 100 for x in texts(browser, f"{rows} .share:not(span)")]
     assert shares == pytest.approx(list(added / added.sum()), abs=0.006)
     assert texts(browser, "tfoot .total") == ["1.000"]
+    gauges = browser.get(
+        "[...document.querySelectorAll('tbody .gauge:not(.share)')].map(g => parseFloat(g.style.getPropertyValue('--part')) / 100)"
+    )
+    assert gauges == pytest.approx(list(attended.weights.values[where]), abs=1e-3)
+    assert texts(browser, ".formula") == [
+        "2. Compared with every key, it gives scores: s = q · k / √K.",
+        "3. Scores become weights: w = exp(s) / Σ exp(s).",
+    ]
+    assert [text.strip() for text in texts(browser, ".sums")] == ["The weights sum to one."]
+    assert view in texts(browser, ".steps .soft")[0]
     # The strips' numbers: the key of the second row, and the sum of the values.
     titles = browser.get("[...document.querySelectorAll('.strip')].map(s => s.title)")
     numbers = [[float(x.replace("−", "-")) for x in title.split()] for title in titles]
@@ -197,6 +218,21 @@ def test_four_steps_have_the_real_numbers(
     assert numbers[3] == pytest.approx(list(attended.keys.values[1, 0, 1]), abs=0.006)
     context = attended.weights.values[1, 0, query] @ attended.values.values[1, 0]
     assert numbers[-1] == pytest.approx(list(context), abs=0.006)
+    # Blue above zero, orange below: the strongest number of the sum.
+    strongest = int(np.argmax(np.abs(context)))
+    stops = browser.get("[...document.querySelectorAll('.strip')].at(-1).style.background")
+    color = re.findall(r"color-mix\(in srgb, (rgb\([^)]*\)|#\w+)", stops)[strongest]
+    assert color in (
+        ("rgb(0, 114, 178)", "#0072b2")
+        if context[strongest] > 0
+        else ("rgb(179, 89, 0)", "#b35900")
+    )
+    # The same in numbers, for those who have no mouse.
+    assert texts(browser, "ul.numbers li") == []
+    browser.click("document.querySelector('details.tell summary')")
+    told = texts(browser, "ul.numbers li")
+    assert told[-1] == "sum: " + titles[-1]
+    assert told[0] == "query: " + titles[0]
     hidden = attended.weights.values.shape[-1] - seen
     (caption,) = texts(browser, "caption")
     assert caption.startswith(str(hidden) if hidden else "All tokens")
@@ -217,6 +253,7 @@ def test_contributions_are_shares(browser: Browser, observation: Observation) ->
 
 def test_next_words_are_listed(browser: Browser, observation: Observation) -> None:
     found = texts(browser, "ol.next li")
+    shown = [[float(x) / 100 for x in re.findall(r"([\d.]+)%", text)] for text in found]
     assert len(found) == len(observation.written)
     for text, written, candidates in zip(
         found, observation.written, observation.candidates, strict=True
@@ -224,6 +261,11 @@ def test_next_words_are_listed(browser: Browser, observation: Observation) -> No
         assert text.startswith(written.token)
         others = [c.token for c in candidates if c.token != written.token][:4]
         assert [part.split()[0] for part in text.split("%", 1)[1].split("·")] == others
+    for numbers, written, candidates in zip(
+        shown, observation.written, observation.candidates, strict=True
+    ):
+        runners_up = [c.probability for c in candidates if c.token != written.token][:4]
+        assert numbers == pytest.approx([written.probability, *runners_up], abs=0.0051)
     browser.hover(f"{words('right')}[1]")
     assert (
         browser.get(
@@ -266,6 +308,61 @@ def test_keyboard_is_enough(browser: Browser) -> None:
     assert browser.get(pinned) == -1
 
 
+def test_choices_keep_the_focus_and_the_word(browser: Browser, observation: Observation) -> None:
+    """By keyboard: another head, another measure, and still the same word is looked at."""
+    browser.click(f"{words('right')}[2]")
+    kept = "[...document.querySelectorAll('.word')].findIndex(w => w.getAttribute('aria-pressed') === 'true')"
+    index = browser.get(kept)
+    assert index > 0
+    browser.get("document.querySelector('select[name=head]').focus()")
+    for _ in range(2):
+        browser.press("ArrowDown")
+    assert browser.get("document.activeElement.name + document.activeElement.value") == "head2"
+    expected = cross_words(observation, 2, 3, "writing")
+    assert fills(browser, "left") == pytest.approx(list(expected[1]), abs=2e-4)
+    browser.click("document.querySelector('details summary')")
+    opened = "[...document.querySelectorAll('.pane > div > details')].map(d => d.open)"
+    before = browser.get(opened)
+    select(browser, "measure", "contributions")
+    assert browser.get(kept) == index
+    assert browser.get(opened) == before
+    browser.click("document.querySelector('button.best')")
+    assert browser.get("document.activeElement.className") == "best"
+
+
+def test_lines_end_at_their_words(browser: Browser) -> None:
+    browser.hover(f"{words('right')}[1]")
+    found = browser.get(
+        """[...document.querySelectorAll('path.lit')].map(p => {
+            const box = p.ownerSVGElement.getBoundingClientRect();
+            const at = (n) => { const q = p.getPointAtLength(n); return q.y + box.top; };
+            return [at(0), at(p.getTotalLength())];
+        })"""
+    )
+    middles = "[...document.querySelectorAll('ul.{} .word')].map(w => {{ const r = w.getBoundingClientRect(); return (r.top + r.bottom) / 2; }})"
+    left, right = (browser.get(middles.format(side)) for side in ("left", "right"))
+    lit = [i for i, fill in enumerate(fills(browser, "left")) if fill >= 0.01]
+    assert [start for start, _ in found] == pytest.approx([left[i] for i in lit], abs=1)
+    assert [end for _, end in found] == pytest.approx([right[1]] * len(lit), abs=1)
+
+
+def test_opens_with_what_was_chosen(
+    browser: Browser, observation: Observation, tmp_path: Path, file: Path
+) -> None:
+    path = tmp_path / "decoder.html"
+    shown = Shown("first", observation, BEST)
+    path.write_text(page([(shown, Choice("decoder", 1, 2, "writing"))]), encoding="utf-8")
+    browser.open(path)
+    assert browser.get("document.querySelector('input[name=view]:checked').value") == "decoder"
+    assert browser.get("[...document.querySelectorAll('.pane select')].map(s => s.value)") == [
+        "0",
+        "1",
+    ]
+    browser.open(file)
+    browser.requests.clear()
+    browser.requests.append(file.as_uri())
+
+
 def test_a_kept_word_stays_when_the_mouse_leaves(browser: Browser) -> None:
     browser.click(f"{words('right')}[2]")
     kept = fills(browser, "left")
@@ -283,14 +380,21 @@ def test_text_is_never_markup(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
-def test_fits_any_screen(browser: Browser, file: Path, width: int) -> None:
-    browser.open(file, width=width)
-    assert browser.get("document.documentElement.scrollWidth") <= width
+def test_fits_any_screen(
+    running: Browser, tokenizer: Tokenizer, tmp_path: Path, width: int
+) -> None:
+    """With words longer than the screen is wide."""
+    seen = look(tokenizer, TWO_LAYERS, f"lo {LONG} ke", f"ba {LONG}")
+    path = tmp_path / "long.html"
+    path.write_text(page([(Shown("x" * 200, seen, None), Choice("cross", 1, 1, "writing"))]))
+    running.open(path, width=width)
+    assert running.get("document.documentElement.scrollWidth") <= width
     for side in ("left", "right"):
-        edges = browser.get(
-            f"[...{words(side)}].map(w => [w.getBoundingClientRect().left, w.getBoundingClientRect().right])"
+        edges = running.get(
+            f"[...{words(side)}].map(w => w.getBoundingClientRect()).map(r => [r.left, r.right])"
         )
         assert all(0 <= left < right <= width for left, right in edges)
+    assert LONG in running.get(f"[...{words('right')}].map(w => w.title)")
 
 
 def test_dark_and_light_can_be_read(browser: Browser, file: Path) -> None:
@@ -299,9 +403,10 @@ def test_dark_and_light_can_be_read(browser: Browser, file: Path) -> None:
         const light = (color) => {
             const probe = document.body.appendChild(document.createElement('i'));
             probe.style.color = `var(${color})`;
-            const parts = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+            const color_ = getComputedStyle(probe).color;
+            const parts = color_.match(/[\\d.]+/g).slice(0, 3).map(Number);
             probe.remove();
-            const [r, g, b] = parts.map(x => x / 255).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+            const [r, g, b] = parts.map(x => x / (color_.startsWith('color(') ? 1 : 255)).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b;
         };
         const [low, high] = [light(a), light(b)].sort((x, y) => x - y);
@@ -317,6 +422,13 @@ def test_dark_and_light_can_be_read(browser: Browser, file: Path) -> None:
                     ground,
                     dark,
                 )
+        # The number in a lit word, over what fills it.
+        browser.get(
+            "document.documentElement.style.setProperty('--lit', 'color-mix(in srgb, var(--seen) 38%, var(--page))')"
+        )
+        assert browser.get(f"({contrast})('--text', '--lit')") >= 4.5
+        small = browser.get("getComputedStyle(document.querySelector('.word small')).color")
+        assert small == browser.get("getComputedStyle(document.body).color")
         backgrounds.append(browser.get("getComputedStyle(document.body).backgroundColor"))
     assert backgrounds[0] != backgrounds[1]
 
@@ -347,6 +459,19 @@ def test_two_runs_side_by_side(
         "[...document.querySelectorAll('.pane')][1].querySelectorAll('ul.right .word')[1]"
     )
     assert running.get(lit) == ["ke", "ke"]
+    for name, value in (("unit", "subwords"), ("step", "reading"), ("unit", "words")):
+        select(running, name, value)
+        for pane, run in enumerate(runs):
+            unit = running.get("document.querySelector('select[name=unit]').value")
+            n_src = len(src_items(run[0].observation.src, unit == "words"))
+            n_tgt = len(tgt_items(run[0].observation.tgt, unit == "words", "writing"))
+            counts = (
+                "[...document.querySelectorAll('.pane')][{}].querySelectorAll('ul.{} .word').length"
+            )
+            assert running.get(counts.format(pane, "left")) == n_src
+            assert running.get(counts.format(pane, "right")) == n_tgt
+    look_at(running, "decoder")
+    assert texts(running, ".left.title") == ["translation: keys and values"] * 2
     look_at(running, "encoder")
     assert "This model has no encoder self-attention." in texts(running, ".pane p")
     assert running.complaints == []
