@@ -440,10 +440,10 @@ class Trainer:
         metrics = self.validate()
         lines = [*earlier, metrics]
         write_lines(path, [json.dumps(line) for line in lines])
+        self.diary.note(lines)
         self.progress.seconds += self.progress.step_seconds + time.perf_counter() - began
         self.progress.step_seconds = 0.0
         self._save()
-        self.diary.note(lines)
         return asdict(self.progress)
 
     def save(self) -> None:
