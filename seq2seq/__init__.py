@@ -6,6 +6,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     registry  files  machine  parallel       parts by name; whole files; the computer; several
     settings  lock                           every setting and what it may be; one at a time
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
+    significance                             whether a difference is luck
     corpus                                   sentence pairs, and what may be known of them
     scores  normalizers  positions  extras   the parts of attention
     attention  loss                          the heart; what training minimises
@@ -21,7 +22,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     plots                                    pictures
     diary                                    what a training leaves to look at
     training                                 the loop
-    evaluation  significance                 the scores; whether a difference is luck
+    evaluation                               the scores
     experiments                              variants times seeds
     findings                                 what an experiment found
     report                                   the same in words

@@ -127,8 +127,7 @@ def _attended_pairs(
         batch = pairs[first : first + translator.config.decoding.batch_size]
         src_ids, tgt_ids = pad([src for src, _, _ in batch]), pad([tgt[:-1] for _, tgt, _ in batch])
         cross = model.attention_steps(src_ids.to(device), tgt_ids.to(device)).cross
-        weights = (
-            torch.stack([steps.weights for steps in cross], dim=1).float().cpu()
-        )  # (B, L, H, T, S)
+        weights = torch.stack([steps.weights for steps in cross], dim=1)  # (B, L, H, T, S)
+        weights = weights.float().cpu()
         for (src, tgt, links), of_pair in zip(batch, weights, strict=True):
             yield src, tgt, links, of_pair[:, :, : len(tgt) - 1, : len(src)]

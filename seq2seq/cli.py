@@ -156,6 +156,10 @@ def _add_use_of_runs(commands: "Commands") -> None:
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
         _add_options(sub, "decoding.")
+    _add_attend(commands)
+
+
+def _add_attend(commands: "Commands") -> None:
     text = "translate a sentence and show who attends to whom"
     usage = "(--run FOLDER | --compare FOLDER FOLDER) SENTENCE [-o FILE] [--png | --json] ..."
     attend = _add(commands, run_attend, usage, text)

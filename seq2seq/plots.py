@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from seq2seq.files import write_bytes
 from seq2seq.page import Table
+from seq2seq.significance import Array
 
 matplotlib.rcParams.update(
     {
@@ -28,9 +28,6 @@ matplotlib.rcParams.update(
 COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
 DASHES: list[Any] = ["-", "--", ":"]
 MARKERS = "osD^vPX*<>h"  # with eight colours, 88 pairs
-
-
-Array = npt.NDArray[np.float64]
 
 
 class Point(NamedTuple):

@@ -42,7 +42,8 @@ class LinearAttention(Attention):
         else:
             scores = queries @ keys.transpose(-2, -1)  # (B, H, T, S)
             scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-            seen = scores.clamp(min=0)  # they are products of positive numbers
+            # They are products of positive numbers: only what is masked is cut off.
+            seen = scores if mask is None else scores.clamp(min=0)
             weights = seen / seen.sum(dim=-1, keepdim=True)
             context = weights @ values
             steps = Steps(queries, keys, scores, weights, values)
@@ -90,9 +91,11 @@ class AverageAttention(nn.Module):
         context = self.output_weights(torch.relu(self.value_weights(mean)))
         both = torch.cat([query, context], dim=-1)
         keep, add = torch.sigmoid(self.gate_weights(both)).chunk(2, dim=-1)
+        context = keep * query + add * context
+        if not need_steps:
+            return context, None
         nothing = query[:, None, :, :0]  # no query, no key
-        steps = Steps(nothing, memory.keys, seen.log(), weights, values)
-        return keep * query + add * context, steps
+        return context, Steps(nothing, memory.keys, seen.log(), weights, values)
 
     def through_output(self, values: Tensor) -> Tensor:
         """The values as they are: what becomes of their mean is no sum over them."""
