@@ -55,6 +55,11 @@ def _violations(config: Config) -> list[tuple[str, str]]:
             train.batch_tokens >= data.max_tokens,
             f"must hold the longest pair, data.max_tokens = {data.max_tokens}",
         ),
+        (
+            "train.r_drop",
+            train.r_drop == 0 or config.model.dropout > 0,
+            "needs model.dropout above 0: without it, two passes are the same",
+        ),
     ]
     return [(key, complaint) for key, holds, complaint in rules if not holds]
 

@@ -8,6 +8,11 @@ which is cross-entropy against labels smoothed by ε (Szegedy et al. 2016). For 
 8,000 subwords the logits alone take 128 MB, and autograd would make several tables of that size;
 moving them took half as long again as the matrix products, or more. ``VocabularyLoss`` therefore
 works through the tokens in chunks, and turns each chunk's logits into its gradient in place.
+
+R-Drop (Wu et al. 2021, arXiv:2106.14448) reads each batch twice. Dropout makes the two passes
+differ, and what they predict, p and q, is to agree all the same:
+
+    loss = Σ ((CE(p) + CE(q)) / 2 + α/4 (KL(p‖q) + KL(q‖p)))
 """
 
 from typing import Any
@@ -67,4 +72,61 @@ def vocabulary_loss(x: Tensor, weight: Tensor, labels: Tensor, smoothing: float)
         smoothing: ε, the share of each label spread over the vocabulary.
     """
     loss: Tensor = VocabularyLoss.apply(x, weight, labels, smoothing)
+    return loss
+
+
+class TwoPassLoss(torch.autograd.Function):
+    """R-Drop's summed loss of N tokens, from the decoder vectors of both passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, labels: Tensor, smoothing: float, agreement: float
+    ) -> Tensor:
+        """The loss (a scalar) for x (2, N, D), weight (V, D), labels (N), agreement α."""
+        loss = torch.zeros((), device=x.device)
+        grad_x = torch.empty_like(x)
+        grad_weight = torch.zeros_like(weight)
+        for start in range(0, len(labels), CHUNK // 2):
+            tokens = slice(start, start + CHUNK // 2)
+            chunk = x[:, tokens].flatten(0, 1)  # (2 chunk, D)
+            label = labels[None, tokens, None].expand(2, -1, 1)
+            log_p = (chunk @ weight.T).float().log_softmax(dim=1).unflatten(0, (2, -1))
+            p = log_p.exp()  # (2, chunk, V): both passes
+            log_ratio = log_p - log_p.flip(0)
+            divergence = (p * log_ratio).sum(dim=2, keepdim=True)  # KL(p‖q) and KL(q‖p)
+            label_log_p = log_p.gather(2, label)
+            loss -= (1 - smoothing) / 2 * label_log_p.sum()
+            loss -= smoothing / 2 * log_p.mean(dim=2).sum()
+            loss += agreement / 4 * divergence.sum()
+            # By p's logits, CE is as above, and KL(p‖q) + KL(q‖p) comes to
+            # p (log p/q - KL(p‖q)) + p - q; by q's likewise.
+            grad = log_ratio.sub_(divergence).mul_(p).add_(p).sub_(p.flip(0)).mul_(agreement / 4)
+            grad.add_(p, alpha=0.5).sub_(smoothing / 2 / len(weight))
+            grad.scatter_add_(2, label, torch.full_like(label_log_p, (smoothing - 1) / 2))
+            grad = grad.flatten(0, 1).to(chunk.dtype)
+            grad_x[:, tokens] = (grad @ weight).unflatten(0, (2, -1))
+            grad_weight += grad.T @ chunk
+        ctx.save_for_backward(grad_x, grad_weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The gradients that ``forward`` computed, scaled."""
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grad_outputs[0], grad_weight * grad_outputs[0], None, None, None
+
+
+def two_pass_loss(
+    x: Tensor, weight: Tensor, labels: Tensor, smoothing: float, agreement: float
+) -> Tensor:
+    """R-Drop's loss, summed over N tokens (equation at the top of this file).
+
+    Args:
+        x: (2, N, D) what two passes made of the same tokens, padding left out.
+        weight: (V, D) output weights.
+        labels: (N) the tokens that follow.
+        smoothing: ε, the share of each label spread over the vocabulary.
+        agreement: α, what the passes' disagreement weighs.
+    """
+    loss: Tensor = TwoPassLoss.apply(x, weight, labels, smoothing, agreement)
     return loss

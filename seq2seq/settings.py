@@ -154,6 +154,11 @@ class TrainConfig:
     label_smoothing: Annotated[
         float, "share of each target spread over the vocabulary", FRACTION
     ] = 0.1
+    r_drop: Annotated[
+        float,
+        "read each batch twice; weight of the disagreement that dropout makes; 0: read it once",
+        NOT_NEGATIVE,
+    ] = 0.0
     clip_norm: Annotated[float, "longest gradient let through; 0: no limit", NOT_NEGATIVE] = 1.0
     average: Annotated[float, "memory of the weights' running average; 0: no average", FRACTION] = (
         0.0
@@ -269,7 +274,9 @@ def shared_options() -> dict[str, Option]:
 def nearest(name: str, known: list[str]) -> str:
     """A ``; did you mean ...?`` for a misspelt ``name``, or nothing."""
     by_last_part = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     last_part = name.rsplit(".", 1)[-1]
+    same_last_part = [key for key in known if key.rsplit(".", 1)[-1] == last_part]
+    close = same_last_part if len(same_last_part) == 1 else []
+    close += difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     close += [by_last_part[part] for part in difflib.get_close_matches(last_part, by_last_part, 1)]
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -45,7 +45,7 @@ from seq2seq.diary import Diary
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_json_lines, write_lines, write_text
 from seq2seq.lock import locked
-from seq2seq.loss import vocabulary_loss
+from seq2seq.loss import two_pass_loss, vocabulary_loss
 from seq2seq.machine import (
     autocast,
     enough_memory,
@@ -87,16 +87,29 @@ def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
     return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
 
 
-class BatchLoss(nn.Module):
-    """``batch_loss`` as a module, ids in, a scalar out: what gradients are taken of."""
+def r_drop_loss(model: Seq2Seq, batch: Batch, smoothing: float, agreement: float) -> Tensor:
+    """Loss of a batch read twice at once, each time with other dropout, summed as above."""
+    src, tgt_in = batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)
+    x, _ = model.decode(tgt_in, model.start(*model.encode(src)))
+    x = x.unflatten(0, (2, -1))  # (2, B, T, D)
+    counts = batch.labels != PAD
+    weight = model.output.weight
+    return two_pass_loss(x[:, counts], weight, batch.labels[counts], smoothing, agreement)
 
-    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+
+class Objective(nn.Module):
+    """What gradients are taken of: ids in, the loss that ``train`` asks for out."""
+
+    def __init__(self, model: Seq2Seq, train: TrainConfig) -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model, self.train_config = model, train
 
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
         """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1)."""
-        return batch_loss(self.model, Batch(src, tgt), self.smoothing)
+        smoothing, agreement = self.train_config.label_smoothing, self.train_config.r_drop
+        if agreement:
+            return r_drop_loss(self.model, Batch(src, tgt), smoothing, agreement)
+        return batch_loss(self.model, Batch(src, tgt), smoothing)
 
 
 def share(batch: Batch, rank: int, size: int) -> Batch:
@@ -173,9 +186,9 @@ class Trainer:
         self.average = deepcopy(self.model) if config.train.average else self.model
         self.average.eval()
         example = torch.full((1, 2), EOS, device=self.device)
-        loss = BatchLoss(self.model, config.train.label_smoothing)
+        objective = Objective(self.model, config.train)
         gather(0.0)  # all have come so far: from here on they wait for each other
-        self.objective = replicated(loss, example, example)
+        self.objective = replicated(objective, example, example)
         self.optimizer = make_optimizer(self.model, config.train)
         self.progress = Progress()
 

@@ -78,6 +78,7 @@ def test_values_from_the_command_line(tmp_path: Path) -> None:
         ("model = 3", "some.toml: 'model' is a section: write [model]"),
         ("[model.norm]\nkind = 1", "some.toml: model.norm: {'kind': 1} is not 'pre' or 'post'"),
         ("[tokenizer]\nvocab_size = 200", "some.toml: tokenizer.vocab_size = 200: must be above 260: 4 special tokens and 256 bytes come first"),
+        ("[train]\nr_drop = 3\n[model]\ndropout = 0", "some.toml: train.r_drop = 3.0: needs model.dropout above 0: without it, two passes are the same"),
         ("[train]\nbatch_tokens = 100", "some.toml: train.batch_tokens = 100: must hold the longest pair, data.max_tokens = 256"),
     ],
 )  # fmt: skip

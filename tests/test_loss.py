@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seq2seq.loss import CHUNK, vocabulary_loss
+from seq2seq.loss import CHUNK, two_pass_loss, vocabulary_loss
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
@@ -35,3 +35,33 @@ def test_extreme_logits_stay_finite() -> None:
     loss.backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize(("smoothing", "agreement"), [(0.0, 0.0), (0.1, 5.0), (0.7, 1.0)])
+@pytest.mark.parametrize("n_tokens", [1, 7, CHUNK // 2, CHUNK + 3])
+def test_two_passes_equal_torch_forward_and_gradient(
+    n_tokens: int, smoothing: float, agreement: float
+) -> None:
+    torch.manual_seed(n_tokens)
+    x = torch.randn(2, n_tokens, 8, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(0, 50, (n_tokens,))
+
+    def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+
+    p, q = x @ weight.T
+    divergences = [
+        F.kl_div(one.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
+        for one, other in [(q, p), (p, q)]
+    ]
+    expected = (cross_entropy(p) + cross_entropy(q)) / 2 + agreement / 4 * sum(divergences)
+    ours = two_pass_loss(x, weight, labels, smoothing, agreement)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+    wanted = [x, weight]
+    for a, b in zip(
+        torch.autograd.grad(ours * 3, wanted),
+        torch.autograd.grad(expected * 3, wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -29,7 +29,7 @@ from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.preparation import is_prepared, prepare
 from seq2seq.settings import Config, TrainConfig
 from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training import MAX_SKIPPED, StopRequest, Trainer, learning_rate, train
+from seq2seq.training import MAX_SKIPPED, StopRequest, Trainer, learning_rate, seed_of, train
 
 # Everything that is drawn at random or remembered, in a run of a second or two.
 OVERRIDES = {
@@ -127,6 +127,34 @@ def test_small_batches_accumulate_to_the_mean_over_all_tokens(
     for parameter, a in zip(trainer.model.parameters(), expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, a, rtol=1e-3, atol=1e-6)
+
+
+def test_r_drop_follows_torchs_gradient_of_two_passes(config: Config, uninterrupted: Path) -> None:
+    config = replace(
+        config,
+        model=replace(config.model, dropout=0.3),
+        train=replace(config.train, r_drop=4.0, label_smoothing=0.2, clip_norm=0.0),
+    )
+    _, loss, found = gradients(config, uninterrupted, [[0, 1, 2, 3, 4, 5, 6, 7]])
+
+    trainer = Trainer(config, uninterrupted)
+    _, src, tgt = trainer.data.epoch(0)
+    batch = make_batch(src, tgt, range(8)).to(trainer.device)
+    trainer.model.train()
+    torch.manual_seed(seed_of(config.train.seed, 0, 0))
+    logits = trainer.model(batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1))
+    counts = (batch.labels != PAD).repeat(2, 1)
+    p, q = logits[counts].chunk(2)
+    labels = batch.labels[batch.labels != PAD]
+    assert not torch.equal(p, q)  # each pass draws dropout of its own
+    surprise = sum(F.cross_entropy(x, labels, reduction="sum", label_smoothing=0.2) for x in (p, q))
+    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+    apart = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()  # KL(p|q) + KL(q|p)
+    expected = surprise / 2 + 4.0 / 4 * apart
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    (expected / len(labels)).backward()
+    for parameter, gradient in zip(trainer.model.parameters(), found, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
