@@ -125,8 +125,21 @@ def keep_freed_memory() -> None:
     Training frees and asks for the same large blocks at every step; given back to the kernel,
     each would have to be mapped and zeroed again, which took a fifth of a step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
-        mallopt(m_mmap_threshold, largest)
-        mallopt(m_trim_threshold, largest)
+    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
+    _ask_glibc("mallopt", m_mmap_threshold, largest)
+    _ask_glibc("mallopt", m_trim_threshold, largest)
+
+
+def give_back_freed_memory() -> None:
+    """Give back all that was kept, for it only ever grows (glibc only).
+
+    Blocks of many sizes leave gaps between them. Without this a training of 6 million weights held
+    5 GB after an hour; with it, every hundred steps, half of that, in no more time.
+    """
+    _ask_glibc("malloc_trim", 0)
+
+
+def _ask_glibc(function: str, *arguments: int) -> None:
+    ask = getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
+    if ask is not None:
+        ask(*arguments)

@@ -50,6 +50,7 @@ from seq2seq.machine import (
     autocast,
     enough_memory,
     float32_products,
+    give_back_freed_memory,
     keep_freed_memory,
     pick_device,
 )
@@ -61,6 +62,7 @@ from seq2seq.tokenizer import EOS, PAD
 from seq2seq.training_data import TrainingData
 from seq2seq.translator import Translator
 
+MEMORY_IS_KEPT = 100  # steps, see ``keep_freed_memory``
 MAX_SKIPPED = 5  # steps in a row without a finite gradient before training ends
 
 
@@ -427,6 +429,8 @@ class Trainer:
                 progress.step_seconds += time.perf_counter() - began
                 bar.set_postfix_str(self._postfix(), refresh=False)
                 bar.update()
+                if progress.step % MEMORY_IS_KEPT == 0:
+                    give_back_freed_memory()
                 if progress.step % config.validate_every == 0:
                     self.checkpoint()
                 if signal_number:

@@ -1,13 +1,23 @@
 """What the program asks of the machine changes no result."""
 
+import ctypes
+import resource
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
-from seq2seq.machine import FEW_ROWS, fast_bfloat16, float32_products, side_by_side
+from seq2seq.machine import (
+    FEW_ROWS,
+    fast_bfloat16,
+    float32_products,
+    give_back_freed_memory,
+    keep_freed_memory,
+    side_by_side,
+)
 
 
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, 5000])
@@ -83,3 +93,23 @@ def test_tasks_side_by_side_keep_their_order_and_leave_the_threads_as_they_were(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    keep_freed_memory()
+    give_back_freed_memory()
+    before = resident()
+    blocks = [torch.ones(1_000_000) for _ in range(25)]
+    _at_the_end = torch.ones(1_000)  # what lies behind them keeps the heap from shrinking by itself
+    del blocks
+    kept = resident()
+    give_back_freed_memory()
+    assert kept - before > 80e6
+    assert resident() - before < 20e6
+
+
+def resident() -> int:
+    """Bytes of physical memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
