@@ -3,8 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from seq2seq.loss import CHUNK, two_pass_loss, vocabulary_loss
+
+
+def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
+    """The same loss, with the same gradients by ``wanted``."""
+    # The logits themselves are float32 whatever the vectors are.
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+    gradients = (torch.autograd.grad(loss * 3, wanted) for loss in (ours, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
@@ -16,15 +26,7 @@ def test_equals_torch_forward_and_gradient(n_tokens: int, smoothing: float) -> N
     labels = torch.randint(0, 50, (n_tokens,))
     expected = F.cross_entropy(x @ weight.T, labels, label_smoothing=smoothing, reduction="sum")
     ours = vocabulary_loss(x, weight, labels, smoothing)
-    # The logits themselves are float32 whatever the vectors are.
-    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
-    wanted = [x, weight]
-    for one, other in zip(
-        torch.autograd.grad(ours * 3, wanted),
-        torch.autograd.grad(expected * 3, wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert_same(ours, expected, [x, weight])
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -47,7 +49,7 @@ def test_two_passes_equal_torch_forward_and_gradient(
     weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
     labels = torch.randint(0, 50, (n_tokens,))
 
-    def cross_entropy(logits: torch.Tensor) -> torch.Tensor:
+    def cross_entropy(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
 
     p, q = x @ weight.T
@@ -57,11 +59,4 @@ def test_two_passes_equal_torch_forward_and_gradient(
     ]
     expected = (cross_entropy(p) + cross_entropy(q)) / 2 + agreement / 4 * sum(divergences)
     ours = two_pass_loss(x, weight, labels, smoothing, agreement)
-    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
-    wanted = [x, weight]
-    for a, b in zip(
-        torch.autograd.grad(ours * 3, wanted),
-        torch.autograd.grad(expected * 3, wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert_same(ours, expected, [x, weight])
