@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from seq2seq.checkpoint import load_run_config
 from seq2seq.files import write_lines
 from seq2seq.machine import fast_bfloat16, float32_products
-from seq2seq.training import Trainer, batch_loss
+from seq2seq.objective import batch_loss
+from seq2seq.training import Trainer
 
 HERE = Path(__file__).parent
 RUN = Path("runs/bench")

@@ -4,17 +4,18 @@ Where things are. A file imports only from lines above its own (a test holds thi
 
     errors                                   how work fails
     registry  files  machine  parallel       parts by name; whole files; the computer; several
-    settings  lock                           every setting and what it may be; one at a time
+    settings  lock  signals                  every setting and what it may be; one at a time; Ctrl-C
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     significance                             whether a difference is luck
     corpus                                   sentence pairs, and what may be known of them
     scores  normalizers  positions  extras   the parts of attention
-    attention  loss                          the heart; what training minimises
+    attention  loss                          the heart; surprise at the reference
     replacements                             what can stand where an attention stood
     variants                                 every attention by name
     config  batches  layers                  settings read and checked; padded rectangles; layers
     model  training_data                     encoder and decoder; training pairs as batches
     decoding  checkpoint                     greedy and beam search; what a run folder holds
+    objective  optimizer                     what training minimises, and how
     preparation  observation                 a run folder made ready; what a translation looked at
     translator                               text in, text out
     alignment                                attention against gold alignments

@@ -11,21 +11,18 @@ of every batch's rows, and the mean of their gradients is what one process would
 
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from seq2seq.batches import Batch, lengths, make_batch, plan_batches
@@ -45,7 +42,6 @@ from seq2seq.diary import Diary
 from seq2seq.errors import Diverged, Stopped, UserError
 from seq2seq.files import read_json_lines, write_lines, write_text
 from seq2seq.lock import locked
-from seq2seq.loss import two_pass_loss, vocabulary_loss
 from seq2seq.machine import (
     autocast,
     enough_memory,
@@ -55,63 +51,18 @@ from seq2seq.machine import (
     pick_device,
 )
 from seq2seq.metrics import bleu
-from seq2seq.model import Seq2Seq, count_parameters
-from seq2seq.parallel import exchange, gather, is_launched, on_first, rank, replicated, size
-from seq2seq.settings import Config, TrainConfig
+from seq2seq.model import count_parameters
+from seq2seq.objective import Objective, batch_loss
+from seq2seq.optimizer import learning_rate, make_optimizer, restore_optimizer
+from seq2seq.parallel import exchange, gather, on_first, rank, replicated, size
+from seq2seq.settings import Config
+from seq2seq.signals import StopRequest
 from seq2seq.tokenizer import EOS, PAD
 from seq2seq.training_data import TrainingData
 from seq2seq.translator import Translator
 
 MEMORY_IS_KEPT = 100  # steps, see ``keep_freed_memory``
 MAX_SKIPPED = 5  # steps in a row without a finite gradient before training ends
-
-
-def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
-    """The rate of a step: learning_rate · warm-up · decay.
-
-    Warm-up rises linearly from 0 to 1 in the first steps; decay falls from 1 at the start of
-    training to 0 at its end, in a line or along a cosine (Loshchilov and Hutter 2017).
-
-    Args:
-        config: ``learning_rate``, ``warmup_steps`` and ``decay``.
-        step: steps taken so far.
-        progress: share of the training that is done, in [0, 1].
-    """
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    decay = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * warmup * decay
-
-
-def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
-    """Loss of a batch, summed over its target tokens (padding does not count)."""
-    x, _ = model.decode(batch.tgt_in, model.start(*model.encode(batch.src)))
-    counts = batch.labels != PAD
-    return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
-
-
-def r_drop_loss(model: Seq2Seq, batch: Batch, smoothing: float, agreement: float) -> Tensor:
-    """Loss of a batch read twice at once, each time with other dropout, summed as above."""
-    src, tgt_in = batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)
-    x, _ = model.decode(tgt_in, model.start(*model.encode(src)))
-    x = x.unflatten(0, (2, -1))  # (2, B, T, D)
-    counts = batch.labels != PAD
-    weight = model.output.weight
-    return two_pass_loss(x[:, counts], weight, batch.labels[counts], smoothing, agreement)
-
-
-class Objective(nn.Module):
-    """What gradients are taken of: ids in, the loss that ``train`` asks for out."""
-
-    def __init__(self, model: Seq2Seq, train: TrainConfig) -> None:
-        super().__init__()
-        self.model, self.train_config = model, train
-
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
-        """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1)."""
-        smoothing, agreement = self.train_config.label_smoothing, self.train_config.r_drop
-        if agreement:
-            return r_drop_loss(self.model, Batch(src, tgt), smoothing, agreement)
-        return batch_loss(self.model, Batch(src, tgt), smoothing)
 
 
 def share(batch: Batch, rank: int, size: int) -> Batch:
@@ -411,7 +362,7 @@ class Trainer:
         patience = self.config.train.patience
         return 0 < patience <= self.progress.validations_without_gain
 
-    def fit(self, stop: "StopRequest") -> None:
+    def fit(self, stop: StopRequest) -> None:
         """Train until the last epoch, or until BLEU has not risen for ``patience`` validations.
 
         Raises:
@@ -498,42 +449,6 @@ class Trainer:
         )
 
 
-class StopRequest:
-    """While active, SIGINT (Ctrl-C) and SIGTERM ask for a stop after the step; twice, at once.
-
-    ``torchrun`` passes on what it gets, may do so more than once, and ends by force what takes
-    longer than its ``--shutdown-timeout``: where it is at work, once is all that counts.
-    """
-
-    def __init__(self) -> None:
-        self.signal_number = 0
-        self._before: dict[int, Any] = {}
-
-    def _note(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.signal_number:
-            return
-        self.signal_number = signal_number
-        if not is_launched():
-            self.__exit__()  # the next signal does what it did before
-            self._say("\nstopping after this step; again to stop at once")
-        elif rank() == 0:
-            self._say("\nstopping after this step")
-
-    @staticmethod
-    def _say(line: str) -> None:
-        with suppress(OSError):  # who reads our output may have been stopped by the same Ctrl-C
-            print(line, file=sys.stderr, flush=True)
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def train(config: Config, run: Path) -> dict[str, Any]:
     """Train the model of a prepared run folder, or go on where a stopped training was.
 
@@ -587,46 +502,3 @@ def _begin(config: Config, run: Path) -> None:
 def _remove(*paths: Path) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def make_optimizer(model: Seq2Seq, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and norms are not decayed."""
-    parameters = list(model.parameters())
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    betas = (0.9, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give ``optimizer``, which has taken no step, the memory that is in ``state``.
-
-    Its own ``load_state_dict`` takes over whatever it is given, and its kernels then write as many
-    numbers as the weights have into tensors that may be smaller. Here every tensor is copied into
-    one of the right size, and of the settings only the learning rate is taken over.
-
-    Raises:
-        KeyError, TypeError, ValueError, RuntimeError: it is of other weights.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    memory = state["state"]
-    if memory and memory.keys() != set(range(len(parameters))):
-        raise ValueError("the optimizer's state is of other weights")
-    for number, of_one in memory.items():
-        parameter = parameters[number]
-        own = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-        for name, tensor in own.items():
-            if of_one[name].shape != tensor.shape:
-                raise ValueError(f"the optimizer's {name} is {tuple(of_one[name].shape)}")
-            tensor.copy_(of_one[name])
-        optimizer.state[parameter] = own
-    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        group["lr"] = float(saved["lr"])

@@ -12,10 +12,11 @@ from torch import nn
 from seq2seq.batches import Batch, pad
 from seq2seq.layers import Dropout, Residual
 from seq2seq.model import Seq2Seq, count_parameters
+from seq2seq.objective import batch_loss
+from seq2seq.optimizer import make_optimizer
 from seq2seq.positions import Sinusoidal, sinusoids
 from seq2seq.settings import AttentionConfig, ModelConfig, TrainConfig
 from seq2seq.tokenizer import BOS, EOS
-from seq2seq.training import batch_loss, make_optimizer
 
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
 CONTROLS = [

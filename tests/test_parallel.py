@@ -20,9 +20,11 @@ from seq2seq.checkpoint import load_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.errors import Diverged, Stopped, UserError
+from seq2seq.objective import batch_loss
 from seq2seq.preparation import prepare
 from seq2seq.settings import Config
-from seq2seq.training import StopRequest, Trainer, batch_loss, seed_of, share, train
+from seq2seq.signals import StopRequest
+from seq2seq.training import Trainer, seed_of, share, train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

@@ -26,10 +26,12 @@ from seq2seq.checkpoint import load_state, save_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.errors import Diverged, Stopped, UserError
+from seq2seq.optimizer import learning_rate
 from seq2seq.preparation import is_prepared, prepare
 from seq2seq.settings import Config, TrainConfig
+from seq2seq.signals import StopRequest
 from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training import MAX_SKIPPED, StopRequest, Trainer, learning_rate, seed_of, train
+from seq2seq.training import MAX_SKIPPED, Trainer, seed_of, train
 
 # Everything that is drawn at random or remembered, in a run of a second or two.
 OVERRIDES = {

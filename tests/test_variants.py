@@ -24,6 +24,7 @@ from seq2seq.batches import Batch
 from seq2seq.errors import Impossible
 from seq2seq.extras import Differential, Gated, TalkingHeads
 from seq2seq.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
+from seq2seq.objective import batch_loss
 from seq2seq.parts import Places
 from seq2seq.positions import AbsolutePosition, Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.registry import EXTRAS, NORMALIZERS, POSITIONS, REGISTRIES, SCORES
@@ -31,7 +32,6 @@ from seq2seq.replacements import AverageAttention, phi
 from seq2seq.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.tokenizer import BOS
-from seq2seq.training import batch_loss
 from seq2seq.variants import AnyAttention, check_attention, make_attention, table
 
 D, H = 16, 4
