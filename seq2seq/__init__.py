@@ -8,6 +8,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     tokenizer  metrics  parts                subwords; BLEU and chrF; what parts have in common
     significance                             whether a difference is luck
     corpus                                   sentence pairs, and what may be known of them
+    sources  held_out                        where they come from; what training must not see
     scores  normalizers  positions  extras   the parts of attention
     attention  loss                          the heart; surprise at the reference
     replacements                             what can stand where an attention stood
@@ -23,7 +24,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     plots                                    pictures
     diary                                    what a training leaves to look at
     training                                 the loop
-    evaluation                               the scores
+    evaluation  tables                       the scores; the same as lines for people
     experiments                              variants times seeds
     findings                                 what an experiment found
     report                                   the same in words

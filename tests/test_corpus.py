@@ -17,14 +17,13 @@ from seq2seq.corpus import (
     load_report,
     load_split,
     load_tags,
-    pairs_of,
     parse_links,
-    prepare_corpus,
 )
 from seq2seq.errors import UserError
 from seq2seq.files import read_lines
-from seq2seq.preparation import prepare
+from seq2seq.preparation import prepare, prepare_corpus
 from seq2seq.settings import Config, DataConfig, HubConfig, TokenizerConfig
+from seq2seq.sources import pairs_of
 
 ROOT = Path(__file__).parent.parent
 SPLITS = ("train", "valid", "test")
