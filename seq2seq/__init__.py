@@ -26,6 +26,7 @@ Where things are. A file imports only from lines above its own (a test holds thi
     training                                 the loop
     evaluation  tables                       the scores; the same as lines for people
     experiments                              variants times seeds
+    speeds                                   how fast they are, measured in turn
     findings                                 what an experiment found
     report                                   the same in words
     cli                                      one sub-command a stage

@@ -12,7 +12,7 @@ import numpy as np
 from seq2seq.config import flatten, toml_value
 from seq2seq.corpus import load_split
 from seq2seq.errors import UserError
-from seq2seq.experiments import Experiment, Run, Speeds, measure_speed, model_size
+from seq2seq.experiments import Experiment, Run, model_size
 from seq2seq.files import file_name, read_bytes, read_json_lines, read_lines, write_text
 from seq2seq.significance import (
     Array,
@@ -21,6 +21,7 @@ from seq2seq.significance import (
     resampled_bleu,
     sentence_statistics,
 )
+from seq2seq.speeds import Speeds, measure_speed
 
 
 @dataclass(frozen=True)

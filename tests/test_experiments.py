@@ -18,14 +18,13 @@ from conftest import SACREBLEU, TINY_CONFIG, write_corpus
 from safetensors.torch import load_file
 
 import seq2seq.experiments
+import seq2seq.speeds
 from seq2seq.cli import main
 from seq2seq.config import flatten, load_config
 from seq2seq.errors import Stopped, UserError
 from seq2seq.experiments import (
-    ROUNDS,
     Run,
     load_experiment,
-    measure_speed,
     model_size,
     plan_runs,
     run_all,
@@ -37,6 +36,7 @@ from seq2seq.preparation import prepare
 from seq2seq.report import main_table, markdown_table, summary, write_report
 from seq2seq.significance import RESAMPLES, Comparison, resampled_bleu, sentence_statistics
 from seq2seq.significance import compare as compare_scores
+from seq2seq.speeds import ROUNDS, measure_speed
 from seq2seq.training import Trainer, train
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +125,7 @@ def test_finished_runs_are_never_repeated(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(seq2seq.experiments, "train", refuse)
-    monkeypatch.setattr(seq2seq.experiments, "Trainer", refuse)  # nor is speed measured again
+    monkeypatch.setattr(seq2seq.speeds, "Trainer", refuse)  # nor is speed measured again
     before = (folder / "out" / "report.md").read_bytes()
     assert compare(folder) == 0
     assert (folder / "out" / "report.md").read_bytes() == before
@@ -314,7 +314,7 @@ def test_speed_is_measured_again_after_another_training(
     runs = [run for run in findings(folder).baseline.runs if run.seed == 1]
     (tmp_path / "speed.json").write_text('{"plain": {}}', encoding="utf-8")
     assert measure_speed(runs, tmp_path) == {"plain": {}}
-    monkeypatch.setattr(seq2seq.experiments, "ROUNDS", 1)
+    monkeypatch.setattr(seq2seq.speeds, "ROUNDS", 1)
     os.utime(tmp_path / "speed.json", (0, 0))
     assert len(measure_speed(runs, tmp_path)["plain"]["training"]) == 1
 
