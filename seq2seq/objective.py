@@ -8,6 +8,13 @@ from seq2seq.model import Seq2Seq
 from seq2seq.settings import TrainConfig
 from seq2seq.tokenizer import PAD
 
+R_DROP_FROM = 0.5  # of the training; earlier, the model is too young for twice the work to pay
+
+
+def agreement_at(config: TrainConfig, progress: float) -> float:
+    """R-Drop's α, as soon as a share ``progress`` of the training, in [0, 1], is done."""
+    return config.r_drop if progress >= R_DROP_FROM else 0.0
+
 
 def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
     """Loss of a batch, summed over its target tokens (padding does not count)."""
@@ -27,15 +34,15 @@ def r_drop_loss(model: Seq2Seq, batch: Batch, smoothing: float, agreement: float
 
 
 class Objective(nn.Module):
-    """What gradients are taken of: ids in, the loss that ``train`` asks for out."""
+    """What gradients are taken of: ids in, loss out."""
 
-    def __init__(self, model: Seq2Seq, train: TrainConfig) -> None:
+    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
         super().__init__()
-        self.model, self.train_config = model, train
+        self.model, self.smoothing = model, smoothing
 
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
-        """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1)."""
-        smoothing, agreement = self.train_config.label_smoothing, self.train_config.r_drop
+    def forward(self, src: Tensor, tgt: Tensor, agreement: float) -> Tensor:
+        """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1); ``agreement``: R-Drop's α, or 0."""
+        batch = Batch(src, tgt)
         if agreement:
-            return r_drop_loss(self.model, Batch(src, tgt), smoothing, agreement)
-        return batch_loss(self.model, Batch(src, tgt), smoothing)
+            return r_drop_loss(self.model, batch, self.smoothing, agreement)
+        return batch_loss(self.model, batch, self.smoothing)

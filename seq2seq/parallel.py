@@ -111,7 +111,7 @@ def gather(*numbers: float) -> list[list[float]]:
     return [each.tolist() for each in found]
 
 
-def replicated(module: nn.Module, *example: Tensor) -> nn.Module:
+def replicated(module: nn.Module, *example: Tensor | float) -> nn.Module:
     """``module`` such that gradients become their mean over all processes, in each of them.
 
     Weights become rank 0's. Buffers stay each process's own: they are tables, which may grow, and

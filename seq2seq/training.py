@@ -52,7 +52,7 @@ from seq2seq.machine import (
 )
 from seq2seq.metrics import bleu
 from seq2seq.model import count_parameters
-from seq2seq.objective import Objective, batch_loss
+from seq2seq.objective import Objective, agreement_at, batch_loss
 from seq2seq.optimizer import learning_rate, make_optimizer, restore_optimizer
 from seq2seq.parallel import exchange, gather, on_first, rank, replicated, size
 from seq2seq.settings import Config
@@ -139,20 +139,21 @@ class Trainer:
         self.average = deepcopy(self.model) if config.train.average else self.model
         self.average.eval()
         example = torch.full((1, 2), EOS, device=self.device)
-        objective = Objective(self.model, config.train)
+        objective = Objective(self.model, config.train.label_smoothing)
         gather(0.0)  # all have come so far: from here on they wait for each other
-        self.objective = replicated(objective, example, example)
+        self.objective = replicated(objective, example, example, 0.0)
         self.optimizer = make_optimizer(self.model, config.train)
         self.progress = Progress()
 
     # --- a step ---
 
-    def step(self, batches: list[Batch], rate: float) -> float:
+    def step(self, batches: list[Batch], rate: float, agreement: float = 0.0) -> float:
         """Follow the gradient of some batches once; not if it is infinite or no number.
 
         Args:
             batches: counted as one: the loss is averaged over all their target tokens.
             rate: learning rate.
+            agreement: R-Drop's α; 0 reads each batch once.
 
         Returns:
             the loss, summed over the target tokens of this process's share; 0 if skipped.
@@ -169,7 +170,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             mine = share(batch, rank(), size()).to(self.device)
             is_last = number == len(batches)
-            total += self._add_gradient(mine, n_labels, now=is_last)
+            total += self._add_gradient(mine, agreement, n_labels, now=is_last)
             for side in (batch.src, batch.tgt):
                 progress.data_checksum = crc32(side.numpy().tobytes(), progress.data_checksum)
         # Gradients are the same in all processes by now, so all decide the same.
@@ -187,7 +188,7 @@ class Trainer:
         self._count_skipped(not is_finite)
         return total if is_finite else 0.0
 
-    def _add_gradient(self, batch: Batch, n_labels: int, now: bool) -> float:
+    def _add_gradient(self, batch: Batch, agreement: float, n_labels: int, now: bool) -> float:
         """Add a batch's share of the gradient of a step with ``n_labels``; returns its loss."""
         config = self.config.train
 
@@ -205,7 +206,7 @@ class Trainer:
             float32_products(config.batch_tokens),
         ):
             with autocast(config.precision, self.device):
-                loss = self.objective(batch.src, batch.tgt)
+                loss = self.objective(batch.src, batch.tgt, agreement)
             (loss * size() / n_labels).backward()  # the mean over processes divides by size
             return loss.item()
 
@@ -375,7 +376,8 @@ class Trainer:
         with bar:
             for batches, done in self.steps():
                 began = time.perf_counter()
-                loss = self.step(batches, learning_rate(config, progress.step, done))
+                rate = learning_rate(config, progress.step, done)
+                loss = self.step(batches, rate, agreement_at(config, done))
                 signal_number = self.agree(loss, stop.signal_number)
                 progress.step_seconds += time.perf_counter() - began
                 bar.set_postfix_str(self._postfix(), refresh=False)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import TINY_CONFIG, write_corpus
 
-from seq2seq.batches import Batch
 from seq2seq.checkpoint import load_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
@@ -159,9 +158,9 @@ def test_two_processes_end_where_one_does(
 def stop_after_a_step(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
-    def step_and_stop(self: Trainer, batches: list[Batch], rate: float) -> float:
+    def step_and_stop(self: Trainer, *arguments: Any) -> float:
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batches, rate)
+        return step(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step_and_stop)

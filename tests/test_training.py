@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from conftest import SEQ2SEQ, TINY_CONFIG, write_corpus
 from safetensors.torch import load_file
 
-from seq2seq.batches import Batch, make_batch
+from seq2seq.batches import make_batch
 from seq2seq.checkpoint import load_state, save_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
@@ -95,7 +95,7 @@ def gradients(
     )
     _, src, tgt = trainer.data.epoch(0)
     batches = [make_batch(src, tgt, rows) for rows in split]
-    return trainer, trainer.step(batches, 1e-3), found
+    return trainer, trainer.step(batches, 1e-3, config.train.r_drop), found
 
 
 def still(config: Config, **train: Any) -> Config:
@@ -159,6 +159,23 @@ def test_r_drop_follows_torchs_gradient_of_two_passes(config: Config, uninterrup
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
+def test_r_drop_begins_half_way(config: Config, tmp_path: Path) -> None:
+    """Up to there, a training is the one without it, number by number; from there on it is not."""
+    found = []
+    for weight in (0.0, 4.0):
+        run = tmp_path / f"{weight}"
+        train_config = replace(config.train, epochs=2, validate_every=1, r_drop=weight)
+        changed = replace(config, model=replace(config.model, dropout=0.3), train=train_config)
+        prepare(changed, run)
+        steps = train(changed, run)["steps"]
+        found.append(metrics(run))
+    once, twice = found
+    assert len(once) == steps
+    assert once[: steps // 2] == twice[: steps // 2]
+    pairs = zip(once[steps // 2 :], twice[steps // 2 :], strict=True)
+    assert all(a["loss"] != b["loss"] for a, b in pairs)
+
+
 def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
     _, _, found = gradients(still(config, clip_norm=0.01), uninterrupted, [[0, 1, 2]])
     norm = torch.cat([gradient.flatten() for gradient in found]).norm().item()
@@ -199,8 +216,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     """Have Ctrl-C come during a step."""
     step = Trainer.step
 
-    def step_and_stop(self: Trainer, batches: list[Batch], rate: float) -> float:
-        loss = step(self, batches, rate)
+    def step_and_stop(self: Trainer, *arguments: Any) -> float:
+        loss = step(self, *arguments)
         if self.progress.step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
         return loss
@@ -610,11 +627,11 @@ def test_too_little_memory_names_the_batch_and_what_to_change(
     code = (
         "import resource; from pathlib import Path; from seq2seq import training\n"
         "begin = training.Trainer.step\n"
-        "def step(self, batches, rate):\n"
+        "def step(self, batches, *how):\n"
         "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, -1))\n"
         "    many = [training.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
-        "    return begin(self, many, rate)\n"
+        "    return begin(self, many, *how)\n"
         "training.Trainer.step = step"
     )
     command = changed(code, tmp_path)
