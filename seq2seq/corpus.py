@@ -5,7 +5,7 @@ test sets as plain text under ``corpus/`` in the run folder, with a report of wh
 was left out. A corpus of files may bring gold word alignments (``test.de-en.align``) and the names
 of the phenomena in each pair (``test.tags``).
 
-Training pairs are read and written one by one: there may be more of them than fit into memory.
+Training pairs are read one by one: there may be more of them than fit into memory.
 """
 
 import re

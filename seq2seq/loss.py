@@ -9,8 +9,8 @@ which is cross-entropy against labels smoothed by ε (Szegedy et al. 2016). For 
 moving them took half as long again as the matrix products, or more. ``VocabularyLoss`` therefore
 works through the tokens in chunks, and turns each chunk's logits into its gradient in place.
 
-R-Drop (Wu et al. 2021, arXiv:2106.14448) reads each batch twice. Dropout makes the two passes
-differ, and what they predict, p and q, is to agree all the same:
+R-Drop (Wu et al. 2021, arXiv:2106.14448) reads each batch twice (``objective.py`` says from when
+on). Dropout makes the two passes differ, and what they predict, p and q, is to agree all the same:
 
     loss = Σ ((CE(p) + CE(q)) / 2 + α/4 (KL(p‖q) + KL(q‖p)))
 """

@@ -8,10 +8,10 @@ from seq2seq.model import Seq2Seq
 from seq2seq.settings import TrainConfig
 from seq2seq.tokenizer import PAD
 
-R_DROP_FROM = 0.5  # of the training; earlier, the model is too young for twice the work to pay
+R_DROP_FROM = 0.5  # of ``epochs``; docs/experiments.md has what reading twice throughout gave
 
 
-def agreement_at(config: TrainConfig, progress: float) -> float:
+def r_drop_at(config: TrainConfig, progress: float) -> float:
     """R-Drop's α, as soon as a share ``progress`` of the training, in [0, 1], is done."""
     return config.r_drop if progress >= R_DROP_FROM else 0.0
 

@@ -156,7 +156,7 @@ class TrainConfig:
     ] = 0.1
     r_drop: Annotated[
         float,
-        "in the second half of training, batches are read twice; weight of how far apart; 0: once",
+        "from half of train.epochs on, read batches twice; weight of their disagreement; 0: once",
         NOT_NEGATIVE,
     ] = 0.0
     clip_norm: Annotated[float, "longest gradient let through; 0: no limit", NOT_NEGATIVE] = 1.0

@@ -19,7 +19,7 @@ def open_source(data: DataConfig) -> dict[str, Pairs]:
     """The splits that ``data`` names, each to be read pair by pair as often as wanted.
 
     Raises:
-        UserError: the corpus cannot be reached.
+        UserError: the corpus cannot be reached (what is wrong within it, reading finds).
     """
     return _from_files(data) if data.directory else _from_hub(data)
 

@@ -52,7 +52,7 @@ from seq2seq.machine import (
 )
 from seq2seq.metrics import bleu
 from seq2seq.model import count_parameters
-from seq2seq.objective import Objective, agreement_at, batch_loss
+from seq2seq.objective import Objective, batch_loss, r_drop_at
 from seq2seq.optimizer import learning_rate, make_optimizer, restore_optimizer
 from seq2seq.parallel import exchange, gather, on_first, rank, replicated, size
 from seq2seq.settings import Config
@@ -194,10 +194,11 @@ class Trainer:
 
         def complaint() -> str:
             (n_pairs, n_src), n_tgt = batch.src.shape, batch.tgt_in.shape[1]
+            twice = " (read twice: train.r_drop)" if agreement else ""
             return (
                 f"at step {self.progress.step:,}, for {n_pairs} pairs of {n_src} source and "
-                f"{n_tgt} target tokens: a lower train.batch_tokens (it is {config.batch_tokens}) "
-                "takes less; a higher train.accumulate makes up for it"
+                f"{n_tgt} target tokens{twice}: a lower train.batch_tokens (it is "
+                f"{config.batch_tokens}) takes less; a higher train.accumulate makes up for it"
             )
 
         with (
@@ -377,7 +378,7 @@ class Trainer:
             for batches, done in self.steps():
                 began = time.perf_counter()
                 rate = learning_rate(config, progress.step, done)
-                loss = self.step(batches, rate, agreement_at(config, done))
+                loss = self.step(batches, rate, r_drop_at(config, done))
                 signal_number = self.agree(loss, stop.signal_number)
                 progress.step_seconds += time.perf_counter() - began
                 bar.set_postfix_str(self._postfix(), refresh=False)

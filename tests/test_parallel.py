@@ -19,7 +19,7 @@ from seq2seq.checkpoint import load_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.errors import Diverged, Stopped, UserError
-from seq2seq.objective import batch_loss
+from seq2seq.objective import batch_loss, r_drop_loss
 from seq2seq.preparation import prepare
 from seq2seq.settings import Config
 from seq2seq.signals import StopRequest
@@ -222,11 +222,13 @@ def test_shares_are_the_batch(path: Path, tmp_path: Path) -> None:
     few = share(whole, 0, len(whole.src))  # one row
     idle = share(few, 1, 2)
     assert idle.n_labels == 0
-    loss = batch_loss(trainer.model, idle, 0.1)
-    loss.backward()
-    assert loss.item() == 0
-    gradients = [parameter.grad for parameter in trainer.model.parameters()]
-    assert all(grad is not None and not grad.any() for grad in gradients)
+    losses = batch_loss(trainer.model, idle, 0.1), r_drop_loss(trainer.model, idle, 0.1, 4.0)
+    for loss in losses:
+        loss.backward()
+        assert loss.item() == 0
+        gradients = [parameter.grad for parameter in trainer.model.parameters()]
+        assert all(grad is not None and not grad.any() for grad in gradients)
+        trainer.model.zero_grad()
 
 
 def test_each_step_and_process_draws_its_own() -> None:
