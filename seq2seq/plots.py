@@ -128,7 +128,7 @@ def plot_training(lines: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 7.5), layout="constrained")
     losses, bleu, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.6])
     curves = (
-        (losses, "loss", "training (labels smoothed, dropout on, with R-Drop if any)"),
+        (losses, "loss", "training (labels smoothed, dropout on; R-Drop, if any, from half on)"),
         (losses, "valid_loss", "validation"),
         (bleu, "valid_bleu", "validation"),
         (rate, "learning_rate", ""),
