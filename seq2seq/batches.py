@@ -118,7 +118,8 @@ def plan_batches(
         shuffle: (seed, epoch) that the order depends on; None for shortest first.
 
     Returns:
-        the indices of each batch's pairs; every pair is in exactly one batch.
+        the indices of each batch's pairs; every pair is in exactly one batch. Whatever the
+        shuffle, pairs of the same lengths give batches of the same shapes.
     """
     order = np.arange(len(src), dtype=np.int32)
     generator = np.random.default_rng(shuffle) if shuffle else None

@@ -18,6 +18,7 @@ from seq2seq.config import Layer, load_config, read_tree
 from seq2seq.errors import Diverged, UserError
 from seq2seq.evaluation import evaluate
 from seq2seq.files import read_json, write_text
+from seq2seq.machine import keep_kernels
 from seq2seq.model import Seq2Seq, count_parameters
 from seq2seq.preparation import is_prepared, prepare
 from seq2seq.settings import NOT_NEGATIVE, Config, nearest, options
@@ -197,6 +198,7 @@ def run_all(runs: list[Run]) -> None:
     Raises:
         Stopped: a signal came; the run in progress is saved.
     """
+    keep_kernels()  # before a run that only has to be scored
     done = sum(run.is_finished for run in runs)
     with tqdm(total=len(runs), initial=done, unit="run", disable=None) as bar:
         for run in runs:

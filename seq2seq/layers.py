@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.attention import KeysValues, Steps
+from seq2seq.machine import in_product_precision
 from seq2seq.settings import AttentionConfig, ModelConfig
 from seq2seq.variants import make_attention
 
@@ -35,15 +36,6 @@ class Dropout(nn.Module):
         uniform = draws.view(torch.int8)[: x.numel()].view(x.shape)  # -128 to 127
         keep = uniform > n_dropped - 129
         return x * keep.to(x.dtype).mul_(256 / max(1, 256 - n_dropped))
-
-
-def in_product_precision(x: Tensor) -> Tensor:
-    """``x`` in the format that matrix products have under autocast, converted once for several.
-
-    Their gradients are then summed in that format too.
-    """
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class FeedForward(nn.Module):

@@ -12,13 +12,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from seq2seq.attention import Steps, causal_mask
-from seq2seq.layers import (
-    DecoderLayer,
-    Dropout,
-    EncoderLayer,
-    LayerCache,
-    in_product_precision,
-)
+from seq2seq.layers import DecoderLayer, Dropout, EncoderLayer, LayerCache
+from seq2seq.machine import in_product_precision
 from seq2seq.positions import AbsolutePosition
 from seq2seq.settings import ModelConfig
 from seq2seq.tokenizer import PAD

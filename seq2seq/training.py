@@ -48,6 +48,7 @@ from seq2seq.machine import (
     float32_products,
     give_back_freed_memory,
     keep_freed_memory,
+    keep_kernels,
     pick_device,
 )
 from seq2seq.metrics import bleu
@@ -127,6 +128,7 @@ class Trainer:
 
     def __init__(self, config: Config, run: Path) -> None:
         keep_freed_memory()
+        keep_kernels()
         torch.manual_seed(config.train.seed)
         self.config, self.run = config, run
         self.diary = Diary(run, config.train)

@@ -73,6 +73,17 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert {frozenset(b) for b in plans[0]} != {frozenset(b) for b in plans[2]}
 
 
+@given(lengths=PAIRS, limit=st.integers(20, 200), shuffle=st.tuples(*2 * [st.integers(0, 9)]))
+def test_every_epoch_has_batches_of_the_same_shapes(
+    lengths: list[tuple[int, int]], limit: int, shuffle: tuple[int, int]
+) -> None:
+    """So that what is made for a shape, and kept, serves every epoch."""
+    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
+    epochs = [plan_batches(src, tgt, limit, (shuffle[0], shuffle[1] + i)) for i in range(2)]
+    shapes = [sorted((len(b), src[b].max(), *tgt[b]) for b in plan) for plan in epochs]
+    assert shapes[0] == shapes[1]
+
+
 def test_batches_hold_pairs_of_similar_length() -> None:
     src = numbers([1 + (i * 7) % 50 for i in range(1000)])
     plan = plan_batches(src, src, 500, (1, 0))

@@ -60,3 +60,23 @@ def test_two_passes_equal_torch_forward_and_gradient(
     expected = (cross_entropy(p) + cross_entropy(q)) / 2 + agreement / 4 * sum(divergences)
     ours = two_pass_loss(x, weight, labels, smoothing, agreement)
     assert_same(ours, expected, [x, weight])
+
+
+@pytest.mark.parametrize("is_read_twice", [False, True])
+def test_with_products_in_bfloat16_near_doubles(is_read_twice: bool) -> None:
+    torch.manual_seed(0)
+    n_tokens = 2 * CHUNK + 3
+    labels = torch.randint(0, 50, (n_tokens,))
+    of_double: list[Tensor] = [torch.randn(2, n_tokens, 64), torch.randn(50, 64) / 8]
+    results = []
+    for dtype in (torch.double, torch.float32):
+        x, weight = (tensor.to(dtype).requires_grad_() for tensor in of_double)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            if is_read_twice:
+                loss = two_pass_loss(x, weight, labels, 0.1, 3.0)
+            else:
+                loss = vocabulary_loss(x[0], weight, labels, 0.1)
+        results.append([loss, *torch.autograd.grad(loss, [x, weight])])
+    for exact, ours in zip(*results, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - exact).norm() < 0.01 * exact.norm()

@@ -1,7 +1,10 @@
 """What the program asks of the machine changes no result."""
 
 import ctypes
+import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -107,6 +110,34 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     give_back_freed_memory()
     assert kept - before > 80e6
     assert resident() - before < 20e6
+
+
+PRODUCTS = """
+import torch
+from seq2seq.machine import keep_kernels
+{first}
+x, weight = torch.ones(1500, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16)
+for rows in 2 * list(range(400, 1450)):
+    x[:rows] @ weight
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "set_before", "made"),
+    [("", None, 2100), ("keep_kernels()", None, 1050), ("keep_kernels()", "1024", 2100)],
+)
+def test_kernels_of_many_shapes_are_kept(first: str, set_before: str | None, made: int) -> None:
+    """As oneDNN itself tells, for 1,050 shapes in two rounds."""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {"ONEDNN_VERBOSE": "profile_create"} | ({name: set_before} if set_before else {})
+    command = [sys.executable, "-c", PRODUCTS.format(first=first)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = [line for line in result.stdout.splitlines() if ",matmul," in line]
+    if not lines:
+        pytest.skip("this CPU's bfloat16 products are not oneDNN's")
+    assert sum("create:cache_miss" in line for line in lines) == made
+    assert sum("create:cache_hit" in line for line in lines) == 2100 - made
 
 
 def resident() -> int:
