@@ -67,10 +67,10 @@ def test_with_products_in_bfloat16_near_doubles(is_read_twice: bool) -> None:
     torch.manual_seed(0)
     n_tokens = 2 * CHUNK + 3
     labels = torch.randint(0, 50, (n_tokens,))
-    of_double: list[Tensor] = [torch.randn(2, n_tokens, 64), torch.randn(50, 64) / 8]
+    values = [torch.randn(2, n_tokens, 64), torch.randn(50, 64) / 8]
     results = []
     for dtype in (torch.double, torch.float32):
-        x, weight = (tensor.to(dtype).requires_grad_() for tensor in of_double)
+        x, weight = (tensor.to(dtype).requires_grad_() for tensor in values)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
             if is_read_twice:
                 loss = two_pass_loss(x, weight, labels, 0.1, 3.0)

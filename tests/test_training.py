@@ -178,6 +178,15 @@ def test_r_drop_begins_half_way(config: Config, tmp_path: Path) -> None:
     assert half == [0.0, 0.0, 3.0, 3.0]
 
 
+def test_training_has_kernels_kept(
+    config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name, raising=False)
+    Trainer(config, uninterrupted)
+    assert int(os.environ[name]) > 1024  # what oneDNN keeps by itself
+
+
 def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
     _, _, found = gradients(still(config, clip_norm=0.01), uninterrupted, [[0, 1, 2]])
     norm = torch.cat([gradient.flatten() for gradient in found]).norm().item()
