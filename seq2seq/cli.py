@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,10 +292,7 @@ def _attended(chosen: argparse.Namespace, run: Path) -> "Shown":
 
     translator = Translator.load(run, _overrides(chosen))
 
-    def warn(_: int, n_tokens: int) -> None:
-        _warn_of_cut(translator, 1, n_tokens)
-
-    observation = translator.attend(chosen.sentence, warn)
+    observation = translator.attend(chosen.sentence, partial(_warn_of_cut, translator, 1))
     print(f"{run}: {observation.tgt.text}")
     return Shown(str(run), observation, known_best_head(run, translator.config.model))
 
@@ -356,9 +354,10 @@ def _prompt() -> Iterator[str]:
             return
 
 
-def _warn_of_cut(translator: "Translator", line: int, n_tokens: int) -> None:
+def _warn_of_cut(translator: "Translator", first: int, index: int, n_tokens: int) -> None:
+    """Of the sentence ``index`` of those from line ``first`` on."""
     limit = translator.config.data.max_tokens
-    what = f"line {line}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
+    what = f"line {first + index}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
     print(f"seq2seq: {what}", file=sys.stderr)
 
 
@@ -366,11 +365,7 @@ def _translate_lines(translator: "Translator", lines: Iterator[str], at_a_time: 
     """One line out for each line in, in order, some at a time."""
     first = 1
     while chunk := list(islice(lines, at_a_time)):
-
-        def warn(index: int, n_tokens: int, first: int = first) -> None:
-            _warn_of_cut(translator, first + index, n_tokens)
-
-        for translation in translator.translate(chunk, warn):
+        for translation in translator.translate(chunk, partial(_warn_of_cut, translator, first)):
             sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
         sys.stdout.flush()
         first += len(chunk)

@@ -9,11 +9,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seq2seq.errors import Impossible, UserError
-from seq2seq.files import file_name
+from seq2seq.files import file_name, read_bytes
 from seq2seq.settings import (
     MIN_VOCAB_SIZE,
     SHARED,
@@ -93,16 +94,7 @@ def _sections() -> set[str]:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Every value of ``config`` by its dotted key."""
-
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for item in fields(node):
-            value = getattr(node, item.name)
-            deeper = is_dataclass(value)
-            flat |= walk(value, f"{prefix}{item.name}.") if deeper else {prefix + item.name: value}
-        return flat
-
-    return walk(config, "")
+    return {key: attrgetter(key)(config) for key in options()}
 
 
 class Layer(NamedTuple):
@@ -130,7 +122,7 @@ def load_config(
     values: dict[str, Any] = {}
     source = dict.fromkeys(options(), str(path))
     layers = [
-        Layer(str(path), _read_settings(path)),
+        Layer(str(path), by_key(read_tree(path), str(path))),
         *changes,
         Layer("command line", overrides or {}, is_text=True),
     ]
@@ -155,7 +147,7 @@ def _accept(layer: Layer) -> dict[str, Any]:
             raise UserError(f"{layer.origin}: unknown key {key!r}{hint}")
         try:
             accepted = known[key].parse(value) if layer.is_text else known[key].accept(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # an integer too large for a float
             raise UserError(f"{layer.origin}: {key}: {error}") from None
         section, name = key.rsplit(".", 1)
         if section in SHARED:
@@ -168,27 +160,25 @@ def _accept(layer: Layer) -> dict[str, Any]:
 def read_tree(path: Path) -> dict[str, Any]:
     """What a TOML file holds; ``UserError`` if it cannot be read or is none."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        return tomllib.loads(read_bytes(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or no path
         raise UserError(f"{path}: not a TOML file: {error}") from None
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file by dotted key; what is no section or setting stays as it is."""
-    sections = _sections()
+def by_key(table: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:
+    """The settings in nested tables by dotted key; what is no section stays as it is.
 
-    def leaves(table: dict[str, Any], prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for name, value in table.items():
-            key = prefix + name
-            if key in sections and not isinstance(value, dict):
-                raise UserError(f"{path}: {key!r} is a section: write [{key}]")
-            flat |= leaves(value, key + ".") if key in sections else {key: value}
-        return flat
-
-    return leaves(read_tree(path), "")
+    Raises:
+        UserError: there is a value where a section should be.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        key = prefix + name
+        is_section = key in _sections()
+        if is_section and not isinstance(value, dict):
+            raise UserError(f"{origin}: {key!r} is a section: write [{key}]")
+        flat |= by_key(value, origin, key + ".") if is_section else {key: value}
+    return flat
 
 
 def _build(default: Any, values: dict[str, Any], prefix: str) -> Any:

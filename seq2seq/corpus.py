@@ -11,7 +11,6 @@ Training pairs are read one by one: there may be more of them than fit into memo
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from seq2seq.errors import UserError
@@ -101,18 +100,14 @@ def stream_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
     Raises:
         UserError: a file cannot be read, is not UTF-8, or they differ in their number of lines.
     """
-    lines = stream_lines(src), stream_lines(tgt)
-    for number, (one, other) in enumerate(zip_longest(*lines)):
-        if one is None or other is None:
-            n_src, n_tgt = (
-                number + (last is not None) + sum(1 for _ in rest)
-                for last, rest in zip((one, other), lines, strict=True)
-            )
-            raise UserError(
-                f"{src} has {n_src:,} lines but {tgt} has {n_tgt:,}: "
-                "line n of one must translate line n of the other"
-            )
-        yield one, other
+    try:
+        yield from zip(stream_lines(src), stream_lines(tgt), strict=True)
+    except ValueError:
+        n_src, n_tgt = (sum(1 for _ in stream_lines(path)) for path in (src, tgt))
+        raise UserError(
+            f"{src} has {n_src:,} lines but {tgt} has {n_tgt:,}: "
+            "line n of one must translate line n of the other"
+        ) from None
 
 
 def load_alignment(run: Path, split: str, corpus: Corpus) -> list[Links] | None:

@@ -141,7 +141,7 @@ def alignment_report(heads: dict[Head, Agreement], best: Head) -> dict[str, Any]
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with ``+`` if changed since; None outside git."""
+    """The commit of the code that runs, with ``+`` if changed since; None if it is in none."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -149,6 +149,7 @@ def git_commit() -> str | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)  # or it lies in somebody else's repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

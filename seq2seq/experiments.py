@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from seq2seq.checkpoint import DIVERGED, refuse_other_settings, save_run_config
-from seq2seq.config import Layer, load_config, read_tree
+from seq2seq.config import Layer, by_key, load_config, read_tree
 from seq2seq.errors import Diverged, UserError
 from seq2seq.evaluation import evaluate
 from seq2seq.files import read_json, write_text
@@ -131,15 +131,16 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         UserError: a variant's configuration is impossible or the baseline's own, or a run was
             begun with another.
     """
-    base = experiment.path.parent / experiment.base
+    path = experiment.path
+    base = path.parent / experiment.base
     load_config(base)  # must be possible by itself: the report says what was changed in it
-    common = Layer(f"{experiment.path}, settings", dotted(experiment.settings))
+    common = Layer(f"{path}, settings", by_key(experiment.settings, f"{path}, settings"))
     configs: dict[str, Config] = {}
     for name, changes in experiment.variants.items():
-        own = Layer(f"{experiment.path}, variants.{name}", dotted(changes))
+        own = Layer(f"{path}, variants.{name}", by_key(changes, f"{path}, variants.{name}"))
         for layer in (common, own, Layer("command line", overrides)):
             if "train.seed" in layer.values:
-                raise UserError(f"{layer.origin}: train.seed: seeds are those of {experiment.path}")
+                raise UserError(f"{layer.origin}: train.seed: seeds are those of {path}")
         configs[name] = load_config(base, overrides, [common, own])
         baseline = configs[experiment.baseline]
         if configs[name].data != baseline.data:
@@ -161,15 +162,6 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     for run in runs:
         refuse_other_settings(run.folder, run.config)
     return runs
-
-
-def dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values in nested tables by dotted key."""
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        key = prefix + name
-        flat |= dotted(value, key + ".") if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def matched(config: Config, baseline: Config) -> Config:

@@ -54,22 +54,20 @@ def read_lines(path: Path) -> list[str]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ``UserError`` if it cannot be read or is none."""
-    try:
-        found = json.loads(read_bytes(path))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged, or not written by this program; remove it")
-    return found
+    return _object(read_bytes(path), path)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in a file with one a line; ``UserError`` if it cannot be read or holds others."""
+    return [_object(line, path) for line in stream_lines(path)]
+
+
+def _object(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
-        found = [json.loads(line) for line in stream_lines(path)]
+        found = json.loads(text)
     except (ValueError, RecursionError):
-        found = [None]
-    if not all(isinstance(each, dict) for each in found):
+        found = None
+    if not isinstance(found, dict):
         raise UserError(f"{path}: damaged, or not written by this program; remove it")
     return found
 

@@ -1,4 +1,4 @@
-"""What the machine at hand is good at: device, number format, memory, random numbers."""
+"""What the machine at hand is good at: device, number format, memory, kernels."""
 
 import ctypes
 import os

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from seq2seq.batches import Batch
-from seq2seq.loss import two_pass_loss, vocabulary_loss
+from seq2seq.loss import vocabulary_loss
 from seq2seq.model import Seq2Seq
 from seq2seq.settings import TrainConfig
 from seq2seq.tokenizer import PAD
@@ -16,21 +16,23 @@ def r_drop_at(config: TrainConfig, progress: float) -> float:
     return config.r_drop if progress >= R_DROP_FROM else 0.0
 
 
-def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
-    """Loss of a batch, summed over its target tokens (padding does not count)."""
-    x, _ = model.decode(batch.tgt_in, model.start(*model.encode(batch.src)))
-    counts = batch.labels != PAD
-    return vocabulary_loss(x[counts], model.output.weight, batch.labels[counts], smoothing)
+def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float, agreement: float = 0.0) -> Tensor:
+    """Loss of a batch, summed over its target tokens (padding does not count).
 
-
-def r_drop_loss(model: Seq2Seq, batch: Batch, smoothing: float, agreement: float) -> Tensor:
-    """Loss of a batch read twice at once, each time with other dropout, summed as above."""
-    src, tgt_in = batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)
+    Args:
+        model: read in the mode that it is in.
+        batch: of B pairs.
+        smoothing: ε of the labels.
+        agreement: R-Drop's α: the batch is read twice, each time with other dropout; 0: once.
+    """
+    n_passes = 2 if agreement else 1
+    src, tgt_in = batch.src.repeat(n_passes, 1), batch.tgt_in.repeat(n_passes, 1)
     x, _ = model.decode(tgt_in, model.start(*model.encode(src)))
-    x = x.unflatten(0, (2, -1))  # (2, B, T, D)
+    x = x.unflatten(0, (n_passes, -1))  # (P, B, T, D)
     counts = batch.labels != PAD
-    weight = model.output.weight
-    return two_pass_loss(x[:, counts], weight, batch.labels[counts], smoothing, agreement)
+    return vocabulary_loss(
+        x[:, counts], model.output.weight, batch.labels[counts], smoothing, agreement
+    )
 
 
 class Objective(nn.Module):
@@ -42,7 +44,4 @@ class Objective(nn.Module):
 
     def forward(self, src: Tensor, tgt: Tensor, agreement: float) -> Tensor:
         """The loss of ``src`` (B, S) and ``tgt`` (B, T + 1); ``agreement``: R-Drop's α, or 0."""
-        batch = Batch(src, tgt)
-        if agreement:
-            return r_drop_loss(self.model, batch, self.smoothing, agreement)
-        return batch_loss(self.model, batch, self.smoothing)
+        return batch_loss(self.model, Batch(src, tgt), self.smoothing, agreement)

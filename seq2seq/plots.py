@@ -4,7 +4,7 @@ import io
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,14 +30,6 @@ DASHES: list[Any] = ["-", "--", ":"]
 MARKERS = "osD^vPX*<>h"  # with eight colours, 88 pairs
 
 
-class Point(NamedTuple):
-    """A variant's speeds, as multiples of the baseline's in each round, and its BLEU by seed."""
-
-    name: str
-    speeds: Array
-    bleu: Array
-
-
 def _style(number: int) -> dict[str, Any]:
     return {
         "color": COLORS[number % len(COLORS)],
@@ -55,19 +47,21 @@ def _save(figure: Figure, path: Path) -> None:
     write_bytes(path, picture.getvalue())
 
 
-def plot_speed(points: list[Point], test: str, path: Path) -> None:
+def plot_speed(found: dict[str, tuple[Array, Array]], test: str, path: Path) -> None:
     """BLEU against training speed: a standard deviation over seeds, slowest to fastest round.
 
     Args:
-        points: the baseline first.
+        found: by variant, the baseline first: its speeds, as multiples of the baseline's in each
+            round, and its BLEU by seed.
         test: name of the test set.
         path: of the picture.
     """
     figure = Figure(figsize=(8, 5))
     axes = figure.add_subplot()
-    axes.axhline(points[0].bleu.mean(), color="0.7", linewidth=1, zorder=0)
     axes.axvline(1, color="0.7", linewidth=1, zorder=0)
-    for number, (name, speeds, bleu) in enumerate(points):
+    for number, (name, (speeds, bleu)) in enumerate(found.items()):
+        if number == 0:
+            axes.axhline(bleu.mean(), color="0.7", linewidth=1, zorder=0)
         x, y, style = float(np.median(speeds)), bleu.mean(), _style(number)
         axes.plot(x, y, linestyle="", markersize=7, label=name, **style)
         x_error = [[x - speeds.min()], [speeds.max() - x]]

@@ -8,7 +8,7 @@ import numpy as np
 from seq2seq.config import flatten, load_config, toml_value
 from seq2seq.files import file_name, write_lines
 from seq2seq.findings import Findings, Variant, unfair
-from seq2seq.plots import Point, plot_curves, plot_heat_map, plot_speed
+from seq2seq.plots import plot_curves, plot_heat_map, plot_speed
 from seq2seq.settings import SHARED
 from seq2seq.significance import NOT_SHOWN, Array, Comparison
 
@@ -196,11 +196,10 @@ def phenomena(findings: Findings, test: str, folder: Path) -> Iterator[str]:
 def write_report(findings: Findings, folder: Path) -> Path:
     """Write ``report.md`` with its pictures; returns its path."""
     test, whole = findings.tests[0], findings.whole
-    points = [
-        Point(v.name, findings.relative_speeds(v, "training"), v.values(test, "bleu"))
-        for v in whole
-    ]
-    plot_speed(points, test, folder / "speed.png")
+    speeds = {
+        v.name: (findings.relative_speeds(v, "training"), v.values(test, "bleu")) for v in whole
+    }
+    plot_speed(speeds, test, folder / "speed.png")
     plot_curves({variant.name: variant.curve() for variant in whole}, folder / "curves.png")
     lines = [f"# {findings.experiment.title}", "", introduction(findings), ""]
     lines += [*markdown_table(main_table(findings)), "", how_sure(findings), ""]

@@ -107,13 +107,13 @@ class Progress:
 
         Raises:
             TypeError: it has other fields, or one of another type.
-            ValueError: a number is negative (but for BLEU before the first validation).
+            ValueError: a number is negative (but for BLEU before the first validation) or NaN.
         """
         progress = cls(**values)
         for key, value in asdict(progress).items():
             if type(value) is not type(getattr(cls, key)):
                 raise TypeError(f"{key} is {value!r}")
-            if value < getattr(cls, key):  # each begins with its least
+            if not value >= getattr(cls, key):  # each begins with its least; NaN is no number
                 raise ValueError(f"{key} is {value!r}")
         return progress
 
@@ -218,14 +218,14 @@ class Trainer:
         progress.skipped += is_skipped
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if is_skipped else 0
         if progress.skipped_in_a_row >= MAX_SKIPPED:
-            self._give_up(f"its gradient neither, {MAX_SKIPPED} steps in a row")
+            self._give_up(f"the gradient of {MAX_SKIPPED} steps in a row")
 
     def _give_up(self, what: str) -> NoReturn:
         progress = self.progress
         best = f"that of step {progress.best_step:,}" if progress.best_step else "not there yet"
         raise Diverged(
-            f"{self.run}: the loss is no longer a number at step {progress.step:,}, {what}; in "
-            "another folder, a lower train.learning_rate or a longer train.warmup_steps may help "
+            f"{self.run}: {what} is no longer a number at step {progress.step:,}; in another "
+            "folder, a lower train.learning_rate or a longer train.warmup_steps may help "
             f"(model.safetensors, the best so far, is {best})"
         )
 
@@ -250,7 +250,7 @@ class Trainer:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         progress.loss += sum(losses)
         if not math.isfinite(progress.loss):
-            self._give_up("though its gradient is finite")
+            self._give_up("the loss")
         return int(max(signals))
 
     @torch.no_grad()
@@ -295,7 +295,7 @@ class Trainer:
         progress = self.progress
         valid_loss = self.validation_loss()
         if not math.isfinite(valid_loss):
-            self._give_up("on the validation split")
+            self._give_up("the loss on the validation split")
         greedily = replace(self.config, decoding=replace(self.config.decoding, beam=1))
         translator = Translator(self.average, self.tokenizer, greedily)
         valid_bleu = bleu(translator.translate(self.valid.src), self.valid.tgt)
@@ -310,7 +310,7 @@ class Trainer:
             "epoch": progress.epoch,
             "loss": round(progress.loss / max(1, progress.labels), 4),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "tokens_per_second": round(progress.labels / progress.step_seconds),
+            "tokens_per_second": round(progress.labels / max(1e-9, progress.step_seconds)),
             "valid_loss": round(valid_loss, 4),
             "valid_bleu": round(valid_bleu, 2),
             "skipped_steps": progress.skipped,
@@ -354,10 +354,10 @@ class Trainer:
         while progress.epoch < config.epochs and not self._out_of_patience():
             plan, src, tgt = self.data.epoch(progress.epoch)
             while progress.batch < len(plan) and not self._out_of_patience():
-                share = (progress.epoch + progress.batch / len(plan)) / config.epochs
+                done = (progress.epoch + progress.batch / len(plan)) / config.epochs
                 chosen = plan[progress.batch : progress.batch + config.accumulate]
                 progress.batch += len(chosen)
-                yield [make_batch(src, tgt, rows) for rows in chosen], share
+                yield [make_batch(src, tgt, rows) for rows in chosen], done
             if progress.batch >= len(plan):
                 progress.epoch, progress.batch = progress.epoch + 1, 0
             del plan, src, tgt  # before those of the next epoch are made

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import seq2seq.cli
+from seq2seq import evaluation
 from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
 from seq2seq.decoding import greedy
@@ -88,6 +89,29 @@ def test_eval_json_holds_sacrebleus_own_scores(trained_run: Path) -> None:
     for metric in ("bleu", "chrf"):
         done = subprocess.run([*command, "-m", metric, "-w", "4"], capture_output=True, check=True)
         assert json.loads(done.stdout)["score"] == round(result["tests"]["test"][metric], 4)
+
+
+def test_the_commit_is_that_of_the_code_and_of_no_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    code = tmp_path / "code.py"
+    code.touch()
+    monkeypatch.setattr(evaluation, "__file__", str(code))
+    git("init")
+    git("commit", "--allow-empty", "-m", "somebody else's")
+    assert evaluation.git_commit() is None
+    git("add", "code.py")
+    git("commit", "-m", "ours")
+    head = git("rev-parse", "HEAD").strip()
+    assert evaluation.git_commit() == head
+    code.write_text("changed", encoding="utf-8")
+    assert evaluation.git_commit() == head + "+"
 
 
 def test_a_run_folder_is_all_that_is_needed(trained_run: Path, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_values_from_the_command_line(tmp_path: Path) -> None:
         ("[model]\ndropout = 1.0", "some.toml: model.dropout: 1.0 is not at least 0 and below 1"),
         ("[model]\ndropout = nan", "some.toml: model.dropout: nan is not at least 0 and below 1"),
         ("[train]\nlearning_rate = inf", "some.toml: train.learning_rate: inf is not above 0 and below 2**31"),
+        ("[train]\nlearning_rate = 1" + 400 * "0", "some.toml: train.learning_rate: int too large to convert to float"),
         ("[model]\nnorm = 'both'", "some.toml: model.norm: 'both' is not 'pre' or 'post'"),
         ("[model]\nn_heads = 7", "some.toml: model.n_heads = 7: must divide model.d_model = 256"),
         ("model = 3", "some.toml: 'model' is a section: write [model]"),

@@ -1,11 +1,13 @@
 """The hand-written loss against torch's cross-entropy."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seq2seq.loss import CHUNK, two_pass_loss, vocabulary_loss
+from seq2seq.loss import CHUNK, VocabularyLoss, vocabulary_loss
 
 
 def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
@@ -25,14 +27,14 @@ def test_equals_torch_forward_and_gradient(n_tokens: int, smoothing: float) -> N
     weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
     labels = torch.randint(0, 50, (n_tokens,))
     expected = F.cross_entropy(x @ weight.T, labels, label_smoothing=smoothing, reduction="sum")
-    ours = vocabulary_loss(x, weight, labels, smoothing)
+    ours = vocabulary_loss(x[None], weight, labels, smoothing)
     assert_same(ours, expected, [x, weight])
 
 
 def test_extreme_logits_stay_finite() -> None:
     x = torch.tensor([[1e4, 0.0], [-1e4, 0.0]], requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
-    loss = vocabulary_loss(x, weight, torch.tensor([0, 0]), 0.0)
+    loss = vocabulary_loss(x[None], weight, torch.tensor([0, 0]), 0.0)
     assert loss.item() == pytest.approx(2e4)
     loss.backward()
     assert x.grad is not None
@@ -58,25 +60,43 @@ def test_two_passes_equal_torch_forward_and_gradient(
         for one, other in [(q, p), (p, q)]
     ]
     expected = (cross_entropy(p) + cross_entropy(q)) / 2 + agreement / 4 * sum(divergences)
-    ours = two_pass_loss(x, weight, labels, smoothing, agreement)
+    ours = vocabulary_loss(x, weight, labels, smoothing, agreement)
     assert_same(ours, expected, [x, weight])
 
 
-@pytest.mark.parametrize("is_read_twice", [False, True])
-def test_with_products_in_bfloat16_near_doubles(is_read_twice: bool) -> None:
+@pytest.mark.parametrize("n_passes", [1, 2])
+def test_with_products_in_bfloat16_near_doubles(n_passes: int) -> None:
     torch.manual_seed(0)
     n_tokens = 2 * CHUNK + 3
     labels = torch.randint(0, 50, (n_tokens,))
-    values = [torch.randn(2, n_tokens, 64), torch.randn(50, 64) / 8]
+    values = [torch.randn(n_passes, n_tokens, 64), torch.randn(50, 64) / 8]
     results = []
     for dtype in (torch.double, torch.float32):
         x, weight = (tensor.to(dtype).requires_grad_() for tensor in values)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            if is_read_twice:
-                loss = two_pass_loss(x, weight, labels, 0.1, 3.0)
-            else:
-                loss = vocabulary_loss(x[0], weight, labels, 0.1)
+            loss = vocabulary_loss(x, weight, labels, 0.1, 3.0)
         results.append([loss, *torch.autograd.grad(loss, [x, weight])])
     for exact, ours in zip(*results, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("n_passes", [1, 2])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_none_are_computed(
+    mode: type[torch.no_grad], n_passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = []
+    original = VocabularyLoss.forward
+
+    def watched(ctx: Any, *args: Any) -> Tensor:
+        needed.append(any(ctx.needs_input_grad))
+        return original(ctx, *args)
+
+    monkeypatch.setattr(VocabularyLoss, "forward", staticmethod(watched))
+    x, weight = torch.randn(n_passes, 3, 8), torch.nn.Parameter(torch.randn(50, 8))
+    labels = torch.tensor([1, 2, 3])
+    with mode():
+        loss = vocabulary_loss(x, weight, labels, 0.1, 3.0)
+    assert loss.item() == pytest.approx(vocabulary_loss(x, weight, labels, 0.1, 3.0).item())
+    assert needed == [False, True]

@@ -19,7 +19,7 @@ from seq2seq.checkpoint import load_state
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.errors import Diverged, Stopped, UserError
-from seq2seq.objective import batch_loss, r_drop_loss
+from seq2seq.objective import batch_loss
 from seq2seq.preparation import prepare
 from seq2seq.settings import Config
 from seq2seq.signals import StopRequest
@@ -222,7 +222,7 @@ def test_shares_are_the_batch(path: Path, tmp_path: Path) -> None:
     few = share(whole, 0, len(whole.src))  # one row
     idle = share(few, 1, 2)
     assert idle.n_labels == 0
-    losses = batch_loss(trainer.model, idle, 0.1), r_drop_loss(trainer.model, idle, 0.1, 4.0)
+    losses = [batch_loss(trainer.model, idle, 0.1, agreement) for agreement in (0.0, 4.0)]
     for loss in losses:
         loss.backward()
         assert loss.item() == 0

@@ -1,6 +1,7 @@
 """A run folder from a stranger, damaged, or of another version: nothing in it is ever executed."""
 
 import json
+import math
 import pickle
 import random
 import shutil
@@ -246,6 +247,7 @@ Tree = dict[str, Any]
         lambda state: state["progress"].update(epoch=-1),
         lambda state: state["progress"].update(loss=None),
         lambda state: state["progress"].update(unheard_of=1),
+        lambda state: state["progress"].update(step_seconds=math.nan),
         lambda state: state["model"].update(tgt_embedding=5),
         lambda state: state["model"].pop("output.weight"),
         lambda state: state["average"].update({"output.weight": torch.zeros(2, 2)}),
