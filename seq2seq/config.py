@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ def _test_names(names: str) -> tuple[bool, str]:
 # --- from TOML and the command line to a Config, and back ---
 
 
+@cache
 def _sections() -> set[str]:
     """The dotted names of the tables that settings stand in."""
     known = {**options(), **shared_options()}
@@ -147,7 +149,7 @@ def _accept(layer: Layer) -> dict[str, Any]:
             raise UserError(f"{layer.origin}: unknown key {key!r}{hint}")
         try:
             accepted = known[key].parse(value) if layer.is_text else known[key].accept(value)
-        except (ValueError, OverflowError) as error:  # an integer too large for a float
+        except ValueError as error:
             raise UserError(f"{layer.origin}: {key}: {error}") from None
         section, name = key.rsplit(".", 1)
         if section in SHARED:
@@ -176,7 +178,7 @@ def by_key(table: dict[str, Any], origin: str, prefix: str = "") -> dict[str, An
         key = prefix + name
         is_section = key in _sections()
         if is_section and not isinstance(value, dict):
-            raise UserError(f"{origin}: {key!r} is a section: write [{key}]")
+            raise UserError(f"{origin}: {key!r} is a section, not a value")
         flat |= by_key(value, origin, key + ".") if is_section else {key: value}
     return flat
 

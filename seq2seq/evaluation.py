@@ -149,7 +149,8 @@ def git_commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", __file__)  # or it lies in somebody else's repository
+        # Not of a repository that the installed package merely lies in.
+        git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -110,6 +110,6 @@ def vocabulary_loss(
         agreement: α, what the disagreement of two passes weighs.
     """
     if not torch.is_grad_enabled():  # autograd asks for a parameter's gradient all the same
-        weight = weight.detach()
+        x, weight = x.detach(), weight.detach()
     loss: Tensor = VocabularyLoss.apply(x, weight, labels, smoothing, agreement)
     return loss

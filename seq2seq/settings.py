@@ -222,17 +222,16 @@ class Option:
 
     def accept(self, value: Any) -> Any:
         """``value`` as this option's type; ``ValueError`` if it is of another, or out of range."""
-        if self.type is float and type(value) is int:
-            value = float(value)
         choices = get_args(self.type)
-        if value not in choices if choices else type(value) is not self.type:
+        types = (float, int) if self.type is float else (self.type,)
+        if value not in choices if choices else type(value) not in types:
             raise ValueError(f"{value!r} is not {self.expects}")
         if isinstance(value, str) and any(category(c) in ("Cc", "Cs") for c in value):
             raise ValueError(f"{value!r} holds control characters or is not UTF-8")
         if self.range is not None and not self.range.test(value):
             hint = self.range.hint(value) if isinstance(self.range, Registry) else ""
             raise ValueError(f"{value!r} is not {self.range.words}{hint}")
-        return value
+        return float(value) if self.type is float else value
 
     def parse(self, text: str) -> Any:
         """The value that ``text`` from a command line means; ``ValueError`` if it means none."""

@@ -107,13 +107,14 @@ class Progress:
 
         Raises:
             TypeError: it has other fields, or one of another type.
-            ValueError: a number is negative (but for BLEU before the first validation) or NaN.
+            ValueError: a number is negative (but for BLEU before the first validation), endless or
+                none.
         """
         progress = cls(**values)
         for key, value in asdict(progress).items():
             if type(value) is not type(getattr(cls, key)):
                 raise TypeError(f"{key} is {value!r}")
-            if not value >= getattr(cls, key):  # each begins with its least; NaN is no number
+            if not getattr(cls, key) <= value < 2**53:  # each begins with its least
                 raise ValueError(f"{key} is {value!r}")
         return progress
 

@@ -380,6 +380,8 @@ def test_no_run_is_begun_before_all_variants_are_possible(folder: Path) -> None:
         ("[variants.plain]", '[variants."../plain"]', "variants.../plain: must be a section with a plain name"),
         ("extras", "extra", "unknown key 'model.attention.extra'; did you mean 'model.attention.extras'?"),
         ("[settings]", "settings = 1\n[setting]", "settings: 1 is of the wrong type"),
+        ("train.epochs = 3", "model = 3", "variants.longer: 'model' is a section, not a value"),
+        ("train.epochs = 3", "modle.d_ff = 3", "variants.longer: unknown key 'modle'; did you mean 'model'?"),
         ("tiny.toml", "missing.toml", "missing.toml: No such file or directory"),
         ("title", "title = 1\ntitle", "not a TOML file"),
         ("tiny.toml", "tiny\\u0000.toml", "not a TOML file: embedded null byte"),

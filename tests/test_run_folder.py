@@ -248,6 +248,8 @@ Tree = dict[str, Any]
         lambda state: state["progress"].update(loss=None),
         lambda state: state["progress"].update(unheard_of=1),
         lambda state: state["progress"].update(step_seconds=math.nan),
+        lambda state: state["progress"].update(seconds=math.inf),
+        lambda state: state["progress"].update(labels=10**400),
         lambda state: state["model"].update(tgt_embedding=5),
         lambda state: state["model"].pop("output.weight"),
         lambda state: state["average"].update({"output.weight": torch.zeros(2, 2)}),

@@ -603,7 +603,9 @@ def test_training_ends_after_a_few_bad_steps_in_a_row_and_keeps_the_last_good_st
     prepare(config, tmp_path)
     first_bad = config.train.validate_every + 2
     spoiled(monkeypatch, range(first_bad, 10**6), math.nan)
-    message = f"gradient of 5 steps in a row is no longer a number at step {first_bad + MAX_SKIPPED};"
+    message = (
+        f"gradient of 5 steps in a row is no longer a number at step {first_bad + MAX_SKIPPED};"
+    )
     with pytest.raises(Diverged, match=message):
         train(config, tmp_path)
     kept = (tmp_path / "model.safetensors").read_bytes()
