@@ -632,6 +632,15 @@ def test_a_model_that_is_no_number_is_never_the_best(
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_validation_is_greedy_whatever_the_beam(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, decoding=replace(config.decoding, beam=3))
+    prepare(config, tmp_path)
+    monkeypatch.delattr("seq2seq.translator.beam_search")
+    Trainer(config, tmp_path).validate()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_too_little_memory_names_the_batch_and_what_to_change(
     config: Config, tmp_path: Path
