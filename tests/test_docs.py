@@ -31,7 +31,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def settings_of_make(words: list[str]) -> list[str]:
     """What make is given in ARGS."""
-    return [x for word in words if word.startswith("ARGS=") for x in word[5:].split()]
+    return [x for word in words if word.startswith("ARGS=") for x in shlex.split(word[5:])]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
