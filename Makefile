@@ -18,13 +18,16 @@ export TEXT ARGS
 VENV := .venv
 PEERS := .venv-peers
 SEQ2SEQ := $(VENV)/bin/seq2seq
-# The bundled corpus, if the experiment uses it.
-TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIG)),data/tandem/corpus/train.de)
+# The configuration and its bases, and the bundled corpus, if one of them names it.
+base_of = $(addprefix $(dir $1),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $1 2>/dev/null))
+BASES := $(call base_of,$(CONFIG))
+CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
+TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict attend compare bench scale test check soak clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend compare bench scale test quick check soak clean FORCE
 
-help: ## what there is
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo "  CONFIG=$(CONFIG) picks the experiment, RUN=$(RUN) its folder,"
 	@echo "  ARGS=\"--model.dropout 0.2\" changes settings of data, tokenizer, train, eval and compare"
@@ -39,7 +42,7 @@ eval: $(RUN)/eval.json ## translate the test sets and score them
 predict: $(RUN)/training.json ## translate TEXT="..."
 	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
 
-attend: $(RUN)/training.json ## show who attends to whom in TEXT="...", as a page
+attend: $(RUN)/training.json ## show the attention of TEXT="...", as a page
 	@$(SEQ2SEQ) attend --run $(RUN) -o $(RUN)/attention.html -- "$$TEXT"
 
 compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
@@ -54,15 +57,19 @@ scale: setup ## time and memory as work grows, on the corpus in DATA repeated
 test: setup ## run the tests
 	$(VENV)/bin/pytest
 
-check: test ## the tests, lint, format and types
+quick: setup ## run the fast tests only
+	$(VENV)/bin/pytest -m "not slow"
+
+check: test ## the tests, lint, format, imports and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-soak: setup ## kill trainings a hundred times, at any moment: they end as if not killed
+soak: setup ## kill training runs a hundred times: they end as if not killed
 	KILLS=100 $(VENV)/bin/pytest tests/test_kill.py
 
-clean: ## remove all that was made: environment, corpora, runs
+clean: ## remove everything made: environment, corpora, runs
 	rm -rf $(VENV) $(PEERS) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find seq2seq data tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -87,7 +94,7 @@ $(RUN)/args: FORCE
 	@mkdir -p $(RUN)
 	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
 
-$(RUN)/corpus/report.json: $(CONFIG) $(TANDEM) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
+$(RUN)/corpus/report.json: $(CONFIGS) $(TANDEM) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
 	$(SEQ2SEQ) prepare corpus --config $(CONFIG) --run $(RUN) $(ARGS)
 	@touch $@
 

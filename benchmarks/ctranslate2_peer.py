@@ -1,4 +1,4 @@
-"""What CTranslate2 takes for greedy decoding with our weights.
+"""Times CTranslate2 on greedy decoding with our weights.
 
 Runs in the peers' environment, not in ours. Prints one line of JSON.
 
@@ -17,14 +17,15 @@ import sentencepiece
 from ctranslate2.specs import common_spec, transformer_spec
 from safetensors.numpy import load_file
 
-N_PLACES = 512
+N_POSITIONS = 512
 
 
 def sinusoids(width: int) -> np.ndarray:
-    """Our positions: sine and cosine by turns."""
+    """Our positions: sine and cosine, interleaved."""
     rates = np.exp(np.arange(0, width, 2) * (-np.log(10000.0) / width))
-    angles = np.arange(N_PLACES)[:, None] * rates
-    return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(N_PLACES, width).astype("float32")
+    angles = np.arange(N_POSITIONS)[:, None] * rates
+    waves = np.stack([np.sin(angles), np.cos(angles)], -1)
+    return waves.reshape(N_POSITIONS, width).astype("float32")
 
 
 def convert(run: Path, folder: Path) -> None:
@@ -42,9 +43,9 @@ def convert(run: Path, folder: Path) -> None:
         target.gamma, target.beta = ours[f"{name}.weight"], ours[f"{name}.bias"]
 
     def attention(target: object, name: str, groups: list[list[str]]) -> None:
-        norm(target.layer_norm, f"{name}.residual.norm")
+        norm(target.layer_norm, f"{name}.connection.norm")
         for part, roles in zip(target.linear, groups, strict=True):
-            linear(part, *(f"{name}.attention.{role}_weights" for role in roles))
+            linear(part, *(f"{name}.attention.{role}_proj" for role in roles))
 
     for side, stack in (("encoder", spec.encoder), ("decoder", spec.decoder)):
         stack.position_encodings.encodings = sinusoids(model["d_model"])
@@ -54,11 +55,11 @@ def convert(run: Path, folder: Path) -> None:
             fused = [["query", "key", "value"], ["output"]]
             attention(layer.self_attention, f"{name}.self_attention", fused)
             if side == "decoder":
-                parted = [["query"], ["key", "value"], ["output"]]
-                attention(layer.attention, f"{name}.cross_attention", parted)
-            norm(layer.ffn.layer_norm, f"{name}.feed_forward_residual.norm")
-            linear(layer.ffn.linear_0, f"{name}.feed_forward.expand")
-            linear(layer.ffn.linear_1, f"{name}.feed_forward.contract")
+                separate = [["query"], ["key", "value"], ["output"]]
+                attention(layer.attention, f"{name}.cross_attention", separate)
+            norm(layer.ffn.layer_norm, f"{name}.feed_forward_connection.norm")
+            linear(layer.ffn.linear_0, f"{name}.feed_forward.up_proj")
+            linear(layer.ffn.linear_1, f"{name}.feed_forward.down_proj")
     table = ours["tgt_embedding.weight"]
     spec.encoder.embeddings[0].weight = table
     spec.decoder.embeddings.weight = table
@@ -72,26 +73,26 @@ def convert(run: Path, folder: Path) -> None:
     spec.save(str(folder))
 
 
-def decode(run: Path, folder: Path, kind: str, sizes: list[int]) -> tuple[float, list[str]]:
-    """Seconds for the first test set, tokenisation included, loading not; and its translations."""
+def decode(run: Path, folder: Path, precision: str, sizes: list[int]) -> tuple[float, list[str]]:
+    """Seconds for the first test set, with tokenization and without loading; and translations."""
     batch_size, inter, intra = sizes
     sentences = test_set(run).read_text(encoding="utf-8").splitlines()
     subwords = sentencepiece.SentencePieceProcessor(model_file=str(run / "tokenizer.model"))
     translator = ctranslate2.Translator(
-        str(folder), compute_type=kind, inter_threads=inter, intra_threads=intra
+        str(folder), compute_type=precision, inter_threads=inter, intra_threads=intra
     )
 
     def translate(lines: list[str]) -> list[str]:
         src = [[*pieces, "</s>"] for pieces in subwords.encode(lines, out_type=str)]
-        found = translator.translate_batch(
+        results = translator.translate_batch(
             src, max_batch_size=batch_size, beam_size=1, max_decoding_length=100
         )
-        return subwords.decode([each.hypotheses[0] for each in found])
+        return subwords.decode([result.hypotheses[0] for result in results])
 
     translate(sentences[:batch_size])
-    began = time.perf_counter()
-    found = translate(sentences)
-    return time.perf_counter() - began, found
+    start = time.perf_counter()
+    hypotheses = translate(sentences)
+    return time.perf_counter() - start, hypotheses
 
 
 def test_set(run: Path) -> Path:
@@ -102,9 +103,9 @@ def test_set(run: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run, folder, kind, *sizes, hypotheses = sys.argv[1:]
+    run, folder, precision, *sizes, path = sys.argv[1:]
     if not (Path(folder) / "model.bin").exists():
         convert(Path(run), Path(folder))
-    seconds, found = decode(Path(run), Path(folder), kind, [int(x) for x in sizes])
-    Path(hypotheses).write_text("\n".join(found) + "\n", encoding="utf-8")
+    seconds, hypotheses = decode(Path(run), Path(folder), precision, [int(x) for x in sizes])
+    Path(path).write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
     print(json.dumps({"seconds": seconds}))

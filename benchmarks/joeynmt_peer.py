@@ -1,4 +1,4 @@
-"""What JoeyNMT takes, by its own commands, at our shape, with our subwords, data and weights.
+"""Times JoeyNMT by its own commands, at our shape, with our subwords, data and weights.
 
 Runs in the peers' environment, not in ours. Prints one line of JSON.
 
@@ -35,8 +35,8 @@ def their_weights(run: Path, n_layers: dict[str, int]) -> dict[str, torch.Tensor
     def attention(new: str, norm: str, old: str) -> None:
         for role in ("query", "key", "value", "output"):
             name = f"{role[0]}_layer" if role != "output" else "output_layer"
-            take(f"{new}.{name}", f"{old}.attention.{role}_weights")
-        take(norm, f"{old}.residual.norm")
+            take(f"{new}.{name}", f"{old}.attention.{role}_proj")
+        take(norm, f"{old}.connection.norm")
 
     for side, count in n_layers.items():
         for i in range(count):
@@ -46,16 +46,16 @@ def their_weights(run: Path, n_layers: dict[str, int]) -> dict[str, torch.Tensor
             else:
                 attention(f"{new}.trg_trg_att", f"{new}.x_layer_norm", f"{old}.self_attention")
                 attention(f"{new}.src_trg_att", f"{new}.dec_layer_norm", f"{old}.cross_attention")
-            take(f"{new}.feed_forward.layer_norm", f"{old}.feed_forward_residual.norm")
-            take(f"{new}.feed_forward.pwff_layer.0", f"{old}.feed_forward.expand")
-            take(f"{new}.feed_forward.pwff_layer.3", f"{old}.feed_forward.contract")
+            take(f"{new}.feed_forward.layer_norm", f"{old}.feed_forward_connection.norm")
+            take(f"{new}.feed_forward.pwff_layer.0", f"{old}.feed_forward.up_proj")
+            take(f"{new}.feed_forward.pwff_layer.3", f"{old}.feed_forward.down_proj")
         take(f"{side}.layer_norm", f"{side}_norm")
     table = ours["tgt_embedding.weight"]
     rows = torch.tensor(FIRST + list(range(len(FIRST), len(table))))
     for name in ("src_embed.lut", "trg_embed.lut", "decoder.output_layer"):
         theirs[f"{name}.weight"] = table[rows]
-    places = PositionalEncoding(table.shape[1]).pe  # as ours
-    return theirs | {"encoder.pe.pe": places, "decoder.pe.pe": places}
+    positions = PositionalEncoding(table.shape[1]).pe  # the same as ours
+    return theirs | {"encoder.pe.pe": positions, "decoder.pe.pe": positions}
 
 
 def their_config(run: Path, folder: Path, testing: dict[str, object]) -> dict[str, dict]:
@@ -97,7 +97,7 @@ def their_config(run: Path, folder: Path, testing: dict[str, object]) -> dict[st
         },
         "testing": {"beam_size": 1, **testing},
         "training": {
-            "batch_size": train["batch_tokens"],
+            "batch_size": train["max_tokens_per_batch"],
             "batch_type": "token",
             "normalization": "tokens",
             "label_smoothing": train["label_smoothing"],
@@ -123,7 +123,7 @@ def their_config(run: Path, folder: Path, testing: dict[str, object]) -> dict[st
 
 
 def joeynmt(command: str, config: dict[str, dict], folder: Path, *more: str) -> str:
-    """What JoeyNMT prints; its configuration is YAML, of which JSON is a part."""
+    """What JoeyNMT prints; its configuration is YAML, of which JSON is a subset."""
     path = folder / f"{command}.yaml"
     path.write_text(json.dumps(config, indent=1))
     words = [sys.executable, "-m", "joeynmt", command, str(path), *more]
@@ -134,7 +134,7 @@ def joeynmt(command: str, config: dict[str, dict], folder: Path, *more: str) -> 
 
 
 def train(run: Path, folder: Path, n_steps: int) -> dict[str, float]:
-    """Tokens a second as JoeyNMT logs them: target tokens, padding not counted."""
+    """Tokens per second as JoeyNMT logs them: target tokens without padding."""
     config = their_config(run, folder, {})
     config["training"]["updates"] = WARM_UP + n_steps
     shown = joeynmt("train", config, folder, "--skip-test")

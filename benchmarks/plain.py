@@ -1,4 +1,4 @@
-"""Training as the tutorials write it: torch.nn.Transformer, Adam, cross-entropy on all logits.
+"""Training as in tutorials: torch.nn.Transformer, Adam, cross-entropy on all logits.
 
 The batches are ours; number formats and the rest are torch's defaults. Prints one line of JSON.
 
@@ -9,47 +9,31 @@ import json
 import math
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from seq2seq.batches import make_batch
-from seq2seq.checkpoint import load_run_config
-from seq2seq.settings import ModelConfig
-from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training_data import TrainingData
+from seq2seq.attention.positions import sinusoids
+from seq2seq.config import ModelConfig
+from seq2seq.data.batches import TrainingData, make_batch
+from seq2seq.data.tokenizer import PAD, Tokenizer
+from seq2seq.run_folder import RunFolder
 
 WARM_UP = 3
-LONGEST = 512
 
 
-class Positions(nn.Module):
-    """Sinusoids added to embeddings, with dropout."""
+class PlainTransformer(nn.Module):
+    """Embeddings with sinusoids, nn.Transformer, a linear layer."""
 
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-        angles = torch.arange(LONGEST)[:, None] * rates
-        table = torch.zeros(1, LONGEST, width)
-        table[0, :, 0::2], table[0, :, 1::2] = angles.sin(), angles.cos()
-        self.register_buffer("table", table)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to the same with places."""
-        return self.dropout(x + self.table[:, : x.shape[1]])
-
-
-class Plain(nn.Module):
-    """Embeddings, nn.Transformer, a linear layer."""
+    table: Tensor
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
-        self.width = config.d_model
+        self.scale = math.sqrt(config.d_model)
         self.src_embedding = nn.Embedding(vocab_size, config.d_model, padding_idx=PAD)
         self.tgt_embedding = nn.Embedding(vocab_size, config.d_model, padding_idx=PAD)
-        self.positions = Positions(config.d_model, config.dropout)
+        self.register_buffer("table", sinusoids(512, config.d_model))
+        self.dropout = nn.Dropout(config.dropout)
         self.transformer = nn.Transformer(
             config.d_model,
             config.n_heads,
@@ -61,12 +45,15 @@ class Plain(nn.Module):
         )
         self.output = nn.Linear(config.d_model, vocab_size)
 
+    def embed(self, ids: Tensor, embedding: nn.Embedding) -> Tensor:
+        return self.dropout(embedding(ids) * self.scale + self.table[: ids.shape[1]])
+
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
         """Logits (B, T, V)."""
         is_padding = src == PAD
         x = self.transformer(
-            self.positions(self.src_embedding(src) * math.sqrt(self.width)),
-            self.positions(self.tgt_embedding(tgt) * math.sqrt(self.width)),
+            self.embed(src, self.src_embedding),
+            self.embed(tgt, self.tgt_embedding),
             tgt_mask=torch.ones(tgt.shape[1], tgt.shape[1], dtype=torch.bool).triu(1),
             src_key_padding_mask=is_padding,
             tgt_key_padding_mask=tgt == PAD,
@@ -75,30 +62,29 @@ class Plain(nn.Module):
         return self.output(x)
 
 
-def train(run: Path, n_steps: int) -> dict[str, float]:
-    """Target tokens a second."""
-    config = load_run_config(run)
-    tokenizer = Tokenizer.load(run)
-    data = TrainingData(config, run, tokenizer)
-    plan, src, tgt = data.epoch(0)
+def train(run: RunFolder, n_steps: int) -> dict[str, float]:
+    """Target tokens per second."""
+    config = run.load_config()
+    tokenizer = Tokenizer.load(run, config)
+    plan, src, tgt = TrainingData(config, run, tokenizer).epoch(0)
     batches = [make_batch(src, tgt, rows) for rows in plan[: WARM_UP + n_steps]]
-    model = Plain(config.model, tokenizer.tgt_vocab_size).train()
+    model = PlainTransformer(config.model, len(tokenizer.tgt)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9)
     loss_function = nn.CrossEntropyLoss(ignore_index=PAD, label_smoothing=0.1)
-    began = 0.0
+    start = 0.0
     for number, batch in enumerate(batches):
         if number == WARM_UP:
-            began = time.perf_counter()
+            start = time.perf_counter()
         logits = model(batch.src, batch.tgt_in)
         loss = loss_function(logits.flatten(0, 1), batch.labels.flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    seconds = time.perf_counter() - began
-    labels = sum(batch.n_labels for batch in batches[WARM_UP:])
-    return {"tokens_per_second": labels / seconds, "seconds_a_step": seconds / n_steps}
+    seconds = time.perf_counter() - start
+    n_tokens = sum(batch.n_target_tokens for batch in batches[WARM_UP:])
+    return {"tokens_per_second": n_tokens / seconds, "seconds_per_step": seconds / n_steps}
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(Path(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(train(RunFolder(sys.argv[1]), int(sys.argv[2]))))

@@ -1,12 +1,12 @@
-"""Time and memory as work grows: preparing, training and translating.
+"""Time and memory as the corpus grows: preparing, training and translating.
 
 make scale DATA=PATH
 
 PATH holds Multi30k's files (``train.de`` and so on), which are repeated to ten thousand, a hundred
 thousand and a million pairs in a temporary folder. Model and batches are small, so that what grows
-with the corpus is not lost beside what does not. Every measurement is a process of its own; this
-one stays small, for a process starts with the peak of the one that made it. The result is written
-to ``benchmarks/scale.md``.
+with the corpus is visible beside what does not. Every measurement is a separate process; this one
+stays small, because a child process starts with its parent's peak. The result is written to
+``benchmarks/scale.md``.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from threading import Thread
 
-from seq2seq.files import write_lines
+from seq2seq.utils import write_lines
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 LANGUAGES = ("de", "en")
 STEPS = 200
 TINY = {
@@ -33,7 +33,7 @@ TINY = {
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
     "model.dropout": 0.0,
-    "train.batch_tokens": 1024,
+    "train.max_tokens_per_batch": 1024,
     "train.learning_rate": 5e-3,
     "train.validate_every": 10**6,
 }
@@ -43,14 +43,14 @@ Row = list[float]
 
 
 def repeated(path: Path, n_lines: int) -> Iterator[bytes]:
-    """As many lines of a file, from its beginning again where it ends."""
+    """The first lines of a file, which starts over at its end."""
     with path.open("rb") as file:
         lines = file.readlines()
     return islice(cycle(lines), n_lines)
 
 
 def repeat_corpus(data: Path, folder: Path, n_pairs: int) -> None:
-    """The corpus in ``data`` with as many training pairs."""
+    """The corpus in ``data`` with ``n_pairs`` training pairs."""
     folder.mkdir()
     for language in LANGUAGES:
         for split in ("val", "test_2016_flickr"):
@@ -60,7 +60,7 @@ def repeat_corpus(data: Path, folder: Path, n_pairs: int) -> None:
 
 
 def finish(process: "subprocess.Popen[bytes]") -> float:
-    """Peak memory of a process when it has ended, in MB."""
+    """Wait for a process to end; returns its peak memory in MB."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -69,18 +69,18 @@ def finish(process: "subprocess.Popen[bytes]") -> float:
 
 
 def settings(data: Path, run: Path) -> list[str]:
-    """What the commands that make a run are given."""
+    """The arguments of the commands that create a run."""
     flags = [x for key, value in TINY.items() for x in (f"--{key}", str(value))]
-    config = ["--config", str(HERE / "bench.toml"), "--run", str(run)]
+    config = ["--config", str(FOLDER / "bench.toml"), "--run", str(run)]
     return [*config, "--data.directory", str(data), *flags]
 
 
 def measure_prepare(data: Path, run: Path) -> Row:
     """Seconds and peak memory."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     command = [*SEQ2SEQ, "prepare", *settings(data, run)]
     peak = finish(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    return [time.perf_counter() - began, peak]
+    return [time.perf_counter() - start, peak]
 
 
 def measure_training(run: Path) -> Row:
@@ -88,19 +88,21 @@ def measure_training(run: Path) -> Row:
     command = [sys.executable, __file__, "--first-steps", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout
-    found = json.loads(process.stdout.read())
-    return [found["start"], found["start_peak"], found["steps"], finish(process)]
+    result = json.loads(process.stdout.read())
+    return [result["start"], result["start_peak"], result["steps"], finish(process)]
 
 
 def first_steps(run: Path) -> dict[str, float]:
-    """What ``measure_training`` measures, in a process of its own."""
+    """What ``measure_training`` measures, in its own process."""
     import resource
 
-    from seq2seq.checkpoint import load_run_config
-    from seq2seq.training import Trainer
+    from seq2seq.cpu import tune_process
+    from seq2seq.run_folder import RunFolder
+    from seq2seq.training.trainer import Trainer
 
+    tune_process()
     began = time.perf_counter()
-    trainer = Trainer(load_run_config(run), run)
+    trainer = Trainer(RunFolder(run).load_config(), run)
     steps = trainer.steps()
     first, _ = next(steps)
     start = time.perf_counter() - began
@@ -116,9 +118,9 @@ def first_steps(run: Path) -> dict[str, float]:
 
 
 def measure_predict(run: Path, text: Path, n_lines: int) -> Row:
-    """Seconds until the first line comes out of a pipe, lines a second, peak memory."""
-    # Ten subwords a line: a model that has learned next to nothing does not know when to stop.
-    command = [*SEQ2SEQ, "predict", "--run", str(run), "--decoding.max_ratio", "0"]
+    """Seconds until the first line comes out of a pipe, lines per second, peak memory."""
+    # Ten subwords per line: a model that has hardly learned anything does not know when to stop.
+    command = [*SEQ2SEQ, "predict", "--run", str(run), "--decoding.max_length_ratio", "0"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
@@ -135,33 +137,33 @@ def measure_predict(run: Path, text: Path, n_lines: int) -> Row:
     count = 1 + sum(1 for _ in process.stdout)
     seconds = time.perf_counter() - began
     if count != n_lines:
-        sys.exit(f"{count:,} lines came of {n_lines:,}")
+        sys.exit(f"{n_lines:,} lines in, {count:,} lines out")
     return [first, n_lines / seconds, finish(process)]
 
 
 def growth(sizes: list[int], peaks: list[float]) -> str:
-    """Bytes a pair between the last two sizes."""
+    """Bytes per pair between the last two sizes."""
     if len(sizes) < 2:
         return "-"
     return f"{(peaks[-1] - peaks[-2]) * 1e6 / (sizes[-1] - sizes[-2]):,.0f}"
 
 
-def tables(making: dict[int, Row], translating: dict[int, Row]) -> Iterator[str]:
-    """What was found, as lines of Markdown."""
+def tables(training: dict[int, Row], translating: dict[int, Row]) -> Iterator[str]:
+    """The results as lines of Markdown."""
     yield (
-        "`make scale DATA=PATH`: Multi30k repeated; a tiny model, whose steps and translations say "
-        f"nothing of speed; {os.cpu_count()} cores. Start: until the first step, text read and "
-        "encoded."
+        "`make scale DATA=PATH`: Multi30k repeated; a tiny model, so steps and translations say "
+        f"nothing about speed; {os.cpu_count()} cores. Start: time until the first step, with text "
+        "read and encoded."
     )
     yield from ("", "| training pairs | prepare, s | MB | start, s | MB | 200 steps, s | MB |")
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for n_pairs, row in making.items():
+    for n_pairs, row in training.items():
         yield f"| {n_pairs:,} | " + " | ".join(f"{value:,.1f}" for value in row) + " |"
-    sizes = list(making)
+    sizes = list(training)
     prepare, start, steps = (
-        growth(sizes, [row[column] for row in making.values()]) for column in (1, 3, 5)
+        growth(sizes, [row[column] for row in training.values()]) for column in (1, 3, 5)
     )
-    yield f"| bytes a pair more | | {prepare} | | {start} | | {steps} |"
+    yield f"| bytes per additional pair | | {prepare} | | {start} | | {steps} |"
     yield from ("", "| lines from a pipe | first line after, s | lines/s | MB |")
     yield "| --- | --- | --- | --- |"
     for n_lines, (first, rate, peak) in translating.items():
@@ -174,27 +176,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with Multi30k's files")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--first-steps", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.first_steps:
-        print(json.dumps(first_steps(chosen.first_steps)))
+    arguments = parser.parse_args()
+    if arguments.first_steps:
+        print(json.dumps(first_steps(arguments.first_steps)))
         return
-    making: dict[int, Row] = {}
+    training: dict[int, Row] = {}
     translating: dict[int, Row] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for n_pairs in chosen.sizes:
+        for n_pairs in arguments.sizes:
             data, run = folder / f"data-{n_pairs}", folder / f"run-{n_pairs}"
-            repeat_corpus(chosen.data, data, n_pairs)
-            making[n_pairs] = measure_prepare(data, run) + measure_training(run)
-            print(f"{n_pairs:,} pairs: {making[n_pairs]}", file=sys.stderr)
+            repeat_corpus(arguments.data, data, n_pairs)
+            training[n_pairs] = measure_prepare(data, run) + measure_training(run)
+            print(f"{n_pairs:,} pairs: {training[n_pairs]}", file=sys.stderr)
         run = folder / "run"
-        command = [*SEQ2SEQ, "train", *settings(chosen.data, run), "--train.epochs", "1"]
+        command = [*SEQ2SEQ, "train", *settings(arguments.data, run), "--train.epochs", "1"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        for n_lines in chosen.sizes:
-            translating[n_lines] = measure_predict(run, chosen.data / "train.de", n_lines)
+        for n_lines in arguments.sizes:
+            translating[n_lines] = measure_predict(run, arguments.data / "train.de", n_lines)
             print(f"{n_lines:,} lines: {translating[n_lines]}", file=sys.stderr)
-    lines = list(tables(making, translating))
-    write_lines(HERE / "scale.md", lines)
+    lines = list(tables(training, translating))
+    write_lines(FOLDER / "scale.md", lines)
     print("\n".join(lines))
 
 

@@ -1,62 +1,65 @@
-"""The command line: one sub-command a stage, no logic of its own."""
+"""The command line: one subcommand per stage, no logic of its own."""
 
 import argparse
 import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from seq2seq.errors import Stopped, UserError
-from seq2seq.settings import Config, ModelConfig, nearest, options, shared_options
+from seq2seq.config import RENAMED, Config, ModelConfig, load_config, settings_and_aliases
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import TrainingInterrupted, UserError, did_you_mean, warn
 
 if TYPE_CHECKING:
-    from seq2seq.page import Shown
     from seq2seq.translator import Translator
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 LINES_AT_A_TIME = 1000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command; returns the exit status."""
-    _mend_streams()
-    parser = build_parser()
-    chosen, unknown = parser.parse_known_args(arguments)
+    """Run one subcommand; returns the exit status."""
+    _prepare_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(with_part_names="--help" in arguments or "-h" in arguments)
+    options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(_about_unknown(unknown[0]))
     try:
-        if chosen.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
-            raise UserError("torchrun is for seq2seq train; all else is done by one process")
-        chosen.command(chosen)
+        if options.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UserError("torchrun is for seq2seq train; all else runs in one process")
+        options.command(options)
         sys.stdout.flush()
     except UserError as error:
-        _complain(str(error))
+        _report(str(error))
         return 1
-    except Stopped as stopped:
-        _complain(str(stopped))
-        return 128 + stopped.signal_number
+    except TrainingInterrupted as interrupted:
+        _report(str(interrupted))
+        return 128 + interrupted.signal_number
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _report("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
+    except BrokenPipeError:  # nobody reads our output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (OSError, MemoryError, RuntimeError) as error:
-        if not (complaint := _about_machine(error)):
+        from seq2seq.cpu import is_out_of_memory
+
+        if isinstance(error, OSError):
+            _report(f"{error.filename or 'system'}: {error.strerror or error}")
+        elif is_out_of_memory(error):
+            _report("out of memory; a smaller model or smaller batches take less")
+        else:
             raise
-        _complain(complaint)
         return 1
     return 0
 
 
-def _mend_streams() -> None:
-    """Give standard streams that were closed a place, and take text that is no UTF-8 anywhere."""
+def _prepare_streams() -> None:
+    """Replace standard streams that were closed, and accept text that is not UTF-8."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -65,98 +68,84 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
 
 
-def _complain(line: str) -> None:
-    """A line on standard error; of the processes that torchrun starts, one a machine speaks."""
+def _report(line: str) -> None:
+    """A line on standard error, from one of the processes that torchrun starts on a machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        with suppress(OSError):  # nobody reads it
-            print(f"seq2seq: {line}", file=sys.stderr, flush=True)
-
-
-def _about_machine(error: Exception) -> str | None:
-    """What an error says of the machine: a folder that cannot be written to, too little memory."""
-    from seq2seq.machine import is_out_of_memory
-
-    if isinstance(error, OSError):
-        return f"{error.filename or 'system'}: {error.strerror or error}"
-    if is_out_of_memory(error):
-        return "out of memory; a smaller model or smaller batches take less"
-    return None
+        warn(line)
 
 
 def _about_unknown(argument: str) -> str:
-    """What is wrong with an argument that a sub-command does not take."""
+    """What is wrong with an argument that a subcommand does not take."""
     name = argument.partition("=")[0].removeprefix("--")
-    if name in options() | shared_options():
+    if name in settings_and_aliases():
         return f"--{name} is part of what a run was trained with and cannot change now"
-    known = ["run", "config", "beam", *options(), *shared_options()]
-    return f"unknown argument {argument}{'' if name in known else nearest(name, known)}"
+    if name in RENAMED:
+        return f"--{name} is called --{RENAMED[name]} now"
+    # Another command's flag is no misspelling.
+    known = [x for x in ("run", "config", "beam", *settings_and_aliases()) if x != name]
+    return f"unknown argument {argument}{did_you_mean(name, known)}"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The sub-commands and everything they take."""
+def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
+    """The subcommands and their arguments.
+
+    Args:
+        with_part_names: list the parts of attention as legal values; that loads torch.
+    """
     parser = argparse.ArgumentParser(
         prog="seq2seq",
         description="A small, readable Transformer: train it, score it, translate with it.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_making_of_runs(commands)
-    _add_use_of_runs(commands)
-    _add_experiments(commands)
-    return parser
 
-
-def _add(
-    commands: "Commands",
-    command: Callable[[argparse.Namespace], None],
-    usage: str,
-    help: str,
-) -> argparse.ArgumentParser:
-    """A sub-command called as its function is, ``run_`` left out."""
-    name = command.__name__.removeprefix("run_")
-    usage = f"seq2seq {name} {usage}".rstrip()
-    sub = commands.add_parser(name, usage=usage, help=help, description=help, allow_abbrev=False)
-    sub.set_defaults(command=command)
-    return sub
-
-
-def _add_making_of_runs(commands: "Commands") -> None:
-    settings = "[--config FILE] [--run FOLDER] [--SECTION.SETTING VALUE ...]"
-    text = "read a corpus and learn its subwords"
-    prepare = _add(commands, run_prepare, f"[STAGE] {settings}", text)
-    prepare.add_argument(
-        "stage", nargs="?", choices=("corpus", "tokenizer", "all"), default="all", help="only this"
-    )
-    text = "train a model, or go on where a training was stopped"
-    for sub in (prepare, _add(commands, run_train, settings, text)):
-        sub.add_argument(
-            "--config",
-            type=Path,
-            default=Path("configs/default.toml"),
-            help="settings, as TOML (%(default)s)",
+    def add(
+        command: Callable[[argparse.Namespace], None], usage: str, text: str
+    ) -> argparse.ArgumentParser:
+        name = command.__name__.removeprefix("run_")
+        usage = f"seq2seq {name} {usage}".rstrip()
+        sub = commands.add_parser(
+            name, usage=usage, help=text, description=text, allow_abbrev=False
         )
-        sub.add_argument("--run", type=Path, help="folder of the run (runs/<name of the config>)")
-        _add_options(sub, "")
+        sub.set_defaults(command=command)
+        return sub
 
+    any_setting = "[--SECTION.SETTING VALUE ...]"
+    making = f"[--config FILE] [--run FOLDER] {any_setting}"
+    prepare = add(run_prepare, f"[STAGE] {making}", "read a corpus and learn its subwords")
+    stages = ("corpus", "tokenizer", "all")
+    prepare.add_argument("stage", nargs="?", choices=stages, default="all", help="only this")
+    train = add(run_train, making, "train a model, or resume an interrupted training run")
+    for sub in (prepare, train):
+        default = Path("configs/default.toml")
+        sub.add_argument("--config", type=Path, default=default, help="settings (%(default)s)")
+        sub.add_argument("--run", type=Path, help="run folder (runs/<name of the config>)")
+        _add_settings(sub, "", with_part_names)
 
-def _add_use_of_runs(commands: "Commands") -> None:
-    text = "translate the test sets and score the result"
-    usage = "--run FOLDER [--SECTION.SETTING VALUE ...]"
-    evaluate = _add(commands, run_evaluate, usage, text)
+    usage = f"--run FOLDER {any_setting}"
+    evaluate = add(run_evaluate, usage, "translate the test sets and score the result")
     text = "translate sentences, or standard input line by line"
-    usage = "--run FOLDER [SENTENCE ...] [--SECTION.SETTING VALUE ...]"
-    predict = _add(commands, run_predict, usage, text)
+    predict = add(run_predict, f"--run FOLDER [SENTENCE ...] {any_setting}", text)
     predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
     for sub in (evaluate, predict):
         sub.add_argument("--run", type=Path, required=True, help="folder of a trained run")
-        _add_options(sub, "decoding.")
-    _add_attend(commands)
+        _add_settings(sub, "decoding.")
 
-
-def _add_attend(commands: "Commands") -> None:
-    text = "translate a sentence and show who attends to whom"
     usage = "(--run FOLDER | --compare FOLDER FOLDER) SENTENCE [-o FILE] [--png | --json] ..."
-    attend = _add(commands, run_attend, usage, text)
+    attend = add(run_attend, usage, "translate a sentence and show its attention")
+    _add_attend_arguments(attend)
+    _add_settings(attend, "decoding.")
+
+    usage = f"EXPERIMENT [--run FOLDER] {any_setting}"
+    compare = add(run_compare, usage, "train variants with several seeds, report which are better")
+    compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
+    compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
+    _add_settings(compare, "", with_part_names)
+    add(run_variants, "", "list the parts that attention can be made of")
+    return parser
+
+
+def _add_attend_arguments(attend: argparse.ArgumentParser) -> None:
     attend.add_argument("sentence", metavar="SENTENCE", help="what to translate")
     which = attend.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, help="folder of a trained run")
@@ -165,173 +154,150 @@ def _add_attend(commands: "Commands") -> None:
     kind.add_argument("--png", action="store_true", help="a plain figure instead of a page")
     kind.add_argument("--json", action="store_true", help="all arrays instead of a page")
     attend.add_argument("-o", "--output", type=Path, help="file (attention.html, .png or .json)")
-    text = "the attention shown first (cross, where there is one)"
-    attend.add_argument("--view", choices=("cross", "encoder", "decoder"), help=text)
-    text = "shown first, counted from 1; 0 is the mean of all (the best aligning head; else the {})"
-    attend.add_argument("--layer", type=int, help=f"layer {text.format('last')}")
-    attend.add_argument("--head", type=int, help=f"head {text.format('mean')}")
-    _add_options(attend, "decoding.")
+    views = ("cross", "encoder", "decoder")
+    attend.add_argument("--view", choices=views, help="the attention shown first (cross)")
+    text = "shown first, from 1; 0 is the mean of all (the best aligning head's, or {})"
+    attend.add_argument("--layer", type=int, help=f"layer {text.format('the last')}")
+    attend.add_argument("--head", type=int, help=f"head {text.format('the mean')}")
 
 
-def _add_experiments(commands: "Commands") -> None:
-    text = "train variants with several seeds, and report which are better"
-    usage = "EXPERIMENT [--run FOLDER] [--SECTION.SETTING VALUE ...]"
-    compare = _add(commands, run_compare, usage, text)
-    compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
-    compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
-    _add_options(compare, "")
-    _add(commands, run_variants, "", "list the parts that attention can be made of")
+def _add_settings(
+    parser: argparse.ArgumentParser, prefix: str, with_part_names: bool = False
+) -> None:
+    """A flag for every setting whose key starts with ``prefix``; ``--beam`` for the most used."""
+    legal_parts = {}
+    if with_part_names:
+        from seq2seq.attention import REGISTRIES
 
-
-def _add_options(parser: argparse.ArgumentParser, prefix: str) -> None:
-    """A flag for every setting whose key starts with ``prefix``; ``--beam`` for the handiest."""
+        legal_parts = {registry.setting: "|".join(registry) for registry in REGISTRIES}
     group = parser.add_argument_group("settings (on top of the configuration)")
-    for key, option in (options() | shared_options()).items():
+    for key, setting in settings_and_aliases().items():
         if key.startswith(prefix):
             flags = [f"--{key}", "--beam"] if key == "decoding.beam" else [f"--{key}"]
-            text = f"{option.help} ({option.default!r})".replace("%", "%%")
-            group.add_argument(*flags, dest=key, metavar="VALUE", default=None, help=text)
+            name = key.rsplit(".", 1)[1]
+            legal = legal_parts.get(name, "") if "attention." in key else ""
+            text = f"{setting.help} ({setting.default!r})".replace("%", "%%")
+            metavar = (legal or setting.legal).replace("%", "%%")
+            group.add_argument(*flags, dest=key, metavar=metavar, default=None, help=text)
 
 
-def _overrides(chosen: argparse.Namespace) -> dict[str, str]:
-    given = {key: getattr(chosen, key, None) for key in options() | shared_options()}
+def _overrides(options: argparse.Namespace) -> dict[str, str]:
+    given = {key: getattr(options, key, None) for key in settings_and_aliases()}
     return {key: text for key, text in given.items() if text is not None}
 
 
-def _experiment(chosen: argparse.Namespace) -> tuple[Config, Path]:
-    from seq2seq.config import load_config
+def _config_and_run(options: argparse.Namespace) -> tuple[Config, RunFolder]:
+    from seq2seq.attention import check_attention
 
-    config = load_config(chosen.config, _overrides(chosen))
-    return config, chosen.run or Path("runs") / chosen.config.stem
-
-
-def run_prepare(chosen: argparse.Namespace) -> None:
-    """``seq2seq prepare``"""
-    from seq2seq.preparation import prepare
-
-    config, run = _experiment(chosen)
-    print(prepare(config, run, chosen.stage))
+    config = load_config(options.config, _overrides(options), check=check_attention)
+    return config, RunFolder(options.run or Path("runs") / options.config.stem)
 
 
-def run_train(chosen: argparse.Namespace) -> None:
-    """``seq2seq train``"""
-    from seq2seq.parallel import joined, on_first, rank
+def run_prepare(options: argparse.Namespace) -> None:
+    from seq2seq.data.prepare import prepare
+    from seq2seq.evaluation.annotations import check_annotations
+
+    config, run = _config_and_run(options)
+    print(prepare(config, run, options.stage, check_annotations))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import tune_process
+    from seq2seq.data.prepare import is_prepared, prepare
+    from seq2seq.evaluation.annotations import check_annotations
     from seq2seq.training import train
+    from seq2seq.training.distributed import init_distributed, rank, rank_zero
 
-    with joined():
-        config, run = on_first(lambda: _prepared(chosen))
+    def prepared() -> tuple[Config, RunFolder]:
+        config, run = _config_and_run(options)
+        if not is_prepared(config, run):
+            print(prepare(config, run, check=check_annotations))
+        return config, run
+
+    tune_process()
+    with init_distributed():
+        config, run = rank_zero(prepared)
         summary = train(config, run)
         if rank() == 0:
-            _report_training(summary, run)
+            print(
+                f"{run}: best validation BLEU {summary['best_valid_bleu']:.2f} at step "
+                f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} "
+                f"minutes, {summary['parameters']:,} parameters"
+            )
 
 
-def _prepared(chosen: argparse.Namespace) -> tuple[Config, Path]:
-    from seq2seq.preparation import is_prepared, prepare
+def run_evaluate(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import tune_process
+    from seq2seq.evaluation.evaluate import evaluate, format_evaluation
 
-    config, run = _experiment(chosen)
-    if not is_prepared(config, run):
-        print(prepare(config, run))
-    return config, run
-
-
-def _report_training(summary: dict[str, Any], run: Path) -> None:
-    print(
-        f"{run}: best validation BLEU {summary['best_valid_bleu']:.2f} at step "
-        f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} minutes, "
-        f"{summary['parameters']:,} parameters"
-    )
+    tune_process()
+    print(format_evaluation(evaluate(options.run, _overrides(options))))
 
 
-def run_evaluate(chosen: argparse.Namespace) -> None:
-    """``seq2seq evaluate``"""
-    from seq2seq.evaluation import evaluate
-    from seq2seq.tables import evaluation_tables
-
-    result = evaluate(chosen.run, _overrides(chosen))
-    for line in evaluation_tables(result):
-        print(line)
-
-
-def run_predict(chosen: argparse.Namespace) -> None:
-    """``seq2seq predict``"""
+def run_predict(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import tune_process
     from seq2seq.translator import Translator
 
-    translator = Translator.load(chosen.run, _overrides(chosen))
-    if chosen.sentences:
-        _translate_lines(translator, iter(chosen.sentences), LINES_AT_A_TIME)
+    tune_process()
+    translator = Translator.load(options.run, _overrides(options))
+    if options.sentences:
+        _translate_lines(translator, iter(options.sentences), LINES_AT_A_TIME)
     elif sys.stdin.isatty():
         _translate_lines(translator, _prompt(), 1)
     else:
         _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
 
 
-def run_attend(chosen: argparse.Namespace) -> None:
-    """``seq2seq attend``"""
-    from seq2seq.files import write_text
-    from seq2seq.page import arrays, choose, choose_view, page, word_table
+def run_attend(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import tune_process
+    from seq2seq.viewer.page import RunView, select_views, write_attention
 
-    shown = [_attended(chosen, run) for run in chosen.compare or [chosen.run]]
-    view = choose_view(shown, chosen.view)
-    runs = [(each, choose(each, view, chosen.layer, chosen.head)) for each in shown]
-    kind = "png" if chosen.png else "json" if chosen.json else "html"
-    path = chosen.output or Path(f"attention.{kind}")
-    if chosen.png:
-        from seq2seq.plots import plot_attention
-
-        plot_attention([word_table(*run) for run in runs], path)
-    else:
-        write_text(path, arrays(shown) if chosen.json else page(runs))
+    tune_process()
+    folders = options.compare or [options.run]
+    runs = [RunView.load(x, options.sentence, _overrides(options)) for x in folders]
+    for run in runs:
+        print(f"{run.name}: {run.trace.tgt.text}")
+    views = select_views(runs, options.view, options.layer, options.head)
+    kind = "png" if options.png else "json" if options.json else "html"
+    path = options.output or Path(f"attention.{kind}")
+    write_attention(views, path, kind)
     print(f"written: {path}")
 
 
-def _attended(chosen: argparse.Namespace, run: Path) -> "Shown":
-    """What a run did with the sentence."""
-    from seq2seq.evaluation import known_best_head
-    from seq2seq.page import Shown
-    from seq2seq.translator import Translator
+def run_compare(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import tune_process
+    from seq2seq.experiments.report import collect, summary, write_report
+    from seq2seq.experiments.runs import load_experiment, plan_runs, run_all
 
-    translator = Translator.load(run, _overrides(chosen))
-
-    observation = translator.attend(chosen.sentence, partial(_warn_of_cut, translator, 1))
-    print(f"{run}: {observation.tgt.text}")
-    return Shown(str(run), observation, known_best_head(run, translator.config.model))
-
-
-def run_compare(chosen: argparse.Namespace) -> None:
-    """``seq2seq compare``"""
-    from seq2seq.experiments import load_experiment, plan_runs, run_all
-    from seq2seq.findings import find
-    from seq2seq.report import summary, write_report
-
-    experiment = load_experiment(chosen.experiment)
-    folder = chosen.run or Path("runs") / "compare" / chosen.experiment.stem
-    runs = plan_runs(experiment, folder, _overrides(chosen))
+    tune_process()
+    experiment = load_experiment(options.experiment)
+    folder = options.run or Path("runs") / "compare" / options.experiment.stem
+    runs = plan_runs(experiment, folder, _overrides(options))
     run_all(runs)
-    findings = find(experiment, runs, folder)
-    report = write_report(findings, folder)
-    for line in summary(findings):
-        print(line)
+    results = collect(experiment, runs, folder)
+    report = write_report(results, folder)
+    print(summary(results))
     print(f"report: {report}")
 
 
-def run_variants(chosen: argparse.Namespace) -> None:
-    """``seq2seq variants``"""
-    from seq2seq.variants import table
+def run_variants(options: argparse.Namespace) -> None:
+    from tabulate import tabulate
+
+    from seq2seq.attention import extra_parameters
 
     model = ModelConfig()
-    rows = list(table(model))
-    width = max(len(row.formula) for row in rows)
-    place = ""
-    for row in rows:
-        if row.place != place:
-            place = row.place
-            print(f"\n[model.encoder_attention] {place} =" if place == "score" else f"\n{place} =")
-        print(f"  {row.name:14}{row.extra_parameters:+10,}  {row.formula:{width}}  {row.paper}")
+    rows = [
+        [registry.setting, part.name, f"{extra:+,}", part.formula, part.paper]
+        for registry, part, extra in extra_parameters(model)
+    ]
+    headers = ["setting", "name", "parameters", "formula", "paper"]
+    align = ("left", "left", "right", "left", "left")
+    print(tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True))
     print(
-        "\nThe same settings are in [model.decoder_attention] and [model.cross_attention], and "
-        "beside them\nthe numbers n_heads, kv_heads and window. Parameters: those more than "
-        f"scaled_dot and softmax without\npositions, an attention, at d_model = {model.d_model} "
-        f"with {model.n_heads} heads."
+        "\nSettings of [model.encoder_attention], [model.decoder_attention] and "
+        "[model.cross_attention],\nbeside the numbers n_heads, kv_heads and window. Parameters: "
+        "those beyond scaled_dot and softmax\nwithout positions, per attention, at "
+        f"d_model = {model.d_model} with {model.n_heads} heads."
     )
 
 
@@ -344,7 +310,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[str]:
 
 def _prompt() -> Iterator[str]:
     """What the user types, line by line, until the end of input (Ctrl-D)."""
-    print("One sentence a line; Ctrl-D ends.", file=sys.stderr)
+    print("One sentence per line; Ctrl-D ends.", file=sys.stderr)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         try:
@@ -354,18 +320,17 @@ def _prompt() -> Iterator[str]:
             return
 
 
-def _warn_of_cut(translator: "Translator", first: int, index: int, n_tokens: int) -> None:
-    """Of the sentence ``index`` of those from line ``first`` on."""
-    limit = translator.config.data.max_tokens
-    what = f"line {first + index}: {n_tokens:,} tokens, cut to {limit} (data.max_tokens)"
-    print(f"seq2seq: {what}", file=sys.stderr)
+def warn_of_cut(max_tokens: int, first: int, index: int, n_tokens: int) -> None:
+    """Say that sentence ``index`` of those from line ``first`` on was cut."""
+    warn(f"line {first + index}: {n_tokens:,} tokens, cut to {max_tokens} (data.max_tokens)")
 
 
 def _translate_lines(translator: "Translator", lines: Iterator[str], at_a_time: int) -> None:
-    """One line out for each line in, in order, some at a time."""
+    """One line out for each line in, in order, ``at_a_time`` at a time."""
     first = 1
     while chunk := list(islice(lines, at_a_time)):
-        for translation in translator.translate(chunk, partial(_warn_of_cut, translator, first)):
+        on_cut = partial(warn_of_cut, translator.config.data.max_tokens, first)
+        for translation in translator.translate(chunk, on_cut):
             sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
         sys.stdout.flush()
         first += len(chunk)

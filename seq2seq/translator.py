@@ -2,149 +2,109 @@
 
 model = seq2seq.load("runs/default")
 model.translate(["Ein Mann liest ein Buch."])
-model.attend("Ein Mann liest ein Buch.").cross.weights
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
-from seq2seq.batches import pad
-from seq2seq.checkpoint import load_model, load_run_config, load_tokenizer
-from seq2seq.decoding import beam_search, greedy, stored_for_decoding
-from seq2seq.errors import UserError
-from seq2seq.machine import (
-    FEW_ROWS,
-    autocast,
-    enough_memory,
-    fast_bfloat16,
-    float32_products,
-    keep_freed_memory,
-    pick_device,
-    side_by_side,
-)
-from seq2seq.model import Seq2Seq
-from seq2seq.observation import Observation, observe
-from seq2seq.settings import Config
-from seq2seq.tokenizer import BOS, EOS, Tokenizer, clean
+from torch import Tensor, nn
+
+from seq2seq import cpu
+from seq2seq.config import Config
+from seq2seq.data.batches import pad
+from seq2seq.data.tokenizer import EOS, Tokenizer, clean
+from seq2seq.model.decoding import beam_search, greedy, prepare_for_decoding
+from seq2seq.model.transformer import Seq2Seq
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import UserError
+
+Overrides = dict[str, str] | None
+OnCut = Callable[[int, int], None] | None
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers; a shared one once, by its first name."""
+    stored = model.state_dict()
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor for name, tensor in named if name in stored}
 
 
 class Translator:
-    """A model with its tokenizer: text in, text out.
-
-    Args:
-        model: trained weights, copied at the first translation.
-        tokenizer: the subwords that they were trained with.
-        config: the run's settings; ``decoding`` says how translations are found.
-    """
+    """A model with its tokenizer and the settings of its run: text in, text out."""
 
     def __init__(self, model: Seq2Seq, tokenizer: Tokenizer, config: Config) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self._stored: dict[str, Seq2Seq] = {}  # copies for decoding, by precision
+        self._prepare = cache(partial(prepare_for_decoding, model))  # by whether in bfloat16
 
     @classmethod
-    def load(cls, run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
-        """The best model of a run folder.
+    def load(cls, run: RunFolder | Path | str, overrides: Overrides = None) -> "Translator":
+        """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``."""
+        run = RunFolder(run)
+        config = run.load_config(overrides)
+        tokenizer = Tokenizer.load(run, config)
+        saved = run.load_weights(tokenizer.fingerprint)
+        model = Seq2Seq.build(config.model, tokenizer)
+        own = named_tensors(model)
+        for name in sorted(own.keys() | saved.keys()):
+            has, wants = (tuple(x[name].shape) if name in x else "missing" for x in (saved, own))
+            if has != wants:
+                problem = f"{name!r} is {has}, but the configuration asks for {wants}"
+                raise UserError(f"{run.weights_file}: {problem}")
+            own[name].detach().copy_(saved[name])
+        return cls(model.to(cpu.pick_device()), tokenizer, config)
 
-        Args:
-            run: folder that training wrote.
-            overrides: settings to change, such as ``{"decoding.beam": "4"}``.
+    def translate(self, sentences: Sequence[str], on_cut: OnCut = None) -> list[str]:
+        """One translation per sentence, in order; blank sentences stay empty.
 
-        Raises:
-            UserError: something is missing from the folder or does not fit.
+        ``on_cut(index, n_tokens)`` is called for each sentence that is cut because it is longer
+        than ``data.max_tokens``.
         """
-        keep_freed_memory()
-        run = Path(run)
-        config = load_run_config(run, overrides)
-        tokenizer = load_tokenizer(run, config)
-        model = load_model(config, tokenizer, run / "model.safetensors")
-        return cls(model.to(pick_device()), tokenizer, config)
-
-    def translate(
-        self, sentences: Sequence[str], on_cut: Callable[[int, int], None] | None = None
-    ) -> list[str]:
-        """One translation a sentence, in order; blank sentences stay empty.
-
-        Args:
-            sentences: text, one sentence each.
-            on_cut: called with the index and the number of tokens of each sentence that is cut
-                because it is longer than ``data.max_tokens``.
-        """
+        encoded = self.encode(sentences, on_cut)
         translations = [""] * len(sentences)
-        encoded = self._encode(sentences, on_cut)
-        rows = list(encoded)
-        rows.sort(key=lambda i: -len(encoded[i]))  # sentences of one length need no padding
-        size = self.config.decoding.batch_size
-        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
-        n_rows = min(size, len(rows)) * self.config.decoding.beam
-        decode = partial(self._decode, self._precision(n_rows))
-        with float32_products(n_rows):
-            found = side_by_side(decode, [[encoded[i] for i in b] for b in batches])
-        for batch, hypotheses in zip(batches, found, strict=True):
-            for i, text in zip(batch, self.tokenizer.decode_tgt(hypotheses), strict=True):
-                translations[i] = text
+        for i, ids in zip(encoded, self.decode(list(encoded.values())), strict=True):
+            translations[i] = self.tokenizer.tgt.decode(ids)
         return translations
 
-    def attend(
-        self, sentence: str, on_cut: Callable[[int, int], None] | None = None
-    ) -> Observation:
-        """Translate a sentence, and note who attends to whom, and how, on the way.
-
-        Args:
-            sentence: text.
-            on_cut: as for ``translate``.
-
-        Raises:
-            UserError: the sentence is blank.
-        """
-        encoded = self._encode([sentence], on_cut)
-        if not encoded:
-            raise UserError("the sentence is blank: there is nothing to translate")
-        src = encoded[0]
-        (hypothesis,) = self._decode(self._precision(self.config.decoding.beam), [src])
-        model = self.model.eval()
-        return observe(model, self.tokenizer, self.config, src, [BOS, *hypothesis, EOS])
-
-    def _encode(
-        self, sentences: Sequence[str], on_cut: Callable[[int, int], None] | None
-    ) -> dict[int, list[int]]:
-        """Ids of the sentences that are not blank, by index, none longer than the model reads."""
+    def encode(self, sentences: Sequence[str], on_cut: OnCut = None) -> dict[int, list[int]]:
+        """Source ids of the sentences that are not blank, by index; ``on_cut`` as above."""
+        if isinstance(sentences, str):
+            raise TypeError("expected a list of sentences, not a string: use [sentence]")
         rows = [i for i, sentence in enumerate(sentences) if clean(sentence).strip()]
-        all_ids = self.tokenizer.encode_src([sentences[i] for i in rows])
+        all_ids = self.tokenizer.src.encode(sentences[i] for i in rows)
         encoded = dict(zip(rows, all_ids, strict=True))
-        longest = self.config.data.max_tokens
+        limit = self.config.data.max_tokens
         for i, ids in encoded.items():
-            if len(ids) > longest:
-                encoded[i] = [*ids[: longest - 1], EOS]
+            if len(ids) > limit:
+                encoded[i] = [*ids[: limit - 1], EOS]
                 if on_cut:
                     on_cut(i, len(ids))
         return encoded
 
-    def _precision(self, n_rows: int) -> str:
-        """The number format for so many hypotheses at a time, its weights made ready."""
-        device = next(self.model.parameters()).device
-        precision = self.config.decoding.precision
-        if precision == "auto":
-            bfloat16 = device.type == "cpu" and n_rows >= FEW_ROWS and fast_bfloat16("cpu")
+    def decode(self, src_ids: list[list[int]]) -> list[list[int]]:
+        """Target ids, without BOS and EOS, for the source ids of each sentence."""
+        config, device = self.config.decoding, next(self.model.parameters()).device
+        size, ratio = config.batch_size, config.max_length_ratio
+        # Sentences of the same length need no padding.
+        order = sorted(range(len(src_ids)), key=lambda i: -len(src_ids[i]))
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        n_rows = min(size, len(order)) * config.beam
+        fast = device.type == "cpu" and n_rows >= cpu.SMALL_BATCH and cpu.fast_bfloat16("cpu")
+        bfloat16 = fast if config.precision == "auto" else config.precision == "bfloat16"
+        model = self._prepare(bfloat16)
+
+        def decode_batch(rows: list[int]) -> list[list[int]]:
+            src = pad([src_ids[i] for i in rows]).to(device)
+            what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
+            how = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
             precision = "bfloat16" if bfloat16 else "float32"
-        if precision not in self._stored:
-            self._stored[precision] = stored_for_decoding(self.model, precision == "bfloat16")
-        return precision
+            with cpu.oom_as_user_error(how), cpu.autocast(precision, device):
+                if config.beam == 1:
+                    return greedy(model, src, ratio)
+                return beam_search(model, src, config.beam, config.length_penalty, ratio)
 
-    def _decode(self, precision: str, src: list[list[int]]) -> list[list[int]]:
-        decoding, model = self.config.decoding, self._stored[precision]
-        batch = pad(src)
-        device = next(model.parameters()).device
-
-        def complaint() -> str:
-            return (
-                f"for {len(src)} sentences of up to {batch.shape[1]} tokens: a lower "
-                f"decoding.batch_size (it is {decoding.batch_size}) or decoding.beam takes less"
-            )
-
-        with enough_memory(complaint), autocast(precision, device):
-            if decoding.beam == 1:
-                return greedy(model, batch.to(device), decoding.max_ratio)
-            return beam_search(
-                model, batch.to(device), decoding.beam, decoding.length_penalty, decoding.max_ratio
-            )
+        with cpu.float32_matmul(n_rows):
+            decoded = cpu.thread_map(decode_batch, batches)
+        hypotheses = zip(order, chain.from_iterable(decoded), strict=True)
+        return [ids for _, ids in sorted(hypotheses)]

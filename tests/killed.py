@@ -1,26 +1,33 @@
-"""Runs ``seq2seq`` and kills it, as ``kill -9`` would, at a given moment.
+"""Runs ``seq2seq`` again and again, and kills it, as ``kill -9`` would, at given moments.
 
-    python killed.py call:N ARGUMENTS...      at the Nth call that changes a file or the weights
-    python killed.py seconds:X ARGUMENTS...   X seconds after the first such call
-    python killed.py saved:N ARGUMENTS...     after the training state was saved for the Nth time
-    python killed.py never ARGUMENTS...       prints how many there are, how long they take, and
-                                              how many come before each saving of the state
+Each line of standard input is a JSON list of a moment and the arguments of ``seq2seq``:
 
-Of what is written half has reached the file when the first of two calls is counted.
+    call:N      at the Nth call that changes a file or the weights
+    saved:N     after the training state was saved for the Nth time
+    never       prints how many there are, and how many come before each saving
+
+The answer is a JSON list of exit status and standard error. When the first of two calls of a
+write is counted, half of it has reached the file. Processes are forked: importing torch takes
+longer than a run.
 """
 
+import json
 import os
 import signal
 import sys
 import tempfile
-import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
+import torch
+
 from seq2seq.cli import main
-from seq2seq.training import Trainer
+from seq2seq.data import prepare  # noqa: F401 (imported before the forks)
+from seq2seq.evaluation import validation
+from seq2seq.training import trainer
+from seq2seq.utils import write_text
 
 
 class Moments:
@@ -28,17 +35,11 @@ class Moments:
 
     def __init__(self, moment: str) -> None:
         self.kind, _, number = moment.partition(":")
-        self.number = float(number or 0)
-        self.calls, self.saved, self.began = 0, 0, 0.0
+        self.number = int(number or 0)
+        self.calls, self.saved = 0, 0
         self.calls_before_saving: list[int] = []
 
     def count(self) -> None:
-        if not self.calls:
-            self.began = time.monotonic()
-            if self.kind == "seconds":
-                timer = Timer(self.number, die)
-                timer.daemon = True
-                timer.start()
         self.calls += 1
         if self.kind == "call" and self.calls == self.number:
             die()
@@ -67,6 +68,12 @@ class SlowFile:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
 
+    def __enter__(self) -> "SlowFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     def write(self, content: bytes) -> None:
         for half in (content[: len(content) // 2], content[len(content) // 2 :]):
             self.file.write(half)
@@ -78,9 +85,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    moments = Moments(sys.argv[1])
-    fdopen = os.fdopen
+def run(moment: str, arguments: list[str]) -> int:
+    moments, fdopen, save = Moments(moment), os.fdopen, trainer.Trainer.save_checkpoint
 
     def slow_fdopen(number: int, mode: str, **named: Any) -> Any:
         file = fdopen(number, mode, **named)
@@ -91,11 +97,32 @@ if __name__ == "__main__":
     tempfile.mkstemp = moments.counted(tempfile.mkstemp)
     Path.replace = moments.counted(Path.replace)  # type: ignore[method-assign]
     Path.unlink = moments.counted(Path.unlink)  # type: ignore[method-assign]
-    Trainer.step = moments.counted(Trainer.step)  # type: ignore[method-assign]
-    save = Trainer._save
-    Trainer._save = lambda self: moments.save(lambda: save(self))  # type: ignore[method-assign]
-    status = main(sys.argv[2:])
+    trainer.Trainer.step = moments.counted(trainer.Trainer.step)  # type: ignore[method-assign]
+    trainer.Trainer.save_checkpoint = lambda self: moments.save(lambda: save(self))  # type: ignore[method-assign]
+    validation.plot_curves = lambda lines, path: write_text(path, str(len(lines)))
+    status = main(arguments)
     if moments.kind == "never":
-        seconds = time.monotonic() - moments.began
-        print(moments.calls, seconds, *moments.calls_before_saving, file=sys.stderr)
-    sys.exit(status)
+        print(moments.calls, *moments.calls_before_saving, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    torch.optim.AdamW([torch.zeros(1)])  # what it imports takes longest
+    for line in sys.stdin:
+        moment, *arguments = json.loads(line)
+        with tempfile.TemporaryFile("w+") as errors:
+            if (child := os.fork()) == 0:
+                os.dup2(errors.fileno(), 2)
+                os.dup2(2, 1)
+                sys.stdin = open(os.devnull)  # noqa: SIM115
+                status = 1
+                try:
+                    status = run(moment, arguments)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stderr.flush()
+                    os._exit(status)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            errors.seek(0)
+            print(json.dumps([status, errors.read()]), flush=True)

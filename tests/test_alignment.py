@@ -1,157 +1,170 @@
-"""Alignment error rate: counted by hand, read off weights written by hand, and from a real model."""
+"""Alignment error rate by hand and from a model; evaluation of a trained run."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import small_model, write_lines
+from torch import Tensor
 
-from seq2seq.alignment import Agreement, Head, attended_words, judge_heads
-from seq2seq.checkpoint import load_run_config
 from seq2seq.cli import main
-from seq2seq.corpus import Corpus, parse_links
-from seq2seq.settings import Config, TokenizerConfig
-from seq2seq.tokenizer import Tokenizer, words
+from seq2seq.config import Config, TokenizerConfig
+from seq2seq.data.corpus import Corpus
+from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.evaluation.alignment import MAX_TOKENS, AlignmentCounts, Head, align, score_heads
+from seq2seq.evaluation.annotations import Links
+from seq2seq.evaluation.evaluate import evaluate, known_best_head
+from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
+from seq2seq.utils import UserError, read_json, read_lines, write_text
 
 TEXT = ["das Haus ist rot", "ein rotes Haus", "das Haus brennt", "the house is red"] * 20
 
 
+def links(text: str) -> Links:
+    pairs = (link.split("-") for link in text.split())
+    return frozenset((int(i), int(j)) for i, j in pairs)
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=290), TEXT, TEXT)
+    return Translator(small_model(vocab_size=len(tokenizer.tgt)), tokenizer, Config())
+
+
 def test_error_rate_by_hand() -> None:
     """Four proposed, five gold, three shared: 1 - 2 · 3 / (4 + 5) = 1/3."""
-    agreement = Agreement()
-    agreement.add(parse_links("0-0 1-1 2-0"), parse_links("0-0 1-1 2-2"))
-    agreement.add(parse_links("0-1"), parse_links("0-1 1-1"))
-    assert (agreement.proposed, agreement.gold, agreement.both) == (4, 5, 3)
-    assert agreement.error_rate == pytest.approx(100 / 3)
-    assert agreement.precision == pytest.approx(75)
-    assert agreement.recall == pytest.approx(60)
+    counts = AlignmentCounts()
+    assert (counts.error_rate, counts.precision, counts.recall) == (100, 0, 0)
+    counts.add(links("0-0 1-1 2-0"), links("0-0 1-1 2-2"))
+    counts.add(links("0-1"), links("0-1 1-1"))
+    assert (counts.proposed, counts.gold, counts.correct) == (4, 5, 3)
+    assert counts.error_rate == pytest.approx(100 / 3)
+    assert (counts.precision, counts.recall) == pytest.approx((75, 60))
 
 
-def test_no_links_at_all() -> None:
-    agreement = Agreement()
-    assert (agreement.error_rate, agreement.precision, agreement.recall) == (100, 0, 0)
-
-
-def test_subwords_count_as_their_words() -> None:
+def test_align_sums_subwords() -> None:
     """Two source words of 1 and 2 subwords and an end; two target words of 2 and 1 subwords.
 
-    Target word 0 looks most at the end, which is no word, and then, counting sums, at source word
-    1 (0.25 + 0.25 against 0.3); no subword of it alone does.
+    Target word 0 attends most to the end, which is no word, and then, summed, to source word 1
+    (0.25 + 0.25 against 0.3), though to none of its subwords alone.
     """
     weights = torch.tensor([[0.3, 0.2, 0.3, 0.2], [0.3, 0.3, 0.2, 0.2], [0.4, 0.2, 0.1, 0.3]])
-    words = attended_words(weights, src_words=[0, 1, 1, -1], tgt_words=[0, 0, 1])
-    assert words.tolist() == [1, 0]
-    ends = torch.tensor([[0.1, 0.2, 0.7]])
-    assert attended_words(ends, src_words=[0, 1, -1], tgt_words=[0]).tolist() == [1]
+    assert align(weights, src_words=[0, 1, 1, -1], tgt_words=[0, 0, 1]).tolist() == [1, 0]
 
 
-def test_words_of_subwords_are_the_words_between_spaces() -> None:
-    tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=290), TEXT, TEXT)
-    sentences = {
-        "das Haus ist rot": 4, "Häuser, 東京 brennen!": 3, "a": 1, " two  spaces ": 2,
-        "Bonjour\u00a0!": 1, "a\tb c": 2, "a\u202fb\u3000c\x85d": 1, "a▁b": 2, "a\0b": 2, "e\u0301": 1,
-    }  # fmt: skip
-    for text, n_words in sentences.items():
-        ids = tokenizer.encode_tgt([text])[0]
-        numbers = tokenizer.tgt_words(ids)
-        assert (numbers[0], numbers[-1]) == (-1, -1)  # beginning and end
-        assert len(words(text)) == n_words
-        assert sorted(set(numbers[1:-1])) == list(range(n_words))
-        for number, word in enumerate(words(text)):
-            pieces = [i for i, w in zip(ids, numbers, strict=True) if w == number]
-            assert tokenizer.decode_tgt([pieces]) == [" ".join(word.splitlines())]
-
-
-def test_heads_are_judged_by_what_the_model_attends_to() -> None:
-    """The same counts as from the weights themselves, sentence by sentence, word by word."""
-    tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=290), TEXT, TEXT)
-    model = small_model(vocab_size=tokenizer.tgt_vocab_size)
+def test_heads_match_loop_over_weights(translator: Translator) -> None:
+    """The same counts as word by word, sentence by sentence."""
+    tokenizer, model = translator.tokenizer, translator.model.eval()
     corpus = Corpus(["das Haus ist rot", "ein rotes Haus"], ["the house is red", "das Haus brennt"])
-    gold = [parse_links("0-0 1-1 2-2 3-3"), parse_links("0-0 2-1")]
-    found = judge_heads(Translator(model, tokenizer, Config()), corpus, gold)
-    assert len(found) == 2 * 4 * 2
-    for layer, head, step in ((1, 2, "writing"), (2, 4, "reading")):
-        expected = Agreement()
-        for src_text, tgt_text, links in zip(corpus.src, corpus.tgt, gold, strict=True):
-            src, tgt = tokenizer.encode_src([src_text])[0], tokenizer.encode_tgt([tgt_text])[0]
-            model.eval()
-            steps = model.attention_steps(torch.tensor([src]), torch.tensor([tgt[:-1]]))
-            table = steps.cross[layer - 1].weights[0, head - 1].tolist()
-            src_words, tgt_words = tokenizer.src_words(src), tokenizer.tgt_words(tgt)
+    gold = [links("0-0 1-1 2-2 3-3"), links("0-0 2-1")]
+    heads = score_heads(translator, corpus, gold)
+    assert len(heads) == 2 * 4 * 2
+    for layer, head, offset in ((1, 2, "predict"), (2, 4, "input")):
+        expected = AlignmentCounts()
+        for src_text, tgt_text, of_pair in zip(corpus.src, corpus.tgt, gold, strict=True):
+            (src,) = tokenizer.src.encode([src_text])
+            (tgt,) = tokenizer.tgt.encode([tgt_text], bos=True)
+            trace = model.trace(torch.tensor([src]), torch.tensor([tgt[:-1]]))
+            table = trace.cross[layer - 1].weights[0, head - 1].tolist()
+            src_words, tgt_words = tokenizer.src.words(src), tokenizer.tgt.words(tgt)
             proposed = set()
             for word in range(max(tgt_words) + 1):
-                seen = [0.0] * (max(src_words) + 1)
-                for position, its_word in enumerate(tgt_words):
-                    if its_word == word:
-                        row = table[position - 1 if step == "writing" else position]
-                        for column, src_word in enumerate(src_words):
-                            if src_word >= 0:
-                                seen[src_word] += row[column]
-                proposed.add((seen.index(max(seen)), word))
-            expected.add(frozenset(proposed), links)
-        assert found[Head(layer, head, step)] == expected
+                of_word = [t for t, its_word in enumerate(tgt_words) if its_word == word]
+                rows = [table[t - 1 if offset == "predict" else t] for t in of_word]
+                sums = [0.0] * (max(src_words) + 1)
+                for (i, src_word), row in product(enumerate(src_words), rows):
+                    sums[src_word] += row[i] if src_word >= 0 else 0
+                proposed.add((sums.index(max(sums)), word))
+            expected.add(frozenset(proposed), of_pair)
+        assert heads[Head(layer, head, offset)] == expected
 
 
-def test_pairs_too_long_for_the_model_are_left_out() -> None:
-    tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=290), TEXT, TEXT)
-    config = Config()
-    config = replace(config, data=replace(config.data, max_tokens=12))
-    translator = Translator(small_model(vocab_size=tokenizer.tgt_vocab_size), tokenizer, config)
+def test_long_and_blank_pairs_are_left_out(translator: Translator) -> None:
+    config = replace(Config(), data=replace(Config().data, max_tokens=12))
+    short = Translator(translator.model, translator.tokenizer, config)
     corpus = Corpus(["das Haus", "das Haus " * 9, ""], ["the house", "the house " * 9, ""])
-    gold = [parse_links("0-0 1-1"), parse_links("0-0"), parse_links("")]
-    found = judge_heads(translator, corpus, gold)
-    assert {(agreement.pairs, agreement.gold) for agreement in found.values()} == {(1, 2)}
-    assert judge_heads(translator, Corpus(corpus.src[1:], corpus.tgt[1:]), gold[1:]) == {}
+    heads = score_heads(short, corpus, [links("0-0 1-1"), links("0-0"), links("")])
+    assert {(counts.pairs, counts.gold) for counts in heads.values()} == {(1, 2)}
 
 
-def test_evaluation_without_a_pair_to_judge(trained_run: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(trained_run, run)
-    for split, name in (("valid", "valid"), ("test", "test")):
-        for ending in ("src", "tgt"):
-            write_lines(run / "corpus" / f"{split}.{ending}", ["ba " * 300])
-        write_lines(run / "corpus" / f"{name}.align", ["0-0"])
-    assert main(["evaluate", "--run", str(run)]) == 0
-    result = json.loads((run / "eval.json").read_text(encoding="utf-8"))
-    assert "alignment" not in result["tests"]["test"]
+def test_memory_is_bounded(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are limited by tokens, not by sentences: a trace holds all attention scores."""
+    sizes: list[int] = []
+    trace = translator.model.trace
+
+    def recorded(src: Tensor, tgt: Tensor) -> object:
+        sizes.append(max(src.numel(), tgt.numel()))
+        return trace(src, tgt)
+
+    monkeypatch.setattr(translator.model, "trace", recorded)
+    long = ["das " * 240] * 12
+    heads = score_heads(translator, Corpus(long, long), [links("0-0")] * 12)
+    assert {counts.pairs for counts in heads.values()} == {12}
+    assert sum(sizes) > MAX_TOKENS >= max(sizes)
 
 
-def test_evaluation_reports_alignment_and_phenomena(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(params=[pytest.param("run", marks=pytest.mark.slow)])
+def run(trained_run: Path, tmp_path: Path) -> RunFolder:
+    shutil.copytree(trained_run, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_evaluation_reports_alignment_and_tags(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the reversal corpus word i says what word n - 1 - i says: the model has learned it."""
-    run = tmp_path / "run"
-    shutil.copytree(trained_run, run)
+    """In the reversal corpus word i aligns with word n - 1 - i: the model has learned that."""
     for split in ("valid", "test"):
-        lines = (run / "corpus" / f"{split}.src").read_text(encoding="utf-8").splitlines()
-        sizes = [len(line.split()) for line in lines]
-        links = [" ".join(f"{i}-{n - 1 - i}" for i in range(n)) for n in sizes]
+        sizes = [len(line.split()) for line in read_lines(run.split_file(split, "src"))]
+        gold = [" ".join(f"{i}-{n - 1 - i}" for i in range(n)) for n in sizes]
         tags = ["short" if n < 4 else "long even" if n % 2 == 0 else "long" for n in sizes]
-        for ending, rows in (("align", links), ("tags", tags)):
-            write_lines(run / "corpus" / f"{split}.{ending}", rows)
+        write_lines(run.split_file(split, "src-tgt.align"), gold)
+        write_lines(run.split_file(split, "tags"), tags)
+    leftover = run.hypotheses / "test.txt.abcdefgh.tmp"
+    write_text(leftover, "half a line")
     assert main(["evaluate", "--run", str(run)]) == 0
+    assert not leftover.exists()
     out = capsys.readouterr().out
-    result = json.loads((run / "eval.json").read_text(encoding="utf-8"))["tests"]["test"]
+    result = read_json(run.eval_file)["tests"]["test"]
     alignment = result["alignment"]
     table = alignment["error_rate_by_layer_and_head"]
-    config = load_run_config(run).model
-    assert [len(row) for row in table] == [config.n_heads] * config.decoder_layers
-    best = alignment["best_head_on_validation"]
-    assert table[best["layer"] - 1][best["head"] - 1] == alignment["error_rate"]
-    assert alignment["error_rate"] < 30
+    model = run.load_config().model
+    assert [len(row) for row in table] == [model.n_heads] * model.decoder_layers
+    best = Head(**alignment["best_head_on_validation"])
+    assert table[best.layer - 1][best.head - 1] == alignment["error_rate"] < 30
     # All words on both sides are aligned one to one: precision and recall are the same.
     assert math.isclose(alignment["precision"], alignment["recall"])
-    assert f"layer {best['layer']}, head {best['head']}, while {best['step']}" in out
-    hypotheses = (run / "hypotheses" / "test.txt").read_text(encoding="utf-8").splitlines()
-    references = (run / "corpus" / "test.tgt").read_text(encoding="utf-8").splitlines()
+    assert known_best_head(run, model) == best
+    assert known_best_head(run, replace(model, n_heads=best.head - 1)) is None
+    texts = (run.hypotheses_file("test"), run.split_file("test", "tgt"))
+    exact = [a == b for a, b in zip(*map(read_lines, texts), strict=True)]
     for name in ("short", "long", "even"):
-        shown = [i for i, names in enumerate(tags) if name in names.split()]
-        right = sum(hypotheses[i] == references[i] for i in shown)
-        found = result["phenomena"][name]
-        assert found == {"pairs": len(shown), "exact_match": 100 * right / len(shown)}
-        assert f"{found['exact_match']:.1f} ({len(shown)})" in out
+        rows = [i for i, names in enumerate(tags) if name in names.split()]
+        share = 100 * sum(exact[i] for i in rows) / len(rows)
+        assert result["tags"][name] == {"pairs": len(rows), "exact_match": share}
+        assert f"{share:.1f} ({len(rows)})" in out
+    for value in (f"{result['bleu']:.2f}", f"{alignment['error_rate']:.1f}", f"head {best.head}, "):
+        assert value in out
+
+
+def test_evaluation_without_alignable_pair(run: RunFolder) -> None:
+    for split in ("valid", "test"):
+        for ending, line in (("src", "ba " * 300), ("tgt", "ba " * 300), ("src-tgt.align", "0-0")):
+            write_lines(run.split_file(split, ending), [line])
+    result = evaluate(run.path)["tests"]["test"]
+    assert "alignment" not in result
+    assert result["sentences_cut"] == 1
+
+
+def test_only_one_evaluation_at_a_time(run: RunFolder, tmp_path: Path) -> None:
+    run.eval_file.unlink(missing_ok=True)
+    with run.lock(), pytest.raises(UserError, match="another process"):
+        evaluate(run)
+    assert not run.eval_file.exists()
+    with pytest.raises(UserError, match="missing"):
+        evaluate(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()

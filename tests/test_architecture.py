@@ -1,7 +1,8 @@
-"""The import order stated in the package's docstring is the one its files follow."""
+"""Layers, dependencies, light imports, and functions of limited size."""
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,54 +12,60 @@ import pytest
 import seq2seq
 
 PACKAGE = Path(seq2seq.__file__).parent
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+TREES = {
+    str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def stated_levels() -> dict[str, int]:
-    """Each file's level, from the indented lines of the package's docstring."""
-    lines = [line for line in (seq2seq.__doc__ or "").splitlines() if line.startswith("    ")]
-    levels: dict[str, int] = {}
-    for level, line in enumerate(lines):
-        names = line[:44].split()
-        levels |= dict.fromkeys(names, level)
-    return levels
+def test_layers() -> None:
+    """The contracts in pyproject.toml, and each module in one of their layers."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {name.strip() for layer in layers for name in layer.split("|")}
+    modules = {name.split("/")[0].removesuffix(".py") for name in TREES}
+    assert modules == named | {"__init__", "__main__"}
 
 
-def imported(path: Path) -> set[str]:
-    """The package's own modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seq2seq."):
-            found.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name}: relative imports hide the order"
-            assert node.module != "seq2seq", f"{path.name}: import from the module itself"
+def test_dependencies_are_declared() -> None:
+    """Nothing undeclared is imported, nothing declared is unused."""
+    declared = {re.split("[<>=]", text)[0] for text in PROJECT["project"]["dependencies"]}
+    imported = set()
+    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.ImportFrom):
+            imported.add("." if node.level else (node.module or "").split(".")[0])
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("seq2seq.")}
-    return found
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+    assert imported - sys.stdlib_module_names - {"seq2seq"} == declared
 
 
-def test_every_file_is_in_the_order() -> None:
-    files = {path.stem for path in PACKAGE.glob("*.py")}
-    assert files == set(stated_levels())
+def test_size_of_functions() -> None:
+    """At most 60 lines, signature and docstring included, and 7 arguments."""
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                args, where = node.args, (file, node.name)
+                assert (node.end_lineno or 0) - node.lineno < 60, where
+                assert len([*args.posonlyargs, *args.args, *args.kwonlyargs]) <= 7, where
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_imports_point_up(path: Path) -> None:
-    levels = stated_levels()
-    own = levels[path.stem]
-    wrong = {name for name in imported(path) if levels[name] >= own}
-    assert not wrong, f"{path.name} imports {wrong}, which stand on its own line or below"
+VIEWS = "matplotlib scipy datasets tensorboard seq2seq.viewer seq2seq.experiments"
 
 
-def test_dependencies_are_those_declared() -> None:
-    """Nothing undeclared is imported (the corpus and the tests neither); nothing declared idles."""
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = {re.split("[<>=]", text)[0] for text in project["project"]["dependencies"]}
-    used = set()
-    for path in PACKAGE.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                used.add((node.module or "").split(".")[0])
-            elif isinstance(node, ast.Import):
-                used |= {alias.name.split(".")[0] for alias in node.names}
-    assert used - sys.stdlib_module_names - {"seq2seq"} == declared
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "not_loaded"),
+    [
+        ("seq2seq.config", "torch numpy"),
+        ("seq2seq.data.prepare", "torch datasets seq2seq.model"),
+        ("seq2seq.translator", f"{VIEWS} sacrebleu seq2seq.training"),
+        ("seq2seq.evaluation.evaluate", f"{VIEWS} seq2seq.training"),
+        ("seq2seq.training", VIEWS),
+    ],
+)
+def test_light_imports(module: str, not_loaded: str) -> None:
+    code = f"import sys, {module}; print([x for x in {not_loaded.split()} if x in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"[]\n"

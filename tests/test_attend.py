@@ -1,9 +1,11 @@
-"""Attention made visible: what is observed, the figure, the arrays, and the page in a browser."""
+"""The viewer: traces against the steps recomputed, the page's data, the figure, the command."""
 
 import base64
 import json
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,46 +14,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SEQ2SEQ, SMALL, attention_variants, small_model, with_attention
+from conftest import SEQ2SEQ, SMALL, attention_variants, with_attention
 from matplotlib.figure import Figure
+from untrained import trace_untrained
 
 import seq2seq
-import seq2seq.evaluation
-import seq2seq.plots
 import seq2seq.translator
-from seq2seq.alignment import Head
-from seq2seq.attention import Attention
+from seq2seq.attention import NORMALIZERS, SCORES, TYPES
 from seq2seq.cli import main
-from seq2seq.corpus import Corpus
-from seq2seq.errors import UserError
-from seq2seq.evaluation import examples, known_best_head
-from seq2seq.model import Seq2Seq
-from seq2seq.observation import Attended, Observation, Sentence, observe
-from seq2seq.page import (
-    Choice,
-    Item,
-    Shown,
-    Table,
-    between,
-    choose,
-    choose_view,
-    explanation,
-    page,
-    spelled,
-    src_items,
-    tgt_items,
-    word_table,
-)
-from seq2seq.plots import plot_attention
-from seq2seq.registry import KINDS, NORMALIZERS, SCORES
-from seq2seq.settings import AttentionConfig, Config, ModelConfig, TokenizerConfig
-from seq2seq.tokenizer import BOS, EOS, Tokenizer
+from seq2seq.config import AttentionConfig, TokenizerConfig
+from seq2seq.data.corpus import Corpus
+from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.evaluation import plotting
+from seq2seq.evaluation.alignment import Head
+from seq2seq.evaluation.evaluate import examples, known_best_head
+from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
+from seq2seq.utils import UserError
+from seq2seq.viewer import page as viewer
+from seq2seq.viewer import trace
+from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
+from seq2seq.viewer.trace import Sentence, TranslationTrace
 
 SENTENCE = "ba du ke lo"
-each_variant = pytest.mark.parametrize(
-    "variant", [pytest.param(v, id=name) for name, v in attention_variants().items()]
-)
+VIEWS = ("encoder", "decoder", "cross")
 
 
 @pytest.fixture(scope="module")
@@ -60,484 +46,410 @@ def translator(trained_run: Path) -> Translator:
 
 
 @pytest.fixture(scope="module")
-def observation(translator: Translator) -> Observation:
-    return translator.attend(SENTENCE)
+def traced(translator: Translator) -> TranslationTrace:
+    return trace(translator, SENTENCE)
 
 
-def observed(translator: Translator, model: ModelConfig) -> Observation:
-    """What an untrained model of another shape does with the same sentence."""
-    tokenizer = translator.tokenizer
-    untrained = small_model(model, tokenizer.src_vocab_size).eval()
-    src, tgt = tokenizer.encode_src([SENTENCE])[0], tokenizer.encode_tgt(["lo ke"])[0]
-    return observe(untrained, tokenizer, replace(Config(), model=model), src, tgt)
-
-
-def unpacked(packed: dict[str, Any]) -> Any:
-    """What the page's program makes of packed numbers."""
-    kind = "<i2" if packed["scale"] else "<f4"
-    numbers = np.frombuffer(base64.b64decode(packed["data"]), kind).reshape(packed["shape"])
-    return numbers * (packed["scale"] or 1)
+def unpack(packed: dict[str, Any]) -> Any:
+    """As the page does it."""
+    numbers = np.frombuffer(base64.b64decode(packed["data"]), "<i2" if packed["scale"] else "<f4")
+    return numbers.reshape(packed["shape"]) * (packed["scale"] or 1)
 
 
 def data_of(html: str) -> list[dict[str, Any]]:
-    """The data that a page holds."""
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    found: list[dict[str, Any]] = json.loads(text)
-    return found
+    data: list[dict[str, Any]] = json.loads(text)
+    return data
 
 
-# --- what is observed ---
-
-
-def test_translates_as_translate_does(
+def test_trace_translates_like_translate(
     translator: Translator, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    observation = translator.attend(SENTENCE)
-    assert observation.src.text == SENTENCE
-    assert [observation.tgt.text] == translator.translate([SENTENCE]) == ["lo ke du ba"]
+    traced = trace(translator, SENTENCE)
+    assert traced.src.text == SENTENCE
+    assert [traced.tgt.text] == translator.translate([SENTENCE]) == ["lo ke du ba"]
     wide = seq2seq.load(trained_run, {"decoding.beam": "4"})
-    assert [wide.attend(SENTENCE).tgt.text] == wide.translate([SENTENCE])
-    asked: list[int] = []
+    assert [trace(wide, SENTENCE).tgt.text] == wide.translate([SENTENCE])
+    beams = []
 
     def search(model: object, src: torch.Tensor, beam: int, *rest: float) -> list[list[int]]:
-        asked.append(beam)
+        beams.append(beam)
         return [[7, 8]]
 
     monkeypatch.setattr(seq2seq.translator, "beam_search", search)
-    assert wide.attend(SENTENCE).tgt.text == wide.tokenizer.decode_tgt([[7, 8]])[0]
-    assert asked == [4]
+    assert trace(wide, SENTENCE).tgt.text == wide.tokenizer.tgt.decode([7, 8])
+    assert beams == [4]
 
 
-def test_axes_are_named_and_as_long_as_said(
-    translator: Translator, observation: Observation
-) -> None:
-    n_src, n_steps = len(observation.src.tokens), len(observation.tgt.tokens) - 1
-    assert observation.tgt.tokens[0] == "<s>"
-    assert observation.tgt.tokens[-1] == observation.src.tokens[-1] == "</s>"
-    heads, width = translator.config.model.n_heads, translator.config.model.d_model // 4
-    for name, queries, keys in (
-        ("encoder", n_src, n_src),
-        ("decoder", n_steps, n_steps),
-        ("cross", n_steps, n_src),
-    ):
-        sizes = {"layer": 1, "head": heads, "comparison": heads, "dimension": width}
-        sizes |= {"query": queries, "key": keys}
-        attended: Attended = getattr(observation, name)
-        for array in ("queries", "keys", "scores", "weights", "values", "value_lengths"):
-            axes, values = getattr(attended, array)
-            assert values.shape == tuple(sizes[axis] for axis in axes), (name, array)
+def test_axes(traced: TranslationTrace) -> None:
+    n_src, n_steps = len(traced.src.tokens), len(traced.tgt.tokens) - 1
+    assert traced.tgt.tokens[0] == "<s>"
+    assert traced.tgt.tokens[-1] == traced.src.tokens[-1] == "</s>"
+    sizes = {"layer": 1, "head": 4, "comparison": 4, "dimension": 16}
+    queries_and_keys = (n_src, n_src), (n_steps, n_steps), (n_steps, n_src)
+    for view, (n_queries, n_keys) in zip(VIEWS, queries_and_keys, strict=True):
+        sizes |= {"query": n_queries, "key": n_keys}
+        record: Any = getattr(traced, view)
+        for name in ("queries", "keys", "scores", "weights", "values", "value_norms"):
+            axes, values = getattr(record, name)
+            assert values.shape == tuple(sizes[axis] for axis in axes), (view, name)
             assert values.dtype == np.float32
-        assert attended.contributions.axes == attended.weights.axes
+        assert record.contributions.axes == record.weights.axes
 
 
-def test_the_numbers_are_the_four_steps(translator: Translator, observation: Observation) -> None:
-    """Each step, done again with numpy from the numbers of the step before."""
-    for name in ("encoder", "decoder", "cross"):
-        attended: Attended = getattr(observation, name)
-        assert attended.queries is not None
-        assert attended.keys is not None
-        queries, keys = attended.queries.values, attended.keys.values
-        scores, weights = attended.scores.values, attended.weights.values
-        compared = np.einsum("lhqd,lhkd->lhqk", queries, keys) / np.sqrt(queries.shape[-1])
-        if name == "decoder":
-            compared[..., np.triu(np.ones(compared.shape[-2:], dtype=bool), k=1)] = -np.inf
-        np.testing.assert_allclose(scores, compared, atol=1e-4)
+def test_five_steps_recomputed(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of all three attentions with numpy, from the results of the step before."""
+    inputs: dict[int, Any] = {}
+
+    def linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        inputs[id(self)] = x[0].numpy()
+        return F.linear(x, self.weight, self.bias)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", linear)
+    traced = trace(translator, SENTENCE)
+    layers: Any = translator.model.encoder[0], translator.model.decoder[0]
+    for view, sublayer in (
+        ("encoder", layers[0].self_attention),
+        ("decoder", layers[1].self_attention),
+        ("cross", layers[1].cross_attention),
+    ):
+        record: Any = getattr(traced, view)
+        q, k, v = (x.values[0] for x in (record.queries, record.keys, record.values))
+        # 1. Project: each head has its slice of what the matrices give.
+        for name, heads in (("query_proj", q), ("key_proj", k), ("value_proj", v)):
+            module = getattr(sublayer.attention, name)
+            matrix, bias = (x.detach().numpy() for x in module.parameters())
+            merged = heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
+            np.testing.assert_allclose(merged, inputs[id(module)] @ matrix.T + bias, atol=1e-4)
+        # 2. Score and 3. mask.
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])
+        if view == "decoder":
+            scores[:, np.triu(np.ones(scores.shape[-2:], dtype=bool), k=1)] = -np.inf
+        np.testing.assert_allclose(record.scores.values[0], scores, atol=1e-4)
+        # 4. Normalize.
         exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        expected = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        np.testing.assert_allclose(weights, expected, atol=1e-5)
-    # The weighted sum of the values, through the output weights, is what the attention gives.
-    cross = translator.model.decoder[0].cross_attention.attention  # type: ignore[union-attr]
-    assert isinstance(cross, Attention)
-    taken: list[torch.Tensor] = []
-    hook = cross.output_weights.register_forward_hook(lambda *given: taken.append(given[2]))
-    again = translator.attend(SENTENCE).cross
-    hook.remove()
-    assert again is not None
-    context = again.weights.values[0] @ again.values.values[0]  # (H, T, K)
-    matrix, bias = (x.detach().numpy() for x in cross.output_weights.parameters())
-    merged = context.transpose(1, 0, 2).reshape(context.shape[1], -1)
-    np.testing.assert_allclose(taken[-1][0].numpy(), merged @ matrix.T + bias, atol=1e-4)
+        weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(record.weights.values[0], weights, atol=1e-5)
+        # 5. Aggregate: the output projection reads the heads' sums side by side.
+        output = (weights @ v).transpose(1, 0, 2).reshape(q.shape[1], -1)
+        np.testing.assert_allclose(inputs[id(sublayer.attention.output_proj)], output, atol=1e-4)
 
 
-def test_contributions_by_hand(translator: Translator, observation: Observation) -> None:
-    """Weight times the length of the value after the output weights, one at a time."""
-    module = translator.model.encoder[0].self_attention.attention  # type: ignore[union-attr]
-    matrix = module.output_weights.weight.detach().numpy()  # type: ignore[union-attr, operator]
-    attended = observation.encoder
-    assert attended is not None
-    found = attended.contributions.values[0]
+def test_contributions_by_hand(translator: Translator, traced: TranslationTrace) -> None:
+    """Weight times the norm of the value after the output projection, one at a time."""
+    module: Any = translator.model.encoder[0].self_attention.attention  # type: ignore[union-attr]
+    matrix = module.output_proj.weight.detach().numpy()
+    record: Any = traced.encoder
     width = matrix.shape[1] // 4
     for head, query, key in ((0, 0, 1), (3, 2, 0), (1, 4, 4)):
-        added = attended.weights.values[0, head, query, key] * (
-            matrix[:, head * width : (head + 1) * width] @ attended.values.values[0, head, key]
-        )
-        assert found[head, query, key] == pytest.approx(np.linalg.norm(added), rel=1e-4)
+        slice_ = matrix[:, head * width : (head + 1) * width]
+        norm = np.linalg.norm(slice_ @ record.values.values[0, head, key])
+        expected = record.weights.values[0, head, query, key] * norm
+        contribution = record.contributions.values[0, head, query, key]
+        assert contribution == pytest.approx(expected, rel=1e-4)
 
 
-def test_probabilities_are_those_of_the_next_token(
-    translator: Translator, observation: Observation
-) -> None:
-    tokenizer, model = translator.tokenizer, translator.model.eval()
-    src = torch.tensor(tokenizer.encode_src([SENTENCE]))
-    tgt = torch.tensor(tokenizer.encode_tgt([observation.tgt.text]))
+def test_next_token_probabilities(translator: Translator, traced: TranslationTrace) -> None:
+    subwords, model = translator.tokenizer.tgt, translator.model.eval()
+    src = torch.tensor(list(translator.tokenizer.src.encode([SENTENCE])))
+    tgt = torch.tensor(list(subwords.encode([traced.tgt.text], bos=True)))
     with torch.no_grad():
         logits = model(src, tgt[:, :-1])[0]
-    logits[:, [0, 1, 3]] = -torch.inf  # pad, bos and unk are never written
+    logits[:, [0, 1, 3]] = -torch.inf  # PAD, BOS and UNK are never generated
     expected = F.softmax(logits, dim=-1)
-    for step, (written, candidates) in enumerate(
-        zip(observation.written, observation.candidates, strict=True)
-    ):
+    assert [x.token for x in traced.chosen] == traced.tgt.tokens[1:]
+    for step, (chosen, top) in enumerate(zip(traced.chosen, traced.top_tokens, strict=True)):
         token = int(tgt[0, step + 1])
-        assert written.token == tokenizer.tgt_pieces([token])[0]
-        assert written.probability == pytest.approx(float(expected[step, token]), rel=1e-4)
-        best = expected[step].topk(len(candidates))
-        assert [c.token for c in candidates] == tokenizer.tgt_pieces(best.indices.tolist())
-        assert [c.probability for c in candidates] == pytest.approx(best.values.tolist(), rel=1e-3)
-    assert [w.token for w in observation.written] == observation.tgt.tokens[1:]
+        assert chosen.probability == pytest.approx(float(expected[step, token]), rel=1e-4)
+        best = expected[step].topk(len(top))
+        assert [x.token for x in top] == subwords.pieces(best.indices.tolist())
+        assert [x.probability for x in top] == pytest.approx(best.values.tolist(), rel=1e-3)
 
 
-@each_variant
-def test_every_variant_can_be_seen(translator: Translator, variant: AttentionConfig) -> None:
-    """In all three places, and what the page says about the sum of its weights is so."""
-    model = with_attention(variant)
-    seen = observed(translator, model)
-    shown = Shown("x", seen, None)
-    if variant.kind == "none":
-        assert seen.encoder is seen.decoder is seen.cross is None
-        with pytest.raises(UserError, match="there is no attention in x"):
-            choose_view([shown], None)
+@pytest.mark.parametrize("name", attention_variants())
+def test_every_variant(name: str) -> None:
+    """Each can be traced in all three places, and what the page says about it holds."""
+    variant = attention_variants()[name]
+    run = RunView("x", trace_untrained(with_attention(variant), SENTENCE, "lo ke"))
+    if variant.type == "none":
+        assert run.trace.encoder is run.trace.decoder is run.trace.cross is None
+        with pytest.raises(UserError, match="no attention in x"):
+            select_views([run])
         return
-    (pane,) = data_of(page([(shown, choose(shown, "cross", None, None))]))
-    for view in ("encoder", "decoder", "cross"):
-        attended: Attended = getattr(seen, view)
-        weights = attended.weights.values
+    (pane,) = data_of(page(select_views([run])))
+    for view in VIEWS:
+        record, packed = getattr(run.trace, view), pane["views"][view]
+        weights, scores = record.weights.values, record.scores.values
         sums = weights.sum(axis=-1)
-        said = explanation(attended.config)["sums"]
-        if said == "The weights sum to one.":
+        if packed["sums"] == "The weights sum to one.":
             np.testing.assert_allclose(sums, 1, atol=1e-5)
-        elif "less than one" in said:
+        elif "less than one" in packed["sums"]:
             assert ((sums > 0) & (sums < 1)).all()
         else:
-            assert "need not" in said
-        # Half-heads, where an extra splits heads, are compared in pairs.
-        n_parts = attended.scores.values.shape[1] // weights.shape[1]
-        assert n_parts == (2 if "differential" in variant.extras else 1)
-        packed = pane["views"][view]
-        np.testing.assert_allclose(
-            unpacked(packed["weights"]), weights, atol=np.abs(weights).max() / 2**15
-        )
-        np.testing.assert_array_equal(unpacked(packed["scores"]), attended.scores.values)
-        if variant.kind == "scored":
+            assert "need not" in packed["sums"]
+        # Halves of heads are compared where a modifier splits them.
+        n_parts = scores.shape[1] // weights.shape[1]
+        assert n_parts == (2 if "differential" in variant.modifiers else 1)
+        atol = np.abs(weights).max() / 2**15
+        np.testing.assert_allclose(unpack(packed["weights"]), weights, atol=atol)
+        np.testing.assert_array_equal(unpack(packed["scores"]), scores)
+        assert bool(packed["mask"]) == bool(np.isneginf(scores).any())
+        assert ("later tokens" in packed["mask"]) == (view == "decoder")
+        window = 0 if view == "cross" else variant.window
+        assert (f"more than {window} away" in packed["mask"]) == (window > 0)
+        assert (weights[np.isneginf(scores[:, ::n_parts])] == 0).all()
+        if variant.type == "multi_head":
             assert packed["score"] == SCORES[variant.score].formula
-            assert packed["normalizer"] == NORMALIZERS[variant.normalizer].formula
-            assert all(name in packed["after"] for name in variant.extras.split())
+            assert packed["normalize"] == NORMALIZERS[variant.normalizer].formula
+            assert all(modifier in packed["after"] for modifier in variant.modifiers.split())
         else:
-            assert packed["score"] in ("s = φ(q) · φ(k)", "the same for all in sight")
-            assert KINDS[variant.kind].formula in packed["after"]
-        places_alone = variant.score in ("gaussian", "hard_coded", "uniform")
-        assert (attended.queries is None) == (places_alone or variant.kind == "average")
+            assert packed["score"] in ("s = φ(q) · φ(k)", "s = 0")
+            assert TYPES[variant.type].formula in packed["after"]
+        by_position = variant.score in ("gaussian", "hard_coded", "uniform")
+        assert (record.queries is None) == (by_position or variant.type == "average")
 
 
-def test_arrays_as_json_are_the_same(observation: Observation) -> None:
-    plain = json.loads(json.dumps(observation.to_json(), allow_nan=False))
+def test_json(traced: TranslationTrace) -> None:
+    plain = json.loads(json.dumps(traced.to_json(), allow_nan=False))
     assert plain["src"]["text"] == SENTENCE
-    assert observation.decoder is not None
     for name in ("scores", "weights"):
-        axes, values = getattr(observation.decoder, name)
+        axes, values = getattr(traced.decoder, name)
         assert plain["decoder"][name]["axes"] == list(axes)
         again = np.array(plain["decoder"][name]["values"], dtype=np.float32)  # None becomes nan
         again[np.isnan(again)] = -np.inf
         np.testing.assert_allclose(again, values, rtol=1e-5)
-    assert plain["written"][0]["probability"] == observation.written[0].probability
+    assert plain["chosen"][0]["probability"] == traced.chosen[0].probability
+    assert plain["top_tokens"][0][1].keys() == {"token", "probability"}
 
 
-# --- words ---
+def test_two_vocabularies_and_numbers_of_heads() -> None:
+    config = TokenizerConfig(vocab_size=268, joint=False)
+    tokenizer = Tokenizer.train(config, ["ba du ke"] * 9, ["zo vu zo vu"] * 9)
+    shape = replace(SMALL, decoder_attention=AttentionConfig(n_heads=2))
+    traced = trace_untrained(shape, "ba ke", "zo vu", tokenizer)
+    assert (traced.src.text, traced.tgt.text) == ("ba ke", "zo vu")
+    (pane,) = data_of(page(select_views([RunView("x", traced)])))
+    words = pane["groups"]["words"]
+    assert [group["label"] for group in words["src"]] == ["ba", "ke", "</s>"]
+    assert [group["label"] for group in words["predict"]] == ["<s>", "zo", "vu", "</s>"]
+    assert [pane["views"][view]["weights"]["shape"][1] for view in VIEWS] == [4, 2, 4]
 
 
-def test_words_gather_their_subwords() -> None:
+def test_words_group_their_subwords() -> None:
     sentence = Sentence("ab c", ["<s>", "▁a", "b", "▁c", "</s>"], [-1, 0, 0, 1, -1])
-    assert src_items(sentence, True) == [
-        Item("<s>", [0], [0]),
-        Item("ab", [1, 2], [1, 2]),
-        Item("c", [3], [3]),
-        Item("</s>", [4], [4]),
+    assert group_tokens(sentence, True, None) == [
+        TokenGroup("<s>", [0], [0]),
+        TokenGroup("ab", [1, 2], [1, 2]),
+        TokenGroup("c", [3], [3]),
+        TokenGroup("</s>", [4], [4]),
     ]
-    # Step t reads token t and writes token t + 1: nothing writes BOS, nothing has read EOS.
-    assert [item.queries for item in tgt_items(sentence, True, "writing")] == [[], [0, 1], [2], [3]]
-    assert [item.queries for item in tgt_items(sentence, True, "reading")] == [[0], [1, 2], [3], []]
-    for step in ("writing", "reading"):
-        items = tgt_items(sentence, True, step)
-        assert [item.keys for item in items] == [[0], [1, 2], [3], []]
-        assert len(tgt_items(sentence, False, step)) == 5
-    weights = np.array([[0.1, 0.2, 0.3, 0.4, 0.0], [0.3, 0.2, 0.1, 0.0, 0.4]], dtype=np.float32)
-    queries = [Item("both", [0, 1], []), Item("second", [1], [])]
-    table = between(weights, queries, src_items(sentence, True))
-    np.testing.assert_allclose(table, [[0.2, 0.4, 0.2, 0.2], [0.3, 0.3, 0.0, 0.4]], atol=1e-6)
+    # Step t has the input t and predicts token t + 1: BOS is never predicted, EOS never an input.
+    queries = {"predict": [[], [0, 1], [2], [3]], "input": [[0], [1, 2], [3], []]}
+    for offset, expected in queries.items():
+        groups = group_tokens(sentence, True, offset)
+        assert [group.queries for group in groups] == expected
+        assert [group.keys for group in groups] == [[0], [1, 2], [3], []]
+        subwords = group_tokens(sentence, False, offset)
+        assert [group.label for group in subwords] == sentence.tokens
 
 
-def test_bytes_are_spelled_as_the_characters_they_are() -> None:
-    assert spelled(["▁gr", "<0xC3>", "<0xBC>", "n"]) == "grün"
-    assert spelled(["<0xFF>"]) == "�"
-
-
-def test_unseen_characters_have_a_label(translator: Translator) -> None:
-    shown = Shown("x", translator.attend("ba 漢字 <b>du</b>"), None)
-    labels = [item.label for item in src_items(shown.observation.src, True)]
+def test_bytes_become_characters() -> None:
+    assert viewer.join_pieces(["▁gr", "<0xC3>", "<0xBC>", "n"]) == "grün"
+    assert viewer.join_pieces(["<0xFF>"]) == "�"
+    traced = trace_untrained(SMALL, "ba 漢字 <b>du</b>", "lo")
+    labels = [group.label for group in group_tokens(traced.src, True, None)]
     assert labels == ["ba", "漢字", "<b>du</b>", "</s>"]
 
 
-def test_figure_shows_the_chosen_head(observation: Observation) -> None:
-    shown = Shown("x", observation, Head(1, 3, "reading"))
-    assert observation.cross is not None
-    best = word_table(shown, choose(shown, "cross", None, None))
-    assert best.down == ["<s>", "lo", "ke", "du", "ba"]
-    assert best.across == ["ba", "du", "ke", "lo", "</s>"]
-    assert best.title == "x: cross-attention, layer 1, head 3"
-    np.testing.assert_allclose(best.values.sum(axis=1), 1, atol=1e-5)
-    bos = observation.cross.weights.values[0, 2, 0]
-    words = observation.src.words
-    expected = [sum(w for w, word in zip(bos, words, strict=True) if word == n) for n in range(4)]
-    np.testing.assert_allclose(best.values[0, :4], expected, atol=1e-6)
-    mean = word_table(shown, choose(shown, "decoder", 0, 0))
-    assert mean.title == "x: self-attention in the decoder, mean of layers, mean of heads"
-    assert mean.down == mean.across == ["<s>", "lo", "ke", "du", "ba"]
+def test_select_views() -> None:
+    run = RunView("x", trace_untrained(SMALL, SENTENCE, "lo ke"))
+    assert select_views([run]) == [(run, ViewState("cross", 2, 0, "predict"))]
+    aligned = replace(run, best_head=Head(1, 3, "input"))
+    assert select_views([aligned])[0][1] == ViewState("cross", 1, 3, "input")
+    assert select_views([aligned], "cross", 0)[0][1] == ViewState("cross", 0, 0, "input")
+    for layer, head, named in ((3, None, "no layer 3"), (None, 5, "no head 5"), (-1, 1, "-1")):
+        with pytest.raises(UserError, match=named):
+            select_views([run], "encoder", layer, head)
+    model = replace(SMALL, cross_attention=AttentionConfig(type="none", position="none"))
+    other = RunView("y", trace_untrained(model, SENTENCE, "lo"))
+    assert select_views([other])[0][1].view == "encoder"
+    with pytest.raises(UserError, match="no cross-attention in y"):
+        select_views([other], "cross")
+    both = select_views([other, run])
+    assert [state.view for _, state in both] == ["cross", "cross"]
+    with pytest.raises(UserError, match="y has no cross-attention"):
+        viewer.draw(both, Path("any.png"))
 
 
-def test_what_is_not_there_cannot_be_chosen(observation: Observation) -> None:
-    shown = Shown("x", observation, None)
-    assert choose(shown, "cross", None, None) == Choice("cross", 1, 0, "writing")
-    for layer, head, complaint in ((2, None, "no layer 2"), (None, 5, "no head 5"), (-1, 1, "-1")):
-        with pytest.raises(UserError, match=complaint):
-            choose(shown, "encoder", layer, head)
-
-
-def test_best_head_is_known_after_evaluation(tmp_path: Path) -> None:
-    """It is no more than a hint: whatever else stands in eval.json is as good as nothing."""
+def test_best_head_from_eval_json(tmp_path: Path) -> None:
+    """A hint for display: anything unexpected in the file counts as no hint."""
 
     def known(content: str) -> Head | None:
         (tmp_path / "eval.json").write_text(content, encoding="utf-8")
-        return known_best_head(tmp_path, replace(SMALL, n_heads=2))
+        return known_best_head(RunFolder(tmp_path), replace(SMALL, n_heads=2))
 
-    def noted(**changes: object) -> str:
-        head = {"layer": 2, "head": 1, "step": "reading"} | changes
-        aligned = {"alignment": {"best_head_on_validation": head}}
-        return json.dumps({"tests": {"without": {}, "test": aligned}})
+    def evaluated(**changes: object) -> str:
+        best = {"layer": 2, "head": 1, "offset": "input"} | changes
+        alignment = {"best_head_on_validation": best}
+        return json.dumps({"tests": {"without": {}, "with": {"alignment": alignment}}})
 
-    assert known_best_head(tmp_path, SMALL) is None
-    assert known(noted()) == Head(2, 1, "reading")
-    others: list[dict[str, object]] = [
-        {"layer": 3}, {"layer": 0}, {"layer": "2"}, {"layer": None}, {"head": 3}, {"head": -1},
-        {"step": "zzz"}, {"step": []}, {"more": 1},
-    ]  # fmt: skip
-    for wrong in (
-        *(noted(**change) for change in others),
-        "{}",
-        "[",
-        '{"tests": []}',
-        '{"tests": {"x": 1}}',
+    assert known_best_head(RunFolder(tmp_path), SMALL) is None
+    assert known(evaluated()) == Head(2, 1, "input")
+    numbers: list[tuple[str, object]] = [
+        (key, x) for key in ("layer", "head") for x in (-1, 0, 3, "2", None)
+    ]
+    for key, value in [*numbers, ("offset", "zzz"), ("offset", []), ("more", 1)]:
+        assert known(evaluated(**{key: value})) is None, (key, value)
+    for content in ("{}", "[", '{"tests": []}', '{"tests": {"x": 1}}'):
+        assert known(content) is None, content
+
+
+def test_figure(traced: TranslationTrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First query on top, first key on the left, darker for more; whole words of one head."""
+    figures = []
+
+    @contextmanager
+    def figure(path: Path, **options: Any) -> Iterator[Figure]:
+        figures.append(Figure(**options))
+        yield figures[-1]
+
+    monkeypatch.setattr(plotting, "figure", figure)
+    run = RunView("x", traced, Head(1, 3, "input"))
+    viewer.draw([*select_views([run]), *select_views([run], "decoder", 0, 0)], Path("any.png"))
+    best, mean = figures[0].axes[:2]
+    words = ["<s>", "lo", "ke", "du", "ba"]
+    for axes, title, keys in (
+        (best, "x: cross-attention, layer 1, head 3", ["ba", "du", "ke", "lo", "</s>"]),
+        (mean, "x: decoder self-attention, mean of layers, mean of heads", words),
     ):
-        assert known(wrong) is None, wrong
+        assert axes.get_title() == title
+        assert [label.get_text() for label in axes.get_yticklabels()] == words
+        assert [label.get_text() for label in axes.get_xticklabels()] == keys
+        assert axes.yaxis_inverted()
+        assert not axes.xaxis_inverted()
+        low, high = axes.images[0].to_rgba(np.array([[0.1, 0.9]]))[0, :, :3].sum(axis=1)
+        assert low > high
+    table: Any = best.images[0].get_array()
+    np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
+    assert traced.cross is not None
+    pairs = list(zip(traced.cross.weights.values[0, 2, 0], traced.src.words, strict=True))
+    expected = [sum(weight for weight, word in pairs if word == n) for n in range(4)]
+    np.testing.assert_allclose(table[0, :4], expected, atol=1e-6)
 
 
-# --- the command ---
+def test_missing_glyphs_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunView("\U00012000", trace_untrained(SMALL, "ba", "lo"))
+    viewer.draw(select_views([run]), tmp_path / "any.png")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "any.png" in error
 
 
 def attend(*arguments: object) -> int:
     return main(["attend", *map(str, arguments)])
 
 
-def test_page_is_small_and_whole(trained_run: Path, tmp_path: Path) -> None:
+def test_page_command(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "page.html"
     assert attend("--run", trained_run, SENTENCE, "-o", path) == 0
     html = path.read_text(encoding="utf-8")
-    assert len(html.encode()) < 1_000_000
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|https?://(?!www.w3.org)", html)
     (pane,) = data_of(html)
     assert pane["tgt"] == "lo ke du ba"
-    assert (pane["view"], pane["layer"], pane["head"], pane["best"]) == ("cross", 0, "mean", None)
-    observation = seq2seq.load(trained_run).attend(SENTENCE)
-    assert [p for _, p in pane["written"]] == pytest.approx(
-        [written.probability for written in observation.written], abs=1e-5
-    )
-    for arguments in (["--view", "decoder", "--head", "2"], ["--view", "encoder", "--layer", "0"]):
+    assert pane["state"] == {"view": "cross", "layer": 1, "head": 0, "offset": "predict"}
+    assert pane["best"] is None
+    chosen = trace(seq2seq.load(trained_run), SENTENCE).chosen
+    assert [p for _, p in pane["chosen"]] == pytest.approx([p for _, p in chosen], abs=1e-5)
+    name = "seq2seq.evaluation.evaluate.known_best_head"
+    monkeypatch.setattr(name, lambda run, model: Head(1, 4, "input"))
+    for arguments, shown in (
+        ([], ["cross", 1, 4, "input"]),
+        (["--view", "decoder", "--head", "2"], ["decoder", 1, 2, "input"]),
+        (["--view", "encoder", "--layer", "0"], ["encoder", 0, 0, "input"]),
+    ):
         assert attend("--run", trained_run, SENTENCE, "-o", path, *arguments) == 0
         (pane,) = data_of(path.read_text(encoding="utf-8"))
-        shown = {"--view": pane["view"], "--head": pane["head"], "--layer": pane["layer"]}
-        expected = {"decoder": ("decoder", 1, 0), "encoder": ("encoder", "mean", "mean")}
-        assert tuple(shown.values()) == expected[arguments[1]]
+        assert list(pane["state"].values()) == shown
+        assert pane["best"] == {"layer": 1, "head": 4, "offset": "input"}
 
 
-def test_command_starts_with_the_best_head(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        seq2seq.evaluation, "known_best_head", lambda run, model: Head(1, 4, "reading")
-    )
-    path = tmp_path / "page.html"
-    assert attend("--run", trained_run, SENTENCE, "-o", path) == 0
-    (pane,) = data_of(path.read_text(encoding="utf-8"))
-    assert (pane["layer"], pane["head"], pane["step"]) == (0, 3, "reading")
-    assert pane["best"] == {"layer": 1, "head": 4, "step": "reading"}
+def test_page_size() -> None:
+    """Under 1 MB for width 256, three layers a side and 30 subwords (twenty words)."""
+    model = replace(SMALL, d_model=256, encoder_layers=3, decoder_layers=3)
+    traced = trace_untrained(model, "zo ba " * 15, "zo ba " * 15)
+    assert (len(traced.src.tokens), len(traced.tgt.tokens)) == (31, 32)
+    assert len(page(select_views([RunView("x", traced)])).encode()) < 1_000_000
 
 
-def test_figure_is_drawn_the_right_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that asks is on top, the first that answers on the left, dark is much."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(seq2seq.plots, "_save", lambda figure, path: figures.append(figure))
-    values = np.array([[0.1, 0.2, 0.7], [1.0, 0.0, 0.0]], dtype=np.float32)
-    tables = [Table(title, ["x", "y"], ["a", "b", "c"], values) for title in ("one", "two")]
-    plot_attention(tables, tmp_path / "any.png")
-    for title, axes in zip(("one", "two"), figures[0].axes, strict=False):
-        image = axes.images[0]
-        np.testing.assert_array_equal(image.get_array(), values)
-        assert axes.get_title() == title
-        assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
-        assert axes.yaxis_inverted()
-        assert not axes.xaxis_inverted()
-        few, many = image.to_rgba(np.array([[0.1, 0.9]]))[0, :, :3].sum(axis=1)
-        assert few > many
-
-
-def test_characters_without_a_glyph_are_spoken_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = Table("any", ["\U00012000"], ["a"], np.ones((1, 1), dtype=np.float32))
-    plot_attention([table], tmp_path / "any.png")
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "boxes stand for characters" in error
-
-
-def test_models_of_two_vocabularies_and_of_unlike_heads(tmp_path: Path) -> None:
-    config = TokenizerConfig(vocab_size=268, joint=False)
-    tokenizer = Tokenizer.train(config, ["ba du ke"] * 9, ["zo vu zo vu"] * 9)
-    shape = replace(SMALL, decoder_attention=AttentionConfig(n_heads=2))
-    model = Seq2Seq(shape, tokenizer.src_vocab_size, tokenizer.tgt_vocab_size, joint=False).eval()
-    src, tgt = tokenizer.encode_src(["ba ke"])[0], tokenizer.encode_tgt(["zo vu"])[0]
-    seen = observe(model, tokenizer, replace(Config(), model=shape), src, tgt)
-    assert (seen.src.text, seen.tgt.text) == ("ba ke", "zo vu")
-    (pane,) = data_of(page([(shown := Shown("x", seen, None), choose(shown, "cross", None, None))]))
-    assert [item["label"] for item in pane["items"]["words"]["src"]] == ["ba", "ke", "</s>"]
-    assert [item["label"] for item in pane["items"]["words"]["writing"]] == [
-        "<s>", "zo", "vu", "</s>"
-    ]  # fmt: skip
-    assert [pane["views"][view]["weights"]["shape"][1] for view in ("encoder", "decoder")] == [4, 2]
-
-
-def test_a_run_without_cross_attention_shows_what_it_has(
-    translator: Translator, observation: Observation
-) -> None:
-    without = replace(SMALL, cross_attention=AttentionConfig(kind="none", position="none"))
-    other = Shown("x", observed(translator, without), None)
-    assert choose_view([other], None) == "encoder"
-    with pytest.raises(UserError, match="there is no cross-attention in x"):
-        choose_view([other], "cross")
-    assert choose_view([other, Shown("y", observation, None)], "cross") == "cross"
-    assert choose(other, "cross", None, None) == Choice("cross", 0, 0, "writing")
-    with pytest.raises(UserError, match="x has no cross-attention"):
-        word_table(other, Choice("cross", 0, 0, "writing"))
-
-
-def test_page_of_a_larger_model_is_small_for_twenty_words(translator: Translator) -> None:
-    """Of width 256 and three layers a side, with half as many subwords again as words."""
-    tokenizer = translator.tokenizer
-    config = ModelConfig(
-        d_model=256, d_ff=64, n_heads=4, encoder_layers=3, decoder_layers=3, dropout=0.0
-    )
-    model = small_model(config, tokenizer.src_vocab_size).eval()
-    src = [5 + i % 9 for i in range(30)] + [EOS]
-    tgt = [BOS, *src]
-    seen = observe(model, tokenizer, replace(Config(), model=config), src, tgt)
-    shown = Shown("x", seen, None)
-    html = page([(shown, choose(shown, "cross", None, None))])
-    assert len(html.encode()) < 1_000_000
-
-
-def test_figure_and_arrays(
+def test_figure_and_json_commands(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert attend("--run", trained_run, "--png", SENTENCE, "--view", "encoder") == 0
+    both = SENTENCE, "--compare", trained_run, trained_run
+    assert attend(*both, "--png", "--view", "encoder") == 0
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert attend("--run", trained_run, "--json", SENTENCE) == 0
-    found = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
-    assert found["name"] == str(trained_run)
-    weights = np.array(found["cross"]["weights"]["values"])
-    lengths = np.array(found["cross"]["value_lengths"]["values"])
-    np.testing.assert_allclose(
-        found["cross"]["contributions"]["values"], weights * lengths[:, :, None], rtol=1e-4
-    )
-    assert found["cross"]["weights"]["axes"] == ["layer", "head", "query", "key"]
-    assert attend("--compare", trained_run, trained_run, "--json", SENTENCE) == 0
-    both = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
-    assert both == [found, found]
-    assert attend("--compare", trained_run, trained_run, "--png", SENTENCE) == 0
-    assert attend("--compare", trained_run, trained_run, SENTENCE) == 0
+    one = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
+    assert one["name"] == str(trained_run)
+    assert one["cross"]["contributions"]["axes"] == ["layer", "head", "query", "key"]
+    assert attend(*both, "--json") == 0
+    assert json.loads((tmp_path / "attention.json").read_text(encoding="utf-8")) == [one, one]
+    assert attend(*both) == 0
     html = (tmp_path / "attention.html").read_text(encoding="utf-8")
     assert [pane["name"] for pane in data_of(html)] == [str(trained_run)] * 2
 
 
-def test_complaints_are_one_line(
+def test_errors_are_one_line(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.html").mkdir()
-    (tmp_path / "kept.html").write_text("kept", encoding="utf-8")
     out = tmp_path / "kept.html"
-    complaints: list[tuple[list[object], str]] = [
-        (["--run", tmp_path / "no", SENTENCE, "-o", out], "no such run folder"),
+    out.write_text("kept", encoding="utf-8")
+    cases: list[tuple[list[object], str]] = [
+        (["--run", tmp_path / "no", SENTENCE, "-o", out], str(tmp_path / "no")),
         (["--run", trained_run, " ", "-o", out], "blank"),
         (["--run", trained_run, SENTENCE, "--layer", "7", "-o", out], "no layer 7"),
         (["--run", trained_run, SENTENCE, "--head", "-1", "-o", out], "no head -1"),
         (["--run", trained_run, SENTENCE, "-o", tmp_path / "folder.html"], "folder.html"),
         (["--run", trained_run, SENTENCE, "--decoding.beam", "x", "-o", out], "decoding.beam"),
     ]
-    for arguments, complaint in complaints:
+    for arguments, named in cases:
         assert attend(*arguments) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
-        assert complaint in error
+        assert named in error
     assert out.read_text(encoding="utf-8") == "kept"
     for wrong in (["--run", trained_run], [SENTENCE], ["--compare", trained_run, SENTENCE]):
         with pytest.raises(SystemExit):
             attend(*wrong)
 
 
-def test_long_sentence_is_cut_with_a_word(
+def test_long_sentence_is_cut_with_a_warning(
     translator: Translator, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit = translator.config.data.max_tokens
-    path = tmp_path / "long.html"
+    limit, path = translator.config.data.max_tokens, tmp_path / "long.html"
     assert attend("--run", trained_run, "ba " * (limit + 10), "-o", path) == 0
     assert f"cut to {limit}" in capsys.readouterr().err
     (pane,) = data_of(path.read_text(encoding="utf-8"))
-    assert len(pane["src_tokens"]) == limit
+    assert len(pane["groups"]["subwords"]["src"]) == limit
 
 
-def test_a_page_needs_no_matplotlib(trained_run: Path, tmp_path: Path) -> None:
-    """Nor does Python's interface: both are there at once."""
-    code = (
-        "import sys, seq2seq; from seq2seq.page import page\n"
-        f"seq2seq.load({str(trained_run)!r}).attend('ba du')\n"
-        "assert not {'matplotlib', 'sacrebleu', 'datasets'} & set(sys.modules)"
-    )
+@pytest.mark.slow
+def test_page_needs_no_matplotlib() -> None:
+    heavy = "{'matplotlib', 'sacrebleu', 'datasets'} & set(sys.modules)"
+    code = f"import sys, seq2seq.viewer.page; assert not {heavy}"
     subprocess.run([SEQ2SEQ[0], "-c", code], check=True)
 
 
-# --- examples after evaluation ---
-
-
-def test_examples_are_the_best_and_the_worst() -> None:
+def test_best_and_worst_examples() -> None:
     references = [f"the number {n} is written here" for n in range(30)]
-    hypotheses = [reference[: len(reference) - n] for n, reference in enumerate(references)]
-    hypotheses[29] = ""
-    hypotheses[1] = references[1]
-    found = examples(Corpus([f"{n} ." for n in range(30)], references), hypotheses)
-    assert [example["src"] for example in found][:2] == ["0 .", "1 ."]
-    assert [example["src"] for example in found][-2:] == ["28 .", "29 ."]
-    assert len(found) == 10
-    scores = [example["chrf"] for example in found]
+    hypotheses = [text[: len(text) - n] for n, text in enumerate(references)]
+    hypotheses[29], hypotheses[1] = "", references[1]
+    rows = examples(Corpus([f"{n} ." for n in range(30)], references), hypotheses)
+    assert len(rows) == 10
+    assert [rows[i]["src"] for i in (0, 1, -2, -1)] == ["0 .", "1 .", "28 .", "29 ."]
+    scores = [row["chrf"] for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert (scores[0], scores[-1]) == (100, 0)
     few = examples(Corpus(["a", "b"], ["x y", "x y z"]), ["x y", "q"])
-    assert [example["src"] for example in few] == ["a", "b"]
+    assert [row["src"] for row in few] == ["a", "b"]

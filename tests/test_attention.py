@@ -1,6 +1,7 @@
-"""Attention against torch's own, by hand, and in its algebra."""
+"""Attention against torch's, by hand, and in its algebra."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seq2seq.attention import Attention, KeysValues, causal_mask
-from seq2seq.normalizers import softmax
-from seq2seq.parts import Places
-from seq2seq.scores import scaled_dot
-from seq2seq.settings import AttentionConfig
+from seq2seq.attention import KeyValue, MultiHeadAttention, causal_mask
+from seq2seq.attention.attention import attention
+from seq2seq.config import AttentionConfig
 
 
-def attention(d_model: int, n_heads: int, **parts: str) -> Attention:
-    return Attention(d_model, AttentionConfig(n_heads=n_heads, position="none", **parts))  # type: ignore[arg-type]
+def multi_head(d_model: int, n_heads: int, **parts: Any) -> MultiHeadAttention:
+    return MultiHeadAttention(d_model, AttentionConfig(n_heads=n_heads, position="none", **parts))
 
 
 def random_mask(*shape: int) -> Tensor:
@@ -27,23 +26,71 @@ def random_mask(*shape: int) -> Tensor:
     return mask
 
 
-def reference(module: Attention, inputs: list[Tensor], mask: Tensor) -> Tensor:
-    """The same module's weights, through torch's attention."""
-    query, key, value = inputs
+def test_attention_by_hand() -> None:
+    # The width is 4, so scores are divided by 2: (2 ln 3) / 2 = ln 3 and 0, weights 3/4 and 1/4.
+    query = torch.tensor([[[[2 * math.log(3), 0.0, 0.0, 0.0]]]])
+    key = torch.tensor([[[[1.0, 0, 0, 0], [0, 1, 0, 0], [9, 9, 9, 9]]]])
+    value = torch.tensor([[[[8.0, 0, 0, 0], [0, 4, 0, 0], [5, 5, 5, 5]]]])
+    output, weights = attention(query, key, value, torch.tensor([True, True, False]))
+    torch.testing.assert_close(weights, torch.tensor([[[[0.75, 0.25, 0.0]]]]))
+    torch.testing.assert_close(output, torch.tensor([[[[6.0, 1.0, 0.0, 0.0]]]]))
 
-    def heads(linear: torch.nn.Module, x: Tensor) -> Tensor:
-        assert isinstance(linear, torch.nn.Linear)
-        projected = F.linear(x, linear.weight, linear.bias)
-        return projected.reshape(*x.shape[:2], module.n_heads, -1).permute(0, 2, 1, 3)
 
-    context = F.scaled_dot_product_attention(
-        heads(module.query_weights, query),
-        heads(module.key_weights, key),
-        heads(module.value_weights, value),
-        attn_mask=mask,
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_sdpa(masked: bool) -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 6, 8)
+    value, mask = torch.randn(2, 4, 6, 8), random_mask(2, 1, 5, 6) if masked else None
+    output, weights = attention(query, key, value, mask)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights @ value, expected)
+
+
+def test_parts_equal_attention() -> None:
+    """The seam for variants, with the published parts in it, bit for bit."""
+    torch.manual_seed(0)
+    module, x = multi_head(16, 4), torch.randn(2, 5, 16)
+    q = module.split_heads(module.query_proj(x))
+    kv = module.project(x, x)
+    for mask in (None, random_mask(2, 1, 5, 5)):
+        output, trace = module.attend_by_parts(x, q, *kv, mask, 0)
+        expected, weights = attention(q, *kv, mask)
+        assert torch.equal(output, expected)
+        assert torch.equal(trace.weights, weights)
+        fast, no_trace = module.attend(x, kv, mask)
+        traced, _ = module.attend(x, kv, mask, return_trace=True)
+        assert torch.equal(fast, traced)
+        assert no_trace is None
+
+
+def torchs(module: Any, inputs: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same weights in torch's multi-head attention."""
+    projections = [module.query_proj, module.key_proj, module.value_proj]
+    query, key, value = (x.transpose(0, 1) for x in inputs)
+    context, weights = F.multi_head_attention_forward(
+        query,
+        key,
+        value,
+        embed_dim_to_check=16,
+        num_heads=module.n_heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([projection.bias for projection in projections]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=module.output_proj.weight,
+        out_proj_bias=module.output_proj.bias,
+        attn_mask=~mask.repeat_interleave(module.n_heads, dim=0),
+        average_attn_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=projections[0].weight,
+        k_proj_weight=projections[1].weight,
+        v_proj_weight=projections[2].weight,
     )
-    merged = context.permute(0, 2, 1, 3).reshape(query.shape)
-    return F.linear(merged, module.output_weights.weight, module.output_weights.bias)
+    assert weights is not None
+    return context.transpose(0, 1), weights
 
 
 @settings(deadline=None, max_examples=30)
@@ -54,100 +101,55 @@ def reference(module: Attention, inputs: list[Tensor], mask: Tensor) -> Tensor:
     n_heads=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 2**31),
 )
-def test_equals_torch_forward_and_gradient(
+def test_multi_head_equals_torch_with_gradients(
     n_batch: int, n_queries: int, n_keys: int, n_heads: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    module = attention(16, n_heads).double()
+    module = multi_head(16, n_heads).double()
     inputs = [
         torch.randn(n_batch, n, 16, dtype=torch.double, requires_grad=True)
         for n in (n_queries, n_keys, n_keys)
     ]
-    mask = random_mask(n_batch, 1, n_queries, n_keys)
-    context, _ = module(*inputs, mask)
-    expected = reference(module, inputs, mask)
+    mask = random_mask(n_batch, n_queries, n_keys)
+    context, weights = module(*inputs, mask[:, None])
+    expected, expected_weights = torchs(module, inputs, mask)
     torch.testing.assert_close(context, expected)
+    torch.testing.assert_close(weights, expected_weights)
 
-    direction = torch.randn_like(context)
-    wanted = [*inputs, *module.parameters()]
-    ours = torch.autograd.grad((context * direction).sum(), wanted)
-    theirs = torch.autograd.grad((expected * direction).sum(), wanted)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_weights_sum_to_one_and_are_zero_where_masked() -> None:
-    torch.manual_seed(1)
-    module = attention(16, 4)
-    mask = random_mask(2, 1, 5, 6)
-    _, weights = module(torch.randn(2, 5, 16), *[torch.randn(2, 6, 16)] * 2, mask)
-    assert weights.shape == (2, 4, 5, 6)
-    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 5))
-    assert (weights[~mask.expand_as(weights)] == 0).all()
-    assert (weights >= 0).all()
-
-
-def test_by_hand() -> None:
-    # One head of width 4, so scores are divided by 2. The query meets the first key with
-    # 2 ln 3 / 2 = ln 3 and the second with 0: weights 3/4 and 1/4.
-    queries = torch.tensor([[[[2 * math.log(3), 0.0, 0.0, 0.0]]]])
-    keys = torch.tensor([[[[1.0, 0, 0, 0], [0, 1, 0, 0]]]])
-    scores = scaled_dot(queries, keys, Places.of(1, 2, 0, queries.device))
-    torch.testing.assert_close(scores, torch.tensor([[[[math.log(3), 0.0]]]]))
-    torch.testing.assert_close(softmax(scores), torch.tensor([[[[0.75, 0.25]]]]))
-
-
-def test_the_mix_is_by_hand_too() -> None:
-    module = attention(2, 1)
-    for linear in (module.query_weights, module.key_weights, module.value_weights):
-        assert isinstance(linear, torch.nn.Linear)
-        torch.nn.init.eye_(linear.weight)
-        torch.nn.init.zeros_(linear.bias)
-    torch.nn.init.eye_(module.output_weights.weight)
-    torch.nn.init.zeros_(module.output_weights.bias)
-    query = torch.tensor([[[math.sqrt(2) * math.log(3), 0.0]]])
-    key = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    value = torch.tensor([[[8.0, 0.0], [0.0, 4.0]]])
-    context, weights = module(query, key, value)
-    torch.testing.assert_close(weights, torch.tensor([[[[0.75, 0.25]]]]))
-    torch.testing.assert_close(context, torch.tensor([[[6.0, 1.0]]]))
+    direction, wanted = torch.randn_like(context), [*inputs, *module.parameters()]
+    ours, theirs = (
+        torch.autograd.grad((out * direction).sum(), wanted) for out in (context, expected)
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_causal_mask() -> None:
-    assert causal_mask(3, 3, torch.device("cpu")).tolist() == [
-        [True, False, False],
-        [True, True, False],
-        [True, True, True],
-    ]
+    expected = [[True, False, False], [True, True, False], [True, True, True]]
+    assert causal_mask(3, 3, torch.device("cpu")).tolist() == expected
     # Two new tokens after two earlier ones.
-    assert causal_mask(2, 4, torch.device("cpu")).tolist() == [
-        [True, True, True, False],
-        [True, True, True, True],
-    ]
-
-
-def test_keys_and_values_projected_once_serve_later() -> None:
-    torch.manual_seed(2)
-    module = attention(16, 2)
-    query, key = torch.randn(1, 3, 16), torch.randn(1, 5, 16)
-    first, second = module.project(key[:, :2], key[:, :2]), module.project(key[:, 2:], key[:, 2:])
-    context, steps = module.attend(query, first.append(second))
-    expected, expected_weights = module(query, key, key)
-    torch.testing.assert_close(context, expected)
-    assert steps is not None
-    torch.testing.assert_close(steps.weights, expected_weights)
+    expected = [[True, True, True, False], [True, True, True, True]]
+    assert causal_mask(2, 4, torch.device("cpu")).tolist() == expected
 
 
 def test_select_takes_rows() -> None:
-    memory = KeysValues(torch.arange(3.0).view(3, 1, 1, 1), -torch.arange(3.0).view(3, 1, 1, 1))
-    chosen = memory.select(torch.tensor([2, 0, 0]))
-    assert chosen.keys.flatten().tolist() == [2, 0, 0]
-    assert chosen.values.flatten().tolist() == [-2, 0, 0]
+    kv = KeyValue(torch.arange(3.0).view(3, 1, 1, 1), -torch.arange(3.0).view(3, 1, 1, 1))
+    chosen = kv.select(torch.tensor([2, 0, 0]))
+    assert chosen.key.flatten().tolist() == [2, 0, 0]
+    assert chosen.value.flatten().tolist() == [-2, 0, 0]
 
 
 @pytest.mark.parametrize("n_heads", [1, 3, 6])
 def test_heads_are_merged_as_they_were_split(n_heads: int) -> None:
-    module = attention(12, n_heads)
+    module = multi_head(12, n_heads)
     x = torch.randn(2, 5, 12)
     assert module.split_heads(x).shape == (2, n_heads, 5, 12 // n_heads)
     assert torch.equal(module.merge_heads(module.split_heads(x)), x)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_projected_values_times_weights_are_the_output(kv_heads: int) -> None:
+    module, x = multi_head(16, 4, kv_heads=kv_heads), torch.randn(2, 5, 16)
+    context, trace = module.attend(x, module.project(x, x), return_trace=True)
+    assert trace is not None
+    added = (trace.weights @ module.project_values(trace.value)).sum(dim=1)  # (B, T, D)
+    torch.testing.assert_close(added + module.output_proj.bias, context)

@@ -1,124 +1,187 @@
 """Batches: every pair once, within the limit, in reproducible order; ids in little memory."""
 
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import sentencepiece
+from conftest import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-import seq2seq.batches
-from seq2seq.batches import EncodedSentences, Numbers, make_batch, pad, plan_batches
-from seq2seq.tokenizer import BOS, EOS, PAD
+import seq2seq.data.tokenizer
+from seq2seq.config import Config, DataConfig, TokenizerConfig
+from seq2seq.data.batches import EncodedSentences, TrainingData, make_batch, make_token_batches, pad
+from seq2seq.data.corpus import load_split
+from seq2seq.data.prepare import prepare
+from seq2seq.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import UserError
 
+Lengths = list[tuple[int, int]]
 PAIRS = st.lists(st.tuples(st.integers(1, 30), st.integers(2, 30)), max_size=60)
+Shuffle = tuple[int, int] | None
+SHUFFLE = st.tuples(st.integers(0, 9), st.integers(0, 9)) | st.none()
 
 
-def numbers(values: list[int]) -> Numbers:
-    return np.array(values, dtype=np.int32)
+def make(pairs: Lengths, max_tokens: int, shuffle: Shuffle) -> list[list[int]]:
+    src, tgt = (np.array([pair[side] for pair in pairs], dtype=np.int32) for side in (0, 1))
+    return [batch.tolist() for batch in make_token_batches(src, tgt, max_tokens, shuffle)]
 
 
-def plain_plan(
-    lengths: list[tuple[int, int]], limit: int, shuffle: tuple[int, int] | None
-) -> list[list[int]]:
-    """The plan that runs of all versions follow, pair by pair."""
-    order = list(range(len(lengths)))
-    generator = np.random.default_rng(shuffle) if shuffle else None
-    if generator:
-        order = generator.permutation(len(lengths)).tolist()
-    order.sort(key=lambda i: lengths[i][::-1])
+def make_plainly(pairs: Lengths, max_tokens: int, shuffle: Shuffle) -> list[list[int]]:
+    """The batches of all versions, pair by pair."""
+    order = list(range(len(pairs)))
+    rng = np.random.default_rng(shuffle) if shuffle else None
+    if rng:
+        order = rng.permutation(len(pairs)).tolist()
+    order.sort(key=lambda i: pairs[i][::-1])
     batches: list[list[int]] = []
     for i in order:
         together = [*(batches[-1] if batches else []), i]
-        longest = max(max(lengths[j]) for j in together)
-        if batches and len(together) * longest <= limit:
+        longest = max(max(pairs[j]) for j in together)
+        if batches and len(together) * longest <= max_tokens:
             batches[-1].append(i)
         else:
             batches.append([i])
-    if generator:
-        batches = [batches[i] for i in generator.permutation(len(batches))]
-    return batches
+    return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
 
 
-@given(lengths=PAIRS, limit=st.integers(1, 200), seed=st.integers(0, 9), shuffled=st.booleans())
-def test_the_plan_is_the_plain_one(
-    lengths: list[tuple[int, int]], limit: int, seed: int, shuffled: bool
-) -> None:
-    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
-    shuffle = (seed, 3) if shuffled else None
-    plan = [batch.tolist() for batch in plan_batches(src, tgt, limit, shuffle)]
-    assert plan == plain_plan(lengths, limit, shuffle)
+@given(pairs=PAIRS, max_tokens=st.integers(1, 200), shuffle=SHUFFLE)
+def test_token_batches_match_plain_ones(pairs: Lengths, max_tokens: int, shuffle: Shuffle) -> None:
+    batches = make(pairs, max_tokens, shuffle)
+    assert batches == make_plainly(pairs, max_tokens, shuffle)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(max(pairs[i]) for i in batch) <= max_tokens
 
 
-@given(lengths=PAIRS, limit=st.integers(20, 200), seed=st.integers(0, 9), shuffled=st.booleans())
-def test_every_pair_is_in_one_batch_within_the_limit(
-    lengths: list[tuple[int, int]], limit: int, seed: int, shuffled: bool
-) -> None:
-    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
-    plan = plan_batches(src, tgt, limit, (seed, 0) if shuffled else None)
-    assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
-    for batch in plan:
-        longest = max(max(lengths[i]) for i in batch)
-        assert longest * len(batch) <= limit or len(batch) == 1
-
-
-def test_order_depends_on_seed_and_epoch_alone() -> None:
-    src = numbers([1 + i % 9 for i in range(300)])
-    plans = [
-        [batch.tolist() for batch in plan_batches(src, src, 40, key)]
-        for key in ((1, 0), (1, 0), (1, 1), (2, 0))
+@given(pairs=PAIRS, max_tokens=st.integers(20, 200), seed=st.integers(0, 9))
+def test_same_shapes_in_every_epoch(pairs: Lengths, max_tokens: int, seed: int) -> None:
+    """So what is compiled or cached for a shape serves every epoch."""
+    shapes = [
+        sorted((len(b), max(pairs[i][0] for i in b), *(pairs[i][1] for i in b)) for b in batches)
+        for batches in (make(pairs, max_tokens, (seed, epoch)) for epoch in range(2))
     ]
-    assert plans[0] == plans[1]
-    assert plans[0] != plans[2]
-    assert plans[0] != plans[3]
-    # Not only the order of the batches changes, but who is with whom.
-    assert {frozenset(b) for b in plans[0]} != {frozenset(b) for b in plans[2]}
-
-
-@given(lengths=PAIRS, limit=st.integers(20, 200), shuffle=st.tuples(*2 * [st.integers(0, 9)]))
-def test_every_epoch_has_batches_of_the_same_shapes(
-    lengths: list[tuple[int, int]], limit: int, shuffle: tuple[int, int]
-) -> None:
-    """So that what is made for a shape, and kept, serves every epoch."""
-    src, tgt = numbers([s for s, _ in lengths]), numbers([t for _, t in lengths])
-    epochs = [plan_batches(src, tgt, limit, (shuffle[0], shuffle[1] + i)) for i in range(2)]
-    shapes = [sorted((len(b), src[b].max(), *tgt[b]) for b in plan) for plan in epochs]
     assert shapes[0] == shapes[1]
 
 
-def test_batches_hold_pairs_of_similar_length() -> None:
-    src = numbers([1 + (i * 7) % 50 for i in range(1000)])
-    plan = plan_batches(src, src, 500, (1, 0))
-    padded = sum(src[batch].max() * len(batch) for batch in plan)
-    assert padded < 1.05 * src.sum()
-
-
-def test_a_batch_by_hand() -> None:
+def test_batch_by_hand() -> None:
     batch = make_batch([[5, EOS], [6, 7, EOS]], [[BOS, 8, EOS], [BOS, EOS]], [1, 0])
     assert batch.src.tolist() == [[6, 7, EOS], [5, EOS, PAD]]
     assert batch.tgt_in.tolist() == [[BOS, EOS], [BOS, 8]]
     assert batch.labels.tolist() == [[EOS, PAD], [8, EOS]]
-    assert batch.n_labels == 3
+    assert batch.n_target_tokens == 3
     assert pad([[1], [1, 2]]).tolist() == [[1, PAD], [1, 2]]
 
 
-@given(
-    sentences=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=5), max_size=30),
-    block=st.integers(1, 7),
-)
-def test_encoded_sentences_are_a_list_of_lists(sentences: list[list[int]], block: int) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(seq2seq.batches, "A_BLOCK", block)
-        encoded = EncodedSentences(2**16)
-        for ids in sentences:
-            encoded.append(ids)
-        assert len(encoded) == len(sentences)
-        assert [list(encoded[i]) for i in range(len(encoded))] == sentences
-        assert encoded.lengths.tolist() == [len(ids) for ids in sentences]
-        assert encoded.lengths.dtype == np.int32
+def lists(sentences: EncodedSentences) -> list[list[int]]:
+    return [list(sentences[number]) for number in range(len(sentences))]
 
 
-def test_encoded_sentences_of_a_large_vocabulary() -> None:
-    encoded = EncodedSentences(2**16 + 1)
-    encoded.append([2**16])
-    assert list(encoded[0]) == [2**16]
+@given(sentences=st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=5), max_size=30))
+def test_encoded_sentences(sentences: list[list[int]]) -> None:
+    encoded = EncodedSentences(2**16)
+    for ids in sentences:
+        encoded.append(ids)
+        assert encoded.lengths[-1] == len(ids)  # which does not block the next append
+    assert lists(encoded) == sentences
+    assert encoded.lengths.tolist() == [len(ids) for ids in sentences]
+    assert encoded.lengths.dtype == np.int32
     with pytest.raises(OverflowError):
-        EncodedSentences(2**16).append([2**16])
+        encoded.append([2**16])
+    large = EncodedSentences(2**16 + 1)
+    large.append([2**16])
+    assert lists(large) == [[2**16]]
+
+
+# --- training data ---
+
+N_PAIRS = 200
+Prepared = tuple[Config, RunFolder]
+
+
+def prepared(folder: Path, n_pairs: int) -> Prepared:
+    write_corpus(folder / "corpus", {"train": n_pairs, "valid": 8, "test": 8})
+    data = DataConfig(src="src", tgt="tgt", directory=str(folder / "corpus"))
+    config = Config(data=data, tokenizer=TokenizerConfig(vocab_size=290))
+    prepare(config, folder / "run")
+    return config, RunFolder(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepared(tmp_path_factory.mktemp("data"), N_PAIRS)
+
+
+def load(prepared: Prepared, max_tokens: int = 256, bpe_dropout: float = 0.0) -> TrainingData:
+    config, run = prepared
+    data = replace(config.data, max_tokens=max_tokens)
+    tokenizer = replace(config.tokenizer, bpe_dropout=bpe_dropout)
+    config = replace(config, data=data, tokenizer=tokenizer)
+    return TrainingData(config, run, Tokenizer.load(run, config))
+
+
+@pytest.mark.parametrize("max_tokens", [10, 256])
+def test_ids_of_the_short_pairs(small: Prepared, max_tokens: int) -> None:
+    data = load(small, max_tokens)
+    corpus = load_split(data.run, data.config.data, "train")
+    src, tgt = (
+        data.tokenizer.src.encode(corpus.src),
+        data.tokenizer.tgt.encode(corpus.tgt, bos=True),
+    )
+    short = [x for x in zip(src, tgt, strict=True) if max(map(len, x)) <= max_tokens]
+    assert data.n_too_long == N_PAIRS - len(short)
+    assert (data.n_too_long > 0) == (max_tokens == 10)
+    for epoch in (0, 1):
+        batches, src_ids, tgt_ids = data.epoch(epoch)
+        assert list(zip(lists(src_ids), lists(tgt_ids), strict=True)) == short
+        assert len(batches) == data.n_batches
+        assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(short)))
+    with pytest.raises(UserError, match=r"data\.max_tokens = 2"):
+        load(small, max_tokens=2)
+
+
+def test_memory_holds_ids_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seq2seq.data.tokenizer, "CHUNK", 100)
+    peaks = []
+    for n_pairs in (1000, 5000):
+        large = prepared(tmp_path / str(n_pairs), n_pairs)
+        tracemalloc.start()
+        try:
+            data = load(large)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    _, src, tgt = data.epoch(0)
+    tokens = (src.lengths.sum() + tgt.lengths.sum()) / n_pairs
+    assert (peaks[1] - peaks[0]) / 4000 < 2 * tokens + 60  # 60: while batches are made
+
+
+def test_bpe_dropout(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sentencepiece samples the sentences that are short without dropout in one call."""
+    monkeypatch.setattr(seq2seq.data.tokenizer, "CHUNK", 7)
+    data = load(small, max_tokens=10, bpe_dropout=0.1)
+    corpus, subwords = load_split(data.run, data.config.data, "train"), data.tokenizer.src
+    plain = zip(subwords.encode(corpus.src), subwords.encode(corpus.tgt, bos=True), strict=True)
+    kept = [i for i, ids in enumerate(plain) if max(map(len, ids)) <= 10]
+    for epoch in (0, 3):
+        _, *sides = data.epoch(epoch)
+        for text, ids, start in zip((corpus.src, corpus.tgt), sides, (0, 1), strict=True):
+            sentencepiece.set_random_generator_seed(data.config.train.seed * 10_000 + epoch)
+            options = {"enable_sampling": True, "alpha": 0.1, "num_threads": 1}
+            expected = subwords._processor.encode([text[i] for i in kept], **options)
+            assert [x[start:-1] for x in lists(ids)] == expected
+    # An epoch that was broken off, and other sampling in between, change nothing.
+    next(subwords.encode(corpus.src, False, 0.1, 5))
+    again = load(small, max_tokens=10, bpe_dropout=0.1)
+    assert lists(data.epoch(0)[1]) == lists(again.epoch(0)[1]) != lists(again.epoch(1)[1])
+
+
+def test_damaged_corpus_of_a_run(tmp_path: Path) -> None:
+    config, run = prepared(tmp_path, 30)
+    run.split_file("train", "tgt").write_bytes(b"one\nand another\n")
+    with pytest.raises(UserError, match=r"train\.src has 30 .*train\.tgt has 2"):
+        load((config, run))

@@ -7,19 +7,19 @@ import pytest
 import torch
 from conftest import attention_variants, small_model, with_attention
 
-from seq2seq.batches import pad
-from seq2seq.decoding import (
-    NEVER_WRITTEN,
-    Search,
+from seq2seq.config import AttentionConfig
+from seq2seq.data.batches import pad
+from seq2seq.data.tokenizer import BOS, EOS, PAD
+from seq2seq.model.decoding import (
+    SUPPRESSED_IDS,
+    BeamState,
     beam_search,
     greedy,
-    normalized,
-    output_limits,
-    stored_for_decoding,
+    length_normalized,
+    max_lengths,
+    prepare_for_decoding,
 )
-from seq2seq.model import Seq2Seq
-from seq2seq.settings import AttentionConfig
-from seq2seq.tokenizer import BOS, EOS, PAD
+from seq2seq.model.transformer import Seq2Seq
 
 SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
 
@@ -29,7 +29,7 @@ def plain_greedy(model: Seq2Seq, ids: list[int], limit: int) -> list[int]:
     tgt = [BOS]
     while len(tgt) <= limit:
         logits = model(torch.tensor([ids]), torch.tensor([tgt]))[0, -1]
-        logits[NEVER_WRITTEN] = -torch.inf
+        logits[SUPPRESSED_IDS] = -torch.inf
         token = int(logits.argmax())
         if token == EOS:
             break
@@ -46,26 +46,17 @@ def eager_to_stop(seed: int) -> Seq2Seq:
     return model
 
 
-@pytest.mark.parametrize("seed", range(6))
 @torch.no_grad()
-def test_greedy_equals_the_plain_decoder(seed: int) -> None:
-    model = eager_to_stop(seed)
-    limits = output_limits(pad(SOURCES), 1.5).tolist()
+def test_greedy_matches_uncached() -> None:
+    limits = max_lengths(pad(SOURCES), 1.5).tolist()
     assert limits == [4 * 3 // 2 + 10, 13, 20, 14]
-    expected = [plain_greedy(model, i, n) for i, n in zip(SOURCES, limits, strict=True)]
-    assert greedy(model, pad(SOURCES), 1.5) == expected
-    assert beam_search(model, pad(SOURCES), 1, 1.0, 1.5) == expected
-
-
-@torch.no_grad()
-def test_some_of_these_sentences_end_early_and_some_do_not() -> None:
-    """Else the test above would not see sentences leave the batch."""
     ended = set()
-    for seed in range(6):
-        lengths = [len(ids) for ids in greedy(eager_to_stop(seed), pad(SOURCES), 1.5)]
-        limits = output_limits(pad(SOURCES), 1.5).tolist()
-        ended |= {length < limit for length, limit in zip(lengths, limits, strict=True)}
-    assert ended == {True, False}
+    for model in map(eager_to_stop, range(6)):
+        expected = [plain_greedy(model, i, n) for i, n in zip(SOURCES, limits, strict=True)]
+        assert greedy(model, pad(SOURCES), 1.5) == expected
+        assert beam_search(model, pad(SOURCES), 1, 1.0, 1.5) == expected
+        ended |= {len(ids) < limit for ids, limit in zip(expected, limits, strict=True)}
+    assert ended == {True, False}  # sentences leave the batch early, or stay to their limit
 
 
 VARIANTS = attention_variants()
@@ -73,29 +64,29 @@ VARIANTS = attention_variants()
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 @torch.no_grad()
-def test_weights_stored_for_decoding_are_the_same_weights(variant: AttentionConfig) -> None:
+def test_prepared_weights_are_the_same(variant: AttentionConfig) -> None:
     model = small_model(with_attention(variant)).eval()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     src, tgt = pad(SOURCES), torch.tensor([[BOS, 9, 5, 30]] * 4)
     expected = model(src, tgt)
-    torch.testing.assert_close(stored_for_decoding(model, bfloat16=False)(src, tgt), expected)
-    halved = stored_for_decoding(model, bfloat16=True)
+    torch.testing.assert_close(prepare_for_decoding(model, bfloat16=False)(src, tgt), expected)
+    in_bfloat16 = prepare_for_decoding(model, bfloat16=True)
     with torch.autocast("cpu", torch.bfloat16):
-        near, by_autocast = halved(src, tgt).float(), model(src, tgt).float()
+        near, by_autocast = in_bfloat16(src, tgt).float(), model(src, tgt).float()
     assert not torch.equal(near, expected)
     assert (near - expected).norm() < 0.03 * expected.norm()
     assert (near - expected).norm() < 2 * (by_autocast - expected).norm()
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
-def test_matrices_with_more_rows_than_columns_are_stored_by_columns() -> None:
-    stored = stored_for_decoding(small_model(vocab_size=40), bfloat16=False)
-    assert stored.output.weight.shape == (40, 32)
-    assert stored.output.weight.stride() == (1, 40)
-    assert stored.tgt_embedding.weight.stride() == (32, 1)
-    halved = stored_for_decoding(small_model(), bfloat16=True)
-    assert halved.output.weight.dtype == torch.bfloat16
-    assert halved.tgt_embedding.weight.dtype == torch.float32  # what all layers add to
+def test_tall_matrices_are_stored_by_column() -> None:
+    prepared = prepare_for_decoding(small_model(vocab_size=40), bfloat16=False)
+    assert prepared.output.weight.shape == (40, 32)
+    assert prepared.output.weight.stride() == (1, 40)
+    assert prepared.tgt_embedding.weight.stride() == (32, 1)
+    in_bfloat16 = prepare_for_decoding(small_model(), bfloat16=True)
+    assert in_bfloat16.output.weight.dtype == torch.bfloat16
+    assert in_bfloat16.tgt_embedding.weight.dtype == torch.float32  # what all layers add to
 
 
 class History(NamedTuple):
@@ -145,7 +136,7 @@ class HistoryModel:
 def log_probabilities(model: HistoryModel, src: list[int], tgt: list[int]) -> torch.Tensor:
     """Of every token that may follow BOS and ``tgt``."""
     logits = model.answer(src, [BOS, *tgt])
-    logits[NEVER_WRITTEN] = -torch.inf
+    logits[SUPPRESSED_IDS] = -torch.inf
     return logits.log_softmax(dim=-1)
 
 
@@ -174,30 +165,30 @@ def plain_beam_search(
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("beam", [1, 2, 4, 7])
-def test_beam_search_equals_the_plain_one(beam: int, alpha: float) -> None:
-    limits = output_limits(pad(SOURCES), 0.5).tolist()
+def test_beam_search_matches_textbook(beam: int, alpha: float) -> None:
+    limits = max_lengths(pad(SOURCES), 0.5).tolist()
     for seed in range(5):
         model = HistoryModel(seed)
         expected = [
             plain_beam_search(model, ids, beam, alpha, limit)
             for ids, limit in zip(SOURCES, limits, strict=True)
         ]
-        found = beam_search(cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
-        assert found == expected
+        hypotheses = beam_search(cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
+        assert hypotheses == expected
         if beam == 1:
-            assert found == greedy(cast(Seq2Seq, model), pad(SOURCES), 0.5)
+            assert hypotheses == greedy(cast(Seq2Seq, model), pad(SOURCES), 0.5)
 
 
 @pytest.mark.parametrize("beam", [2, 5])
-def test_beam_search_of_a_batch_equals_that_of_each_sentence(beam: int) -> None:
+def test_beam_search_of_a_batch(beam: int) -> None:
     model = eager_to_stop(1)
     together = beam_search(model, pad(SOURCES), beam, 1.0, 1.5)
     alone = [beam_search(model, pad([ids]), beam, 1.0, 1.5)[0] for ids in SOURCES]
     assert together == alone
 
 
-def test_search_by_hand() -> None:
-    search = Search(beam=2, limit=10, length_penalty=0.0)
+def test_beam_state_by_hand() -> None:
+    search = BeamState(beam=2, limit=10, length_penalty=0.0)
     assert search.advance([(-0.5, 0, 7), (-1.0, 0, EOS), (-2.0, 0, 8), (-3.0, 0, 9)]) == [0, 0]
     assert search.live == [(-0.5, [7]), (-2.0, [8])]
     assert search.finished == [(-1.0, [])]
@@ -211,6 +202,6 @@ def test_search_by_hand() -> None:
 
 
 def test_length_penalty_by_hand() -> None:
-    assert normalized(-6.0, 7, 0.0) == -6.0
-    assert normalized(-6.0, 7, 1.0) == -3.0
-    assert normalized(-8.0, 19, 0.5) == -4.0
+    assert length_normalized(-6.0, 7, 0.0) == -6.0
+    assert length_normalized(-6.0, 7, 1.0) == -3.0
+    assert length_normalized(-8.0, 19, 0.5) == -4.0

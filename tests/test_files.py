@@ -1,62 +1,45 @@
 """Files are read strictly, and written whole or not at all."""
 
+import errno
+import io
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2seq.errors import UserError
-from seq2seq.files import read_bytes, read_lines, stream_lines, write_bytes, written_whole
+from seq2seq import utils
+from seq2seq.utils import UserError, atomic_write, iter_lines, read_bytes, read_lines, write_bytes
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "deep" / "file"
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "file"
     write_bytes(path, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"file: cannot be written: No space left on device"):
-        write_bytes(path, b"new")
-    assert read_bytes(path) == b"old"
-    assert names(path.parent) == ["file"]
-    monkeypatch.undo()
-    write_bytes(path, b"new")
-    assert read_bytes(path) == b"new"
+    return path
 
 
-def test_what_is_written_in_pieces_appears_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_bytes(path, b"old")
-    with written_whole(path) as write:
+def test_atomic_write_in_pieces(file: Path) -> None:
+    with atomic_write(file) as write:
         write(b"ne" * 100_000)
-        assert read_bytes(path) == b"old"
+        assert read_bytes(file) == b"old"
         write(b"w")
-    assert read_bytes(path) == b"ne" * 100_000 + b"w"
-    assert names(tmp_path) == ["file"]
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert read_bytes(file) == b"ne" * 100_000 + b"w"
+    assert list(file.parent.iterdir()) == [file]
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_is_written_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the name is, before the next thing is done."""
+def test_atomic_write_reaches_the_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the content, then its name."""
     calls = []
     fsync, replace = os.fsync, Path.replace
 
     def note_fsync(number: int) -> None:
-        kind = "folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file"
-        calls.append((kind, os.fstat(number).st_size if kind == "file" else 0))
+        status = os.fstat(number)
+        calls.append(("folder", 0) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
         fsync(number)
 
     def note_replace(path: Path, target: Path) -> Path:
@@ -65,33 +48,44 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
-    write_bytes(tmp_path / "file", b"new")
-    assert calls == [("file", 3), ("rename", 3), ("folder", 0)]
+    write_bytes(file, b"new!")
+    assert calls == [("file", 4), ("rename", 4), ("folder", 0)]
 
 
-@pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt, FileNotFoundError])
-def test_what_breaks_off_leaves_the_old_file(tmp_path: Path, problem: type[BaseException]) -> None:
-    """Also if what broke off is another file: that is not taken for this one's."""
-    path = tmp_path / "file"
-    write_bytes(path, b"old")
-
-    def break_off() -> None:
-        with written_whole(path) as write:
-            write(b"new")
-            raise problem
-
-    with pytest.raises(problem):
-        break_off()
-    assert read_bytes(path) == b"old"
-    assert names(tmp_path) == ["file"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
-def test_a_full_disk_is_a_complaint_about_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folders_only", [True, False])
+@pytest.mark.parametrize("problem", [errno.EINVAL, errno.ENOTSUP, errno.ENOSPC])
+def test_flush_fails(
+    file: Path, monkeypatch: pytest.MonkeyPatch, problem: int, folders_only: bool
 ) -> None:
-    """One that is met while writing, not only at the end."""
-    path = tmp_path / "file"
+    """Some network disks cannot flush a folder, which is no reason to stop."""
+    fsync = os.fsync
+
+    def fails(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode) or not folders_only:
+            raise OSError(problem, "refused")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    if folders_only and problem != errno.ENOSPC:
+        write_bytes(file, b"new")
+    else:
+        with pytest.raises(UserError, match=r"file: .*refused"):
+            write_bytes(file, b"new")
+    assert read_bytes(file) == (b"new" if folders_only else b"old")
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("problem", [FileNotFoundError, ValueError, KeyboardInterrupt])
+def test_interrupted_write_leaves_the_old_file(file: Path, problem: type[BaseException]) -> None:
+    with pytest.raises(problem), atomic_write(file) as write:  # noqa: PT012
+        write(b"new")
+        raise problem
+    assert read_bytes(file) == b"old"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_full_disk_while_writing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fdopen = os.fdopen
 
     def on_a_full_disk(number: int, mode: str) -> object:
@@ -102,29 +96,34 @@ def test_a_full_disk_is_a_complaint_about_the_file(
 
     monkeypatch.setattr(os, "fdopen", on_a_full_disk)
     done = []
-
-    def write_much() -> None:
-        with written_whole(path) as write:
-            write(b"x" * 1_000_000)
-            done.append(True)
-
-    with pytest.raises(UserError, match=r"file: cannot be written: No space left"):
-        write_much()
+    with pytest.raises(UserError, match=r"file: .*No space"), atomic_write(file) as write:  # noqa: PT012
+        write(b"x" * 1_000_000)
+        done.append(True)
     assert not done
-    assert names(tmp_path) == []
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_remove_temp_files(file: Path) -> None:
+    file.with_name("file.ab12_3xy.tmp").touch()
+    file.with_name("notes.tmp").touch()
+    utils.remove_temp_files(file.parent)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["file", "notes.tmp"]
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
     for read in (read_bytes, read_lines):
-        with pytest.raises(UserError, match="No such file"):
+        with pytest.raises(UserError, match="missing: No such file"):
             read(tmp_path / "missing")
         with pytest.raises(UserError, match="directory"):
             read(tmp_path)
 
 
-@given(content=st.lists(st.sampled_from([b"\n", b"\r", b"\xef\xbb\xbf", b"x", b"\xff", b"\x0b"])))
+ODD = [b"\n", b"\r", b"\xef\xbb\xbf", b"x", b"\xff", b"\x0b", b"\x1c", "\u2028\x85".encode()]
+
+
+@given(content=st.lists(st.sampled_from(ODD)))
 def test_lines_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: list[bytes]) -> None:
-    """As the whole file split at once would give them."""
+    """As the whole file split at newlines gives them, and at nothing else."""
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(b"".join(content))
     expected = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -138,10 +137,27 @@ def test_lines_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: l
         assert read_lines(path) == [line.rstrip(b"\r").decode() for line in expected]
 
 
-def test_lines_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"one\ntwo\n\xff\n")
-    lines = stream_lines(path)
+def test_lines_are_streamed(file: Path) -> None:
+    write_bytes(file, b"one\ntwo\n\xff\n")
+    lines = iter_lines(file)
     assert [next(lines), next(lines)] == ["one", "two"]
     with pytest.raises(UserError, match="line 3: not UTF-8"):
         next(lines)
+
+
+def test_json(file: Path) -> None:
+    utils.write_json(file, {"ä": [1, None]})
+    assert utils.read_json(file) == {"ä": [1, None]}
+    for text in ("{", "[]", "3", "", "[" * 100_000, '"\\ud800"'):
+        utils.write_text(file, text)
+        with pytest.raises(UserError, match="file: damaged"):
+            utils.read_json(file)
+        utils.write_lines(file, ['{"a": 1}', text])
+        with pytest.raises(UserError, match="file: damaged"):
+            utils.read_json_lines(file)
+
+
+def test_warning_that_nobody_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    sys.stderr.close()
+    utils.warn("lost")

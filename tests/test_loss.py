@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from seq2seq.loss import CHUNK, vocabulary_loss
+from seq2seq.model.loss import CHUNK, chunked_cross_entropy
 
 
 def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
@@ -20,13 +20,13 @@ def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("n_tokens", [1, 7, CHUNK, CHUNK + 3, 3 * CHUNK])
-def test_equals_torch_forward_and_gradient(n_tokens: int, smoothing: float) -> None:
+def test_matches_torch(n_tokens: int, smoothing: float) -> None:
     torch.manual_seed(n_tokens)
     x = torch.randn(n_tokens, 8, dtype=torch.double, requires_grad=True)
     weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
     labels = torch.randint(0, 50, (n_tokens,))
     expected = F.cross_entropy(x @ weight.T, labels, label_smoothing=smoothing, reduction="sum")
-    ours = vocabulary_loss(x[None], weight, labels, smoothing)
+    ours = chunked_cross_entropy(x[None], weight, labels, smoothing)
     assert_same(ours, expected, [x, weight])
 
 
@@ -34,18 +34,16 @@ def test_equals_torch_forward_and_gradient(n_tokens: int, smoothing: float) -> N
 def test_extreme_logits_stay_finite(n_passes: int) -> None:
     x = torch.tensor([[[1e4, 0.0], [-1e4, 0.0]]] * n_passes, requires_grad=True)
     weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
-    loss = vocabulary_loss(x, weight, torch.tensor([0, 0]), 0.0, 3.0)
+    loss = chunked_cross_entropy(x, weight, torch.tensor([0, 0]), 0.0, 3.0)
     assert loss.item() == pytest.approx(2e4)  # and equal passes agree
     loss.backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(("smoothing", "agreement"), [(0.0, 0.0), (0.1, 5.0), (0.7, 1.0)])
+@pytest.mark.parametrize(("smoothing", "alpha"), [(0.0, 0.0), (0.1, 5.0), (0.7, 1.0)])
 @pytest.mark.parametrize("n_tokens", [1, 7, CHUNK // 2, CHUNK + 3])
-def test_two_passes_equal_torch_forward_and_gradient(
-    n_tokens: int, smoothing: float, agreement: float
-) -> None:
+def test_r_drop_matches_torch(n_tokens: int, smoothing: float, alpha: float) -> None:
     torch.manual_seed(n_tokens)
     x = torch.randn(2, n_tokens, 8, dtype=torch.double, requires_grad=True)
     weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
@@ -59,13 +57,13 @@ def test_two_passes_equal_torch_forward_and_gradient(
         F.kl_div(one.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
         for one, other in [(q, p), (p, q)]
     ]
-    expected = (cross_entropy(p) + cross_entropy(q)) / 2 + agreement / 4 * sum(divergences)
-    ours = vocabulary_loss(x, weight, labels, smoothing, agreement)
+    expected = (cross_entropy(p) + cross_entropy(q)) / 2 + alpha / 4 * sum(divergences)
+    ours = chunked_cross_entropy(x, weight, labels, smoothing, alpha)
     assert_same(ours, expected, [x, weight])
 
 
 @pytest.mark.parametrize("n_passes", [1, 2])
-def test_with_products_in_bfloat16_near_doubles(n_passes: int) -> None:
+def test_bfloat16_is_near_double(n_passes: int) -> None:
     torch.manual_seed(0)
     n_tokens = 2 * CHUNK + 3
     labels = torch.randint(0, 50, (n_tokens,))
@@ -74,22 +72,22 @@ def test_with_products_in_bfloat16_near_doubles(n_passes: int) -> None:
     for dtype in (torch.double, torch.float32):
         x, weight = (tensor.to(dtype).requires_grad_() for tensor in values)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
-            loss = vocabulary_loss(x, weight, labels, 0.1, 3.0)
+            loss = chunked_cross_entropy(x, weight, labels, 0.1, 3.0)
         results.append([loss, *torch.autograd.grad(loss, [x, weight])])
     for exact, ours in zip(*results, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - exact).norm() < 0.01 * exact.norm()
-        if exact.ndim:  # the products were in bfloat16; one sum may be exact by luck
+        if exact.ndim:  # the products were in bfloat16; one sum may be exact by chance
             assert (ours - exact).norm() > 1e-4 * exact.norm()
 
 
 @pytest.mark.parametrize("n_passes", [1, 2])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients_none_are_computed(mode: type[torch.no_grad], n_passes: int) -> None:
+def test_no_gradients_without_autograd(mode: type[torch.no_grad], n_passes: int) -> None:
     """Autograd says that a parameter needs one, whatever the mode."""
     x, weight = torch.randn(n_passes, 3, 8), torch.nn.Parameter(torch.randn(50, 8))
     labels = torch.tensor([1, 2, 3])
     with FlopCounterMode(display=False) as counter, mode():
-        loss = vocabulary_loss(x, weight, labels, 0.1, 3.0)
+        loss = chunked_cross_entropy(x, weight, labels, 0.1, 3.0)
     assert counter.get_total_flops() == 2 * n_passes * 3 * 8 * 50  # the logits
-    assert loss.item() == pytest.approx(vocabulary_loss(x, weight, labels, 0.1, 3.0).item())
+    assert loss.item() == pytest.approx(chunked_cross_entropy(x, weight, labels, 0.1, 3.0).item())

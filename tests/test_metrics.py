@@ -1,4 +1,4 @@
-"""Our scores are sacreBLEU's own."""
+"""Scores are sacreBLEU's own."""
 
 import json
 import subprocess
@@ -6,42 +6,39 @@ from pathlib import Path
 
 from conftest import SACREBLEU, write_lines
 
-from seq2seq.metrics import bleu, score
+from seq2seq.evaluation.metrics import TagScore, bleu, exact_match_by_tag, score
 
 REFERENCES = [
     'He said: "The 3.5-year-old dog didn\'t run, did it?"',
     "A Man in Blue walks along the River - slowly.",
-    "Zwei Hunde spielen im Schnee.",
     "",
 ]
 HYPOTHESES = [
     'He said "the 3.5 year old dog did not run, did it?"',
     "a man in blue walks slowly along the river.",
-    "Zwei Hunde spielen im Schnee .",
     "Etwas",
 ]
 
 
-def command_line(folder: Path, *options: str) -> float:
-    write_lines(folder / "ref", REFERENCES)
-    write_lines(folder / "hyp", HYPOTHESES)
-    command = [*SACREBLEU, str(folder / "ref"), "-i", str(folder / "hyp"), "-w", "6"]
-    done = subprocess.run([*command, *options], capture_output=True, check=True)
-    return float(json.loads(done.stdout)["score"])
+def test_scores_match_sacrebleu_command(tmp_path: Path) -> None:
+    write_lines(tmp_path / "ref", REFERENCES)
+    write_lines(tmp_path / "hyp", HYPOTHESES)
 
+    def scores(*options: str) -> list[float]:
+        command = [*SACREBLEU, str(tmp_path / "ref"), "-i", str(tmp_path / "hyp"), "-w", "6"]
+        done = subprocess.run([*command, *options], capture_output=True, check=True)
+        return [metric["score"] for metric in json.loads(done.stdout)]
 
-def test_scores_equal_the_command_line(tmp_path: Path) -> None:
     ours = score(HYPOTHESES, REFERENCES)
-    assert round(ours.bleu, 6) == command_line(tmp_path, "-m", "bleu")
-    assert round(ours.bleu_lowercased, 6) == command_line(tmp_path, "-m", "bleu", "-lc")
-    assert round(ours.chrf, 6) == command_line(tmp_path, "-m", "chrf")
-    assert bleu(HYPOTHESES, REFERENCES) == ours.bleu
-    assert ours.bleu_lowercased > ours.bleu
-
-
-def test_signatures_say_how() -> None:
-    ours = score(HYPOTHESES, REFERENCES)
-    assert "case:mixed" in ours.bleu_signature
-    assert "tok:13a" in ours.bleu_signature
+    assert [round(ours.bleu, 6), round(ours.chrf, 6)] == scores("-m", "bleu", "chrf")
+    assert round(ours.bleu_lowercased, 6) == scores("-m", "bleu", "chrf", "-lc")[0]
+    assert bleu(HYPOTHESES, REFERENCES) == ours.bleu < ours.bleu_lowercased
+    assert {"case:mixed", "tok:13a"} < set(ours.bleu_signature.split("|"))
     assert "case:lc" in ours.bleu_lowercased_signature
     assert "nc:6" in ours.chrf_signature
+
+
+def test_exact_match_by_tag() -> None:
+    tags = [["even", "a"], ["odd"], ["even", "even"], []]
+    scores = exact_match_by_tag(["x", "y", "z", "w"], ["x", "y", "-", "-"], tags)
+    assert scores == {"a": TagScore(1, 100), "even": TagScore(2, 50), "odd": TagScore(1, 100)}

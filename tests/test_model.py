@@ -1,4 +1,4 @@
-"""The Transformer: who can see what, and that it can learn."""
+"""The Transformer: which tokens depend on which, and what surrounds attention."""
 
 import math
 from dataclasses import replace
@@ -9,45 +9,45 @@ import torch
 from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import nn
 
-from seq2seq.batches import Batch, pad
-from seq2seq.layers import Dropout, Residual
-from seq2seq.model import Seq2Seq, count_parameters
-from seq2seq.objective import batch_loss
-from seq2seq.optimizer import make_optimizer
-from seq2seq.positions import Sinusoidal, sinusoids
-from seq2seq.settings import AttentionConfig, ModelConfig, TrainConfig
-from seq2seq.tokenizer import BOS, EOS
+from seq2seq.attention.positions import Sinusoidal, sinusoids
+from seq2seq.config import AttentionConfig, ModelConfig
+from seq2seq.cpu import Dropout
+from seq2seq.data.batches import Batch, pad
+from seq2seq.data.tokenizer import BOS, EOS
+from seq2seq.model.layers import SublayerConnection
+from seq2seq.model.loss import batch_loss
+from seq2seq.model.transformer import Seq2Seq, count_parameters
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
-CONTROLS = [
-    replace(SMALL, encoder_attention=AttentionConfig(kind="none")),
-    replace(
-        SMALL,
-        encoder_attention=AttentionConfig(score="uniform"),
-        cross_attention=AttentionConfig(score="uniform", position="none"),
-    ),
-]
-
+NO_ENCODER_ATTENTION = replace(SMALL, encoder_attention=AttentionConfig(type="none"))
+UNIFORM = replace(
+    SMALL,
+    encoder_attention=AttentionConfig(score="uniform"),
+    cross_attention=AttentionConfig(score="uniform", position="none"),
+)
 NAMES = {with_attention(variant): name for name, variant in attention_variants().items()}
-VARIANTS = list(NAMES)
+every_model = pytest.mark.parametrize(
+    "config", [*SHAPES, NO_ENCODER_ATTENTION, UNIFORM, *NAMES], ids=NAMES.get
+)
 
 
 def random_ids(n_rows: int, length: int) -> torch.Tensor:
     return torch.randint(4, 40, (n_rows, length))
 
 
-def jolted(config: ModelConfig) -> Seq2Seq:
+def perturbed(config: ModelConfig) -> Seq2Seq:
     """A model none of whose parts is still at a start where it does nothing."""
     model = small_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return model.eval()
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
+@every_model
 def test_future_tokens_never_change_earlier_logits(config: ModelConfig) -> None:
-    model = jolted(config).eval()
+    model = perturbed(config)
     src, tgt = random_ids(3, 6), random_ids(3, 9)
     before = model(src, tgt)
     for cut in range(1, 9):
@@ -70,194 +70,156 @@ def test_every_source_token_matters_to_every_target_token(config: ModelConfig) -
         assert (difference > 1e-6).all()
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
+@every_model
 def test_padding_changes_nothing(config: ModelConfig) -> None:
-    model = jolted(config).eval()
-    short_src, short_tgt = [5, 6, EOS], [BOS, 7, 8, 9]
-    long_src, long_tgt = [*range(10, 20), EOS], [BOS, *range(20, 32)]
-    alone = model(pad([short_src]), pad([short_tgt]))
-    together = model(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
-    torch.testing.assert_close(together[0, : len(short_tgt)], alone[0])
-    apart = [
-        batch_loss(model, Batch(pad([src]), pad([tgt])), 0.1).item()
-        for src, tgt in ((short_src, short_tgt), (long_src, long_tgt))
-    ]
-    joined = Batch(pad([short_src, long_src]), pad([short_tgt, long_tgt]))
-    assert batch_loss(model, joined, 0.1).item() == pytest.approx(sum(apart), rel=1e-5)
+    model = perturbed(config)
+    pairs = [([5, 6, EOS], [BOS, 7, 8, 9]), ([*range(10, 20), EOS], [BOS, *range(20, 32)])]
+    alone = [Batch(pad([src]), pad([tgt])) for src, tgt in pairs]
+    together = Batch(*(pad(side) for side in zip(*pairs, strict=True)))
+    expected = model(alone[0].src, alone[0].tgt)
+    torch.testing.assert_close(model(together.src, together.tgt)[0, :4], expected[0])
+    losses = [batch_loss(model, batch, 0.1).item() for batch in alone]
+    assert batch_loss(model, together, 0.1).item() == pytest.approx(sum(losses), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", SHAPES + CONTROLS + VARIANTS, ids=NAMES.get)
-@pytest.mark.parametrize("chunks", [[1] * 8, [3, 1, 4], [8]])
-def test_the_decoder_in_pieces_equals_the_decoder_at_once(
-    config: ModelConfig, chunks: list[int]
-) -> None:
-    model = jolted(config).eval()
+@every_model
+def test_kv_cache_matches_full(config: ModelConfig) -> None:
+    model = perturbed(config)
     src, tgt = pad([[5, 6, 7, EOS], [8, EOS]]), random_ids(2, 8)
     expected = model(src, tgt)
-    state, pieces = model.start(*model.encode(src)), []
-    for piece in tgt.split(chunks, dim=1):
-        x, state = model.decode(piece, state)
+    cache, pieces = model.start(*model.encode(src)), []
+    for piece in tgt.split([1, 1, 1, 3, 2], dim=1):
+        x, cache = model.decode(piece, cache)
         pieces.append(model.logits(x))
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
-    assert state.length == 8
+    assert cache.length == 8
 
 
 @pytest.mark.parametrize("vocab_size", [2000, 8000])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_initial_loss_is_near_the_logarithm_of_the_vocabulary(
-    vocab_size: int, norm: Literal["pre", "post"]
-) -> None:
-    config = replace(SMALL, d_model=128, norm=norm)
-    model = small_model(config, vocab_size).eval()
+def test_initial_loss_is_near_log_vocabulary(vocab_size: int, norm: Literal["pre", "post"]) -> None:
+    model = small_model(replace(SMALL, d_model=128, norm=norm), vocab_size).eval()
     src, tgt = torch.randint(4, vocab_size, (8, 12)), torch.randint(4, vocab_size, (8, 13))
     batch = Batch(src, tgt)
     # A little above, because logits start with variance one.
-    loss = batch_loss(model, batch, 0.0).item() / batch.n_labels
+    loss = batch_loss(model, batch, 0.0).item() / batch.n_target_tokens
     assert loss == pytest.approx(math.log(vocab_size), rel=0.12)
 
 
-def test_one_batch_can_be_overfitted() -> None:
-    model = small_model()
-    batch = Batch(pad([[4, 5, 6, EOS], [7, 8, EOS]]), pad([[BOS, 9, 10, EOS], [BOS, 11, EOS]]))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = batch_loss(model, batch, 0.0) / batch.n_labels
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.02
-    assert model(batch.src, batch.tgt_in).argmax(dim=-1)[0].tolist() == [9, 10, EOS]
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    for config in SHAPES:
-        model = small_model(config)
-        batch = Batch(random_ids(2, 5), random_ids(2, 6))
-        batch_loss(model, batch, 0.1).backward()
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None, name
-            # A constant added to every key changes no weight: its gradient is zero by nature.
-            if "key_weights.bias" not in name:
-                assert parameter.grad.abs().max() > 0, name
+@pytest.mark.parametrize("config", SHAPES)
+def test_every_parameter_gets_a_gradient(config: ModelConfig) -> None:
+    model = small_model(config)
+    batch_loss(model, Batch(random_ids(2, 5), random_ids(2, 6)), 0.1).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # A constant added to every key changes no weight: its gradient is zero by nature.
+        assert "key_proj.bias" in name or parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize(
     ("joint", "tie", "tables"), [(True, True, 1), (False, True, 2), (True, False, 3)]
 )
-def test_tables_are_shared_as_asked(joint: bool, tie: bool, tables: int) -> None:
+def test_embeddings_are_shared_as_configured(joint: bool, tie: bool, tables: int) -> None:
     config = replace(SMALL, tie_embeddings=tie)
     model = Seq2Seq(config, 50, 50, joint)
-    vocabulary_tables = [p for p in model.parameters() if p.shape == (50, 32)]
-    assert len(vocabulary_tables) == tables
+    assert len([p for p in model.parameters() if p.shape == (50, 32)]) == tables
     assert (model.output.weight is model.tgt_embedding.weight) == tie
-    rest = count_parameters(Seq2Seq(config, 51, 51, joint)) - count_parameters(model)
-    assert rest == tables * 32
+    larger = Seq2Seq(config, 51, 51, joint)
+    assert count_parameters(larger) - count_parameters(model) == tables * 32
 
 
-def test_attention_steps_of_every_layer() -> None:
+def test_trace_of_every_layer() -> None:
     model = small_model().eval()
     src, tgt = pad([[5, 6, EOS], [5, 6, 7, 8, EOS]]), random_ids(2, 4)
-    steps = model.attention_steps(src, tgt)
+    trace = model.trace(src, tgt)
     for layers, shape in (
-        (steps.encoder, (2, 4, 5, 5)),
-        (steps.decoder, (2, 4, 4, 4)),
-        (steps.cross, (2, 4, 4, 5)),
+        (trace.encoder, (2, 4, 5, 5)),
+        (trace.decoder, (2, 4, 4, 4)),
+        (trace.cross, (2, 4, 4, 5)),
     ):
         assert [tuple(layer.weights.shape) for layer in layers] == [shape] * 2
         for layer in layers:
             torch.testing.assert_close(layer.weights.sum(dim=-1), torch.ones(shape[:-1]))
-    for layer in [*steps.encoder, *steps.cross]:
+    for layer in [*trace.encoder, *trace.cross]:
         assert (layer.weights[0, :, :, 3:] == 0).all()  # the first source is three tokens long
-    for layer in steps.decoder:
+    for layer in trace.decoder:
         assert (layer.weights.triu(diagonal=1) == 0).all()
-    torch.testing.assert_close(model.logits(steps.x), model(src, tgt))
+    torch.testing.assert_close(model.logits(trace.x), model(src, tgt))
 
 
-def test_positions_by_hand_and_without_end() -> None:
-    table = sinusoids(3, 4)
+def test_sinusoids_by_hand_and_without_end() -> None:
     functions = [(i, f) for i in (0, 2) for f in (math.sin, math.cos)]
-    expected = [[f(t / 10000 ** (i / 4)) for i, f in functions] for t in range(3)]
-    torch.testing.assert_close(table, torch.tensor(expected))
-    model = small_model().eval()
+    by_hand = [[f(t / 10000 ** (i / 4)) for i, f in functions] for t in range(3)]
+    torch.testing.assert_close(sinusoids(3, 4), torch.tensor(by_hand))
+    model = small_model(replace(SMALL, encoder_layers=1, decoder_layers=1)).eval()
     assert model(random_ids(1, 600), random_ids(1, 700)).shape == (1, 700, 40)
     assert isinstance(model.tgt_position, Sinusoidal)
     torch.testing.assert_close(model.tgt_position(0, 700), sinusoids(700, 32))
+    embedded = model._embed(torch.tensor([[5, 6]]), model.tgt_embedding, model.tgt_position, 3)
+    expected = model.tgt_embedding.weight[5:7] * math.sqrt(32) + sinusoids(5, 32)[3:]
+    torch.testing.assert_close(embedded[0], expected)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_residual_connection(norm: Literal["pre", "post"]) -> None:
-    residual = Residual(replace(SMALL, norm=norm, dropout=0.99999))
+def test_sublayer_connection(norm: Literal["pre", "post"]) -> None:
+    connection = SublayerConnection(replace(SMALL, norm=norm, dropout=0.99999))
     x, change = torch.randn(2, 3, 32), torch.randn(2, 3, 32)
     normed = nn.functional.layer_norm
     if norm == "pre":
         expected = normed(x, (32,)), x, x + change
     else:
         expected = x, normed(x, (32,)), normed(x + change, (32,))
-    torch.testing.assert_close(residual.enter(x), expected[0])
-    torch.testing.assert_close(residual.leave(x, change), expected[1])  # all of it dropped
-    torch.testing.assert_close(residual.eval().leave(x, change), expected[2])
-
-
-def test_embeddings_are_dropped_too() -> None:
+    torch.testing.assert_close(connection.pre(x), expected[0])
+    torch.testing.assert_close(connection.post(x, change), expected[1])  # all of it dropped
+    torch.testing.assert_close(connection.eval().post(x, change), expected[2])
     model = small_model(replace(SMALL, dropout=0.99999))
-    assert model.encode(random_ids(2, 5))[0].abs().max() < 1e-3
-    assert model.eval().encode(random_ids(2, 5))[0].abs().max() > 0.1
+    assert model.encode(random_ids(2, 5))[0].abs().max() < 1e-3  # embeddings are dropped too
 
 
-def test_dropout_zeroes_the_right_share_and_keeps_the_mean() -> None:
+def test_dropout_zeroes_a_share_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    dropout = Dropout(0.3)
-    x = torch.ones(1000, 101)
+    dropout, x = Dropout(0.3), torch.ones(1000, 101, requires_grad=True)
     out = dropout(x)
     assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     assert out.unique().tolist() == pytest.approx([0, 256 / (256 - 77)])  # 77 / 256: nearest to 0.3
     assert out.mean().item() == pytest.approx(1, abs=0.01)
     assert not torch.equal(dropout(x), out)
-    assert torch.equal(dropout.eval()(x), x)
-
-
-def test_dropout_lets_the_gradient_through_where_values_passed() -> None:
-    x = torch.ones(50, 7, requires_grad=True)
-    out = Dropout(0.5)(x)
     out.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, out)
+    assert torch.equal(dropout.eval()(x), x)
 
 
-def test_without_encoder_attention_no_source_token_knows_of_another() -> None:
-    model = small_model(CONTROLS[0]).eval()
+@pytest.mark.parametrize(("p", "kept"), [(0.0, 1.0), (1e-4, 1.0), (0.9995, 0.0)])
+def test_dropout_at_its_limits(p: float, kept: float) -> None:
+    """Where p rounds to 0 / 256 or 256 / 256."""
+    out = Dropout(p)(torch.ones(100, 100))
+    assert out.isfinite().all()
+    assert (out != 0).float().mean().item() == pytest.approx(kept, abs=0.01)
+    assert Dropout(p)(torch.ones(3, 5, device="meta")).shape == (3, 5)
+    assert Dropout(0.3)(torch.ones(3, 5, device="meta")).shape == (3, 5)
+
+
+def test_controls() -> None:
+    """Without encoder attention no source token knows another; uniform weights are equal."""
+    model = small_model(NO_ENCODER_ATTENTION).eval()
     src = random_ids(1, 6)
     memory, _ = model.encode(src)
     changed = src.clone()
     changed[0, 2] = (src[0, 2] - 3) % 36 + 4
     other, _ = model.encode(changed)
     assert [i for i in range(6) if not torch.equal(memory[0, i], other[0, i])] == [2]
-    steps = model.attention_steps(src, src)
-    assert (len(steps.encoder), len(steps.cross)) == (0, 2)
+    trace = model.trace(src, src)
+    assert (len(trace.encoder), len(trace.cross)) == (0, 2)
+    for cross in small_model(UNIFORM).trace(src, src).cross:
+        torch.testing.assert_close(cross.weights, torch.full((1, 4, 6, 6), 1 / 6))
 
 
-def test_with_uniform_cross_attention_all_target_tokens_see_the_same() -> None:
-    model = small_model(CONTROLS[1]).eval()
-    steps = model.attention_steps(random_ids(1, 5), random_ids(1, 4))
-    for cross in steps.cross:
-        torch.testing.assert_close(cross.weights, torch.full((1, 4, 4, 5), 0.2))
-
-
-def test_controls_learn_too() -> None:
-    """Weights that no score depends on get no gradient, and a step still works."""
-    for config in CONTROLS:
-        model = small_model(config)
-        optimizer = make_optimizer(model, TrainConfig())
-        batch = Batch(src=random_ids(4, 5), tgt=random_ids(4, 5))
-        before = batch_loss(model, batch, 0.0).item()
-        for _ in range(5):
-            batch_loss(model, batch, 0.0).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        assert batch_loss(model, batch, 0.0).item() < before
-
-
-def test_each_stack_has_its_own_positions() -> None:
+def test_each_stack_has_its_own_heads_and_positions() -> None:
+    model = small_model(replace(SMALL, encoder_attention=AttentionConfig(n_heads=2)))
+    trace = model.trace(random_ids(1, 5), random_ids(1, 3))
+    assert trace.encoder[0].weights.shape == (1, 2, 5, 5)
+    assert trace.cross[0].weights.shape == (1, 4, 3, 5)
     rotary = AttentionConfig(position="rotary")
     model = small_model(replace(SMALL, encoder_attention=rotary))
     assert model.src_position is None

@@ -1,477 +1,416 @@
-"""The page of ``seq2seq attend`` in a real browser: what it shows, and that it asks for nothing."""
+"""The page of ``seq2seq attend`` in a real browser: what it shows, and that it requests nothing."""
 
+import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, WITHOUT, Browser
-from conftest import small_model
+from conftest import SMALL
+from playwright.sync_api import Browser, Page, sync_playwright
+from untrained import trace_untrained
 
-import seq2seq
-from seq2seq.alignment import Head
-from seq2seq.observation import Attended, Observation, observe
-from seq2seq.page import Choice, Shown, between, choose, page, src_items, tgt_items
-from seq2seq.settings import AttentionConfig, Config, ModelConfig
-from seq2seq.tokenizer import Tokenizer
+from seq2seq.config import AttentionConfig
+from seq2seq.evaluation.alignment import Head
+from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to its path"
+)
 
 SENTENCE = "ba du <script>hacked=1</script> ke 漢"
 LONG = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung"
-BEST = Head(2, 3, "reading")
+Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(trained_run: Path) -> Tokenizer:
-    return seq2seq.load(trained_run).tokenizer
-
-
-def look(
-    tokenizer: Tokenizer, model: ModelConfig, tgt: str = "lo ke <b>du</b>", src: str = SENTENCE
-) -> Observation:
-    """What an untrained model does: several layers, and weights that are not all 0 or 1."""
-    untrained = small_model(model, tokenizer.src_vocab_size).eval()
-    src_ids, tgt_ids = tokenizer.encode_src([src])[0], tokenizer.encode_tgt([tgt])[0]
-    return observe(untrained, tokenizer, Config(model=model), src_ids, tgt_ids)
-
-
-TWO_LAYERS = ModelConfig(
-    d_model=32, d_ff=64, n_heads=4, encoder_layers=2, decoder_layers=2, dropout=0.0
-)
+def run() -> RunView:
+    traced = trace_untrained(SMALL, SENTENCE, "lo ke <b>du</b>")
+    return RunView("first", traced, Head(2, 3, "input"))
 
 
 @pytest.fixture(scope="module")
-def observation(tokenizer: Tokenizer) -> Observation:
-    return look(tokenizer, TWO_LAYERS)
-
-
-@pytest.fixture(scope="module")
-def file(observation: Observation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shown = Shown("first", observation, BEST)
-    path = tmp_path_factory.mktemp("page") / "attention.html"
-    path.write_text(page([(shown, Choice("cross", 2, 1, "writing"))]), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
+        browser.close()
 
 
 @pytest.fixture
-def browser(running: Browser, file: Path) -> Iterator[Browser]:
-    """Showing the page anew; whatever a test does, nothing is asked for and nothing goes wrong."""
-    running.requests.clear()
-    running.complaints.clear()
-    running.open(file)
-    yield running
-    assert set(running.requests) - {"about:blank"} == {file.as_uri()}
-    assert running.complaints == []
+def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens pages; whatever a test does with them, nothing is requested and nothing fails."""
+    opened: list[str] = []
+    requests: list[str] = []
+    problems: list[str] = []
+
+    def open_runs(
+        runs: list[tuple[RunView, ViewState]], dark: bool = False, width: int = 1200
+    ) -> Page:
+        path = tmp_path / f"{len(opened)}.html"
+        path.write_text(page(runs), encoding="utf-8")
+        opened.append(path.as_uri())
+        scheme: Any = "dark" if dark else "light"
+        tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(opened[-1])
+        return tab
+
+    yield open_runs
+    for context in chromium.contexts:
+        context.close()
+    assert requests == opened
+    assert problems == []
 
 
-def words(side: str) -> str:
-    return f"document.querySelectorAll('ul.{side} .word')"
+@pytest.fixture
+def tab(open_page: Open, run: RunView) -> Page:
+    return open_page([(run, ViewState("cross", 2, 1, "predict"))])
 
 
-def fills(browser: Browser, side: str, kind: str = "fill") -> list[float]:
-    """What each word of a side is lit by, as a share."""
-    found = browser.get(
-        f"[...{words(side)}].map(w => parseFloat(w.querySelector('.{kind}').style.width))"
+def hover(tab: Page, side: str, index: int) -> None:
+    tab.locator(f"ul.{side} .word").nth(index).hover()
+
+
+def lit(tab: Page, side: str, kind: str = "fill") -> list[float]:
+    """How far each word of a side is filled, from 0 to 1."""
+    widths = "all => all.map(e => parseFloat(e.style.width) / 100)"
+    return tab.locator(f"ul.{side} .{kind}").evaluate_all(widths)
+
+
+def texts(tab: Page, selector: str) -> list[str]:
+    return tab.locator(selector).all_text_contents()
+
+
+def index_of(tab: Page, selector: str, all_of: str = ".word") -> int:
+    """The number of the element among all of a kind; -1 if there is none."""
+    script = "([one, all]) => [...document.querySelectorAll(all)].findIndex(e => e.matches(one))"
+    return tab.evaluate(script, [selector, all_of])
+
+
+def numbers_in(strings: list[str]) -> list[float]:
+    return [float(text.replace("−", "-").rstrip("%")) for text in strings]
+
+
+def aggregate(weights: Any, queries: list[TokenGroup], keys: list[TokenGroup]) -> Any:
+    """Between tokens to between groups: means over queries, sums over keys."""
+    return np.array(
+        [[weights[q.queries][:, k.keys].sum(axis=1).mean() for k in keys] for q in queries]
     )
-    return [x / 100 for x in found]
 
 
-def texts(browser: Browser, selector: str) -> list[str]:
-    found: list[str] = browser.get(
-        f"[...document.querySelectorAll('{selector}')].map(e => e.textContent)"
-    )
-    return found
-
-
-def select(browser: Browser, name: str, value: str) -> None:
-    """Choose an option, as a user would."""
-    browser.get(
-        f"(() => {{ const s = document.querySelector('select[name={name}]'); s.value = '{value}';"
-        "s.dispatchEvent(new Event('change', {bubbles: true})); })()"
-    )
-    browser.settle()
-
-
-def look_at(browser: Browser, view: str) -> None:
-    browser.click(f"document.querySelector('input[value={view}]')")
-
-
-def cross_words(observation: Observation, layer: int, head: int | None, step: str) -> Any:
-    """(T, S) between words, of the cross-attention, as the page should show it."""
-    assert observation.cross is not None
-    weights = observation.cross.weights.values[layer - 1]
+def cross_words(run: RunView, layer: int, head: int | None, offset: str = "predict") -> Any:
+    """Weights between words in the cross-attention; from the first target word with a query."""
+    assert run.trace.cross is not None
+    weights = run.trace.cross.weights.values[layer - 1]
     table = weights.mean(axis=0) if head is None else weights[head - 1]
-    asking = [item for item in tgt_items(observation.tgt, True, step) if item.queries]
-    return between(table, asking, src_items(observation.src, True))
+    queries = [group for group in group_tokens(run.trace.tgt, True, offset) if group.queries]
+    return aggregate(table, queries, group_tokens(run.trace.src, True, None))
 
 
-def test_pointing_at_a_target_word_lights_what_it_attends_to(
-    browser: Browser, observation: Observation
-) -> None:
-    expected = cross_words(observation, 2, 1, "writing")
-    for row in range(len(expected)):
-        browser.hover(f"{words('right')}[{row + 1}]")  # the first is BOS, which nothing writes
-        assert fills(browser, "left") == pytest.approx(list(expected[row]), abs=2e-4)
-        assert sum(fills(browser, "left")) == pytest.approx(1, abs=1e-3)
-        # Its own side: the decoder's self-attention, over the words read before.
-        own = fills(browser, "right", "own")
-        assert sum(own) == pytest.approx(1, abs=1e-3)
-        assert own[row + 2 :] == [0] * (len(own) - row - 2)  # nor itself, but for its subwords
-        numbers = texts(browser, "ul.left .word small")
-        assert numbers == [f"{x:.2f}" if x >= 0.005 else "" for x in expected[row]]
-        said = browser.get("document.getElementById('spoken').textContent")
-        top = src_items(observation.src, True)[int(np.argmax(expected[row]))].label
-        assert f" attends to {top} {expected[row].max():.2f}" in said
-        assert "on its own side to " in said
-    strong = browser.get("document.querySelectorAll('path.lit').length")
-    assert strong == (expected[-1] >= 0.01).sum()
+def test_target_word_lights_its_keys(tab: Page, run: RunView) -> None:
+    expected = cross_words(run, 2, 1)
+    labels = [group.label for group in group_tokens(run.trace.src, True, None)]
+    for row, weights in enumerate(expected):
+        hover(tab, "right", row + 1)  # the first is BOS, which no step predicts
+        assert lit(tab, "left") == pytest.approx(list(weights), abs=2e-4)
+        # Its own side: the decoder's self-attention, over the inputs so far.
+        same_side = lit(tab, "right", "same-side")
+        assert sum(same_side) == pytest.approx(1, abs=1e-3)
+        assert same_side[row + 2 :] == [0] * (len(same_side) - row - 2)
+        numbers = texts(tab, "ul.left .word small")
+        assert numbers == [f"{x:.2f}" if x >= 0.005 else "" for x in weights]
+        (announced,) = texts(tab, "#live")
+        assert f" attends to {labels[weights.argmax()]} {weights.max():.2f}" in announced
+        assert "on its own side" in announced
+    assert tab.locator("path.lit").count() == (expected[-1] >= 0.01).sum()
 
 
-def test_pointing_at_a_source_word_lights_who_attends_to_it(
-    browser: Browser, observation: Observation
-) -> None:
-    expected = cross_words(observation, 2, 1, "writing")
-    browser.hover(f"{words('left')}[1]")
-    assert fills(browser, "right")[1:] == pytest.approx(list(expected[:, 1]), abs=2e-4)
-    assert observation.encoder is not None
-    items = src_items(observation.src, True)
-    own = between(observation.encoder.weights.values[1, 0], [items[1]], items)[0]
-    assert fills(browser, "left", "own") == pytest.approx(list(own), abs=2e-4)
-    assert " is attended to by " in browser.get("document.getElementById('spoken').textContent")
+def test_source_word_lights_its_queries(tab: Page, run: RunView) -> None:
+    hover(tab, "left", 1)
+    expected = cross_words(run, 2, 1)[:, 1]
+    assert lit(tab, "right")[1:] == pytest.approx(list(expected), abs=2e-4)
+    assert run.trace.encoder is not None
+    groups = group_tokens(run.trace.src, True, None)
+    same_side = aggregate(run.trace.encoder.weights.values[1, 0], [groups[1]], groups)[0]
+    assert lit(tab, "left", "same-side") == pytest.approx(list(same_side), abs=2e-4)
+    assert "is attended to by" in texts(tab, "#live")[0]
 
 
-def test_layer_head_and_mean_can_be_chosen(browser: Browser, observation: Observation) -> None:
-    select(browser, "layer", "0")
-    select(browser, "head", "2")
-    browser.hover(f"{words('right')}[1]")
-    assert fills(browser, "left") == pytest.approx(
-        list(cross_words(observation, 1, 3, "writing")[0]), abs=2e-4
-    )
-    select(browser, "head", "mean")
-    assert fills(browser, "left") == pytest.approx(
-        list(cross_words(observation, 1, None, "writing")[0]), abs=2e-4
-    )
-    select(browser, "layer", "mean")
-    both = [cross_words(observation, layer, None, "writing")[0] for layer in (1, 2)]
-    assert fills(browser, "left") == pytest.approx(list((both[0] + both[1]) / 2), abs=2e-4)
-    browser.click("document.querySelector('button.best')")
-    assert browser.get("[...document.querySelectorAll('.pane select')].map(s => s.value)") == [
-        "1",
-        "2",
-    ]
-    browser.hover(f"{words('right')}[0]")
-    assert fills(browser, "left") == pytest.approx(
-        list(cross_words(observation, 2, 3, "reading")[0]), abs=2e-4
-    )
+def test_layer_head_and_mean(tab: Page, run: RunView) -> None:
+    hover(tab, "right", 1)
+    layer, head = tab.locator("select[name=layer]"), tab.locator("select[name=head]")
+    layer.select_option("1")
+    head.select_option("3")
+    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 1, 3)[0]), abs=2e-4)
+    head.select_option("mean")
+    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 1, None)[0]), abs=2e-4)
+    assert "an example" in texts(tab, ".steps .soft")[0]
+    layer.select_option("mean")
+    both = cross_words(run, 1, None)[0] + cross_words(run, 2, None)[0]
+    assert lit(tab, "left") == pytest.approx(list(both / 2), abs=2e-4)
+    tab.locator("button.best").click()
+    assert (layer.input_value(), head.input_value()) == ("2", "3")
+    hover(tab, "right", 0)
+    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 2, 3, "input")[0]), abs=2e-4)
 
 
 @pytest.mark.parametrize("view", ["cross", "encoder", "decoder"])
-def test_four_steps_have_the_real_numbers(
-    browser: Browser, observation: Observation, view: str
-) -> None:
-    look_at(browser, view)
-    select(browser, "unit", "subwords")
-    attended: Attended = getattr(observation, view)
-    last = 4
-    browser.click(f"{words('right')}[{last}]")
-    query = last if view == "encoder" else last - 1  # of a target token, the step that writes it
-    seen = last if view == "decoder" else attended.weights.values.shape[-1]
-    rows = "tbody tr"
-    where = (1, 0, query, slice(seen))
+def test_five_steps(tab: Page, run: RunView, view: str) -> None:
+    """The numbers of one query, and which keys are masked from it."""
+    tab.check(f"input[value={view}]")
+    tab.select_option("select[name=unit]", "subwords")
+    token = 4
+    tab.locator("ul.right .word").nth(token).click()
+    record: Any = getattr(run.trace, view)
+    query = token if view == "encoder" else token - 1  # of a target token, the step predicting it
+    n_keys = record.weights.values.shape[-1]
+    n_visible = token if view == "decoder" else n_keys
+    n_masked = n_keys - n_visible
+    weights = record.weights.values[1, 0, query]
     for kind, values, digits in (
-        ("score", attended.scores.values[where], 2),
-        ("weight", attended.weights.values[where], 3),
-        ("length", attended.value_lengths.values[1, 0, :seen], 2),
+        ("score", record.scores.values[1, 0, query, :n_visible], 2),
+        ("weight", weights, 3),
+        ("norm", record.value_norms.values[1, 0], 2),
     ):
-        found = [float(x.replace("−", "-")) for x in texts(browser, f"{rows} .{kind}")]
-        assert found == pytest.approx(list(values), abs=0.6 * 10**-digits)
-    added = attended.contributions.values[where]
-    shares = [float(x.rstrip("%")) / 100 for x in texts(browser, f"{rows} .share:not(span)")]
+        shown = numbers_in([text for text in texts(tab, f"tbody .{kind}") if text])
+        assert shown == pytest.approx(list(values), abs=0.6 * 10**-digits)
+    assert texts(tab, "tbody .mask") == ["✓"] * n_visible + ["−∞"] * n_masked
+    assert tab.locator("tr.masked").count() == n_masked
+    added = record.contributions.values[1, 0, query]
+    shares = [x / 100 for x in numbers_in(texts(tab, "tbody td.share"))]
     assert shares == pytest.approx(list(added / added.sum()), abs=0.006)
-    assert texts(browser, "tfoot .total") == ["1.000"]
-    gauges = browser.get(
-        "[...document.querySelectorAll('tbody .gauge:not(.share)')].map(g => parseFloat(g.style.getPropertyValue('--part')) / 100)"
-    )
-    assert gauges == pytest.approx(list(attended.weights.values[where]), abs=1e-3)
-    assert texts(browser, ".formula") == [
-        "2. Compared with every key, it gives scores: s = q · k / √K.",
-        "3. Scores become weights: w = exp(s) / Σ exp(s).",
-    ]
-    assert [text.strip() for text in texts(browser, ".sums")] == ["The weights sum to one."]
-    assert view in texts(browser, ".steps .soft")[0]
-    # The strips' numbers: the key of the second row, and the sum of the values.
-    titles = browser.get("[...document.querySelectorAll('.strip')].map(s => s.title)")
-    numbers = [[float(x.replace("−", "-")) for x in title.split()] for title in titles]
-    assert attended.queries is not None
-    assert attended.keys is not None
-    assert numbers[0] == pytest.approx(list(attended.queries.values[1, 0, query]), abs=0.006)
-    assert numbers[3] == pytest.approx(list(attended.keys.values[1, 0, 1]), abs=0.006)
-    context = attended.weights.values[1, 0, query] @ attended.values.values[1, 0]
-    assert numbers[-1] == pytest.approx(list(context), abs=0.006)
+    assert texts(tab, "tfoot .total") == ["1.000"]
+    part = "all => all.map(e => parseFloat(e.style.getPropertyValue('--part')) / 100)"
+    gauges = tab.locator("tbody .gauge:not(.share)").evaluate_all(part)
+    assert gauges == pytest.approx(list(weights), abs=1e-3)
+    steps = texts(tab, ".steps .step")
+    names = ["1. Project", "2. Score", "3. Mask", "4. Normalize", "5. Aggregate"]
+    assert [step.split(":")[0] for step in steps] == names
+    assert "s = q · k / √K" in steps[1]
+    assert (f"{n_masked} of {n_keys}" in steps[2], "later" in steps[2]) == (True, n_masked > 0)
+    assert "w = exp(s) / Σ exp(s). The weights sum to one." in steps[3]
+    header = ["token", "1 key", "1 value", "2 score", "3 mask", "4 weight", "norm", "5 adds"]
+    assert texts(tab, "thead th") == header
+    assert view in texts(tab, ".steps .soft")[0]
+    # The strips: the query, the second token's key and value, the sum of the values.
+    titles = tab.locator(".strip").evaluate_all("all => all.map(e => e.title)")
+    strips = [numbers_in(title.split()) for title in titles]
+    output = weights @ record.values.values[1, 0]
+    for strip, values in (
+        (0, record.queries.values[1, 0, query]),
+        (3, record.keys.values[1, 0, 1]),
+        (4, record.values.values[1, 0, 1]),
+        (-1, output),
+    ):
+        assert strips[strip] == pytest.approx(list(values), abs=0.006)
     # Blue above zero, orange below: the strongest number of the sum.
-    strongest = int(np.argmax(np.abs(context)))
-    stops = browser.get("[...document.querySelectorAll('.strip')].at(-1).style.background")
+    strongest = int(np.argmax(np.abs(output)))
+    stops = tab.locator(".strip").last.get_attribute("style") or ""
     color = re.findall(r"color-mix\(in srgb, (rgb\([^)]*\)|#\w+)", stops)[strongest]
-    assert color in (
-        ("rgb(0, 114, 178)", "#0072b2")
-        if context[strongest] > 0
-        else ("rgb(179, 89, 0)", "#b35900")
-    )
-    # The same in numbers, for those who have no mouse.
-    assert texts(browser, "ul.numbers li") == []
-    browser.click("document.querySelector('details.tell summary')")
-    told = texts(browser, "ul.numbers li")
-    assert told[-1] == "sum: " + titles[-1]
-    assert told[0] == "query: " + titles[0]
-    hidden = attended.weights.values.shape[-1] - seen
-    (caption,) = texts(browser, "caption")
-    assert caption.startswith(str(hidden) if hidden else "All tokens")
+    assert color == ("#0072b2" if output[strongest] > 0 else "#b35900")
+    # The same as text.
+    assert texts(tab, "ul.numbers li") == []
+    tab.locator("details.in-numbers summary").click()
+    tab.wait_for_selector("ul.numbers li")
+    listed = texts(tab, "ul.numbers li")
+    assert (listed[0], listed[-1]) == ("query: " + titles[0], "sum: " + titles[-1])
 
 
-def test_contributions_are_shares(browser: Browser, observation: Observation) -> None:
-    select(browser, "measure", "contributions")
-    browser.hover(f"{words('right')}[1]")
-    assert observation.cross is not None
-    row = observation.cross.contributions.values[1, 0, [0]]
-    expected = between(
-        row / row.sum(),
-        [tgt_items(observation.tgt, True, "writing")[1]],
-        src_items(observation.src, True),
-    )
-    assert fills(browser, "left") == pytest.approx(list(expected[0]), abs=3e-4)
+def test_masked_keys_are_struck_out(tab: Page) -> None:
+    tab.check("input[value=decoder]")
+    tab.select_option("select[name=unit]", "subwords")
+    n = tab.locator("ul.left .word").count()
+    line = "all => all.map(e => getComputedStyle(e).textDecorationLine)"
+    for offset, n_visible in (("predict", 2), ("input", 3)):
+        tab.select_option("select[name=offset]", offset)
+        hover(tab, "right", 2)
+        lines = tab.locator("ul.left .word b").evaluate_all(line)
+        assert lines == ["none"] * n_visible + ["line-through"] * (n - n_visible)
+    hover(tab, "left", 2)  # the keys are masked from earlier queries
+    assert texts(tab, "ul.right .word.masked b") == texts(tab, "ul.right .word b")[:2]
+    tab.check("input[value=encoder]")
+    assert tab.locator(".word.masked").count() == 0
 
 
-def test_next_words_are_listed(browser: Browser, observation: Observation) -> None:
-    found = texts(browser, "ol.next li")
-    shown = [[float(x) / 100 for x in re.findall(r"([\d.]+)%", text)] for text in found]
-    assert len(found) == len(observation.written)
-    for text, written, candidates in zip(
-        found, observation.written, observation.candidates, strict=True
-    ):
-        assert text.startswith(written.token)
-        others = [c.token for c in candidates if c.token != written.token][:4]
-        assert [part.split()[0] for part in text.split("%", 1)[1].split("·")] == others
-    for numbers, written, candidates in zip(
-        shown, observation.written, observation.candidates, strict=True
-    ):
-        runners_up = [c.probability for c in candidates if c.token != written.token][:4]
-        assert numbers == pytest.approx([written.probability, *runners_up], abs=0.0051)
-    browser.hover(f"{words('right')}[1]")
-    assert (
-        browser.get(
-            "[...document.querySelectorAll('ol.next li')].findIndex(e => e.classList.contains('active'))"
-        )
-        == 0
-    )
+def test_contributions_are_shares(tab: Page, run: RunView) -> None:
+    tab.select_option("select[name=measure]", "contributions")
+    hover(tab, "right", 1)
+    assert run.trace.cross is not None
+    parts = run.trace.cross.contributions.values[1, 0]
+    shares = parts / parts.sum(axis=-1, keepdims=True)
+    queries = [group_tokens(run.trace.tgt, True, "predict")[1]]
+    expected = aggregate(shares, queries, group_tokens(run.trace.src, True, None))[0]
+    assert lit(tab, "left") == pytest.approx(list(expected), abs=3e-4)
 
 
-def test_keyboard_is_enough(browser: Browser) -> None:
-    focused = "[...document.querySelectorAll('.word')].indexOf(document.activeElement)"
-    n_left = browser.get(f"{words('left')}.length")
+def test_next_tokens(tab: Page, run: RunView) -> None:
+    items = texts(tab, "ol.next li")
+    for item, chosen, top in zip(items, run.trace.chosen, run.trace.top_tokens, strict=True):
+        others = [x for x in top if x.token != chosen.token][:4]
+        assert item.startswith(chosen.token)
+        after = item.split("%", 1)[1].split("·")
+        assert [text.split()[0] for text in after] == [x.token for x in others]
+        shown = [float(x) / 100 for x in re.findall(r"([\d.]+)%", item)]
+        expected = [x.probability for x in (chosen, *others)]
+        assert shown == pytest.approx(expected, abs=0.0051)
+    hover(tab, "right", 1)
+    assert index_of(tab, "ol.next .active", "ol.next li") == 0
+
+
+def test_keyboard(tab: Page) -> None:
+    n_left = tab.locator("ul.left .word").count()
     for _ in range(20):
-        browser.press("Tab")
-        if browser.get(focused) >= 0:
+        tab.keyboard.press("Tab")
+        if index_of(tab, ".word:focus") >= 0:
             break
-    assert browser.get(focused) == n_left + 1  # the first target word that asks
-    active = (
-        "[...document.querySelectorAll('.word')].findIndex(w => w.classList.contains('active'))"
-    )
+    assert index_of(tab, ".word:focus") == n_left + 1  # the first target word with a query
+    down, up = "ArrowDown", "ArrowUp"
     for key, expected in (
-        ("ArrowDown", n_left + 2),
-        ("ArrowUp", n_left + 1),
-        ("ArrowUp", n_left),
-        ("ArrowUp", n_left),
-        ("ArrowLeft", 0),
-        ("End", n_left - 1),
-        ("ArrowRight", None),
-        ("Home", n_left),
-    ):
-        browser.press(key)
+        (down, n_left + 2), (up, n_left + 1), (up, n_left), (up, n_left),
+        ("ArrowLeft", 0), ("End", n_left - 1), ("ArrowRight", None), ("Home", n_left),
+    ):  # fmt: skip
+        tab.keyboard.press(key)
         if expected is not None:
-            assert browser.get(focused) == browser.get(active) == expected
-    pinned = "[...document.querySelectorAll('.word')].findIndex(w => w.getAttribute('aria-pressed') === 'true')"
-    browser.press("Enter")
-    assert browser.get(pinned) == n_left
-    browser.press("ArrowDown")
-    assert browser.get(pinned) == n_left  # it is kept while others are looked at
-    browser.press("Escape")
-    assert browser.get(pinned) == -1
+            assert index_of(tab, ".word:focus") == index_of(tab, ".word.active") == expected
+    tab.keyboard.press("Enter")
+    assert index_of(tab, ".word[aria-pressed=true]") == n_left
+    tab.keyboard.press("ArrowDown")
+    assert index_of(tab, ".word[aria-pressed=true]") == n_left  # pinned while others are looked at
+    tab.keyboard.press("Escape")
+    assert index_of(tab, ".word[aria-pressed=true]") == -1
 
 
-def test_choices_keep_the_focus_and_the_word(browser: Browser, observation: Observation) -> None:
-    """By keyboard: another head, another measure, and still the same word is looked at."""
-    browser.click(f"{words('right')}[2]")
-    kept = "[...document.querySelectorAll('.word')].findIndex(w => w.getAttribute('aria-pressed') === 'true')"
-    index = browser.get(kept)
-    assert index > 0
-    browser.get("document.querySelector('select[name=head]').focus()")
+def test_choices_keep_focus_and_word(tab: Page, run: RunView) -> None:
+    """Another head, another measure by keyboard, and still the same word."""
+    tab.locator("ul.right .word").nth(2).click()
+    pinned = index_of(tab, ".word[aria-pressed=true]")
+    assert pinned > 0
+    tab.focus("select[name=head]")
     for _ in range(2):
-        browser.press("ArrowDown")
-    assert browser.get("document.activeElement.name + document.activeElement.value") == "head2"
-    expected = cross_words(observation, 2, 3, "writing")
-    assert fills(browser, "left") == pytest.approx(list(expected[1]), abs=2e-4)
-    browser.click("document.querySelector('details summary')")
-    opened = "[...document.querySelectorAll('.pane > div > details')].map(d => d.open)"
-    before = browser.get(opened)
-    select(browser, "measure", "contributions")
-    assert browser.get(kept) == index
-    assert browser.get(opened) == before
-    browser.click("document.querySelector('button.best')")
-    assert browser.get("document.activeElement.className") == "best"
+        tab.keyboard.press("ArrowDown")
+    assert tab.evaluate("document.activeElement.name + document.activeElement.value") == "head3"
+    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 2, 3)[1]), abs=2e-4)
+    tab.locator("details.in-numbers summary").click()
+    tab.wait_for_selector("ul.numbers li")
+    opened = "all => all.map(e => e.open)"
+    before = tab.locator("details").evaluate_all(opened)
+    tab.select_option("select[name=measure]", "contributions")
+    assert index_of(tab, ".word[aria-pressed=true]") == pinned
+    assert tab.locator("details").evaluate_all(opened) == before
+    tab.locator("button.best").click()
+    assert tab.evaluate("document.activeElement.className") == "best"
 
 
-def test_lines_end_at_their_words(browser: Browser) -> None:
-    browser.hover(f"{words('right')}[1]")
-    found = browser.get(
-        """[...document.querySelectorAll('path.lit')].map(p => {
-            const box = p.ownerSVGElement.getBoundingClientRect();
-            const at = (n) => { const q = p.getPointAtLength(n); return q.y + box.top; };
-            return [at(0), at(p.getTotalLength())];
+def test_pinned_word_stays_when_the_mouse_leaves(tab: Page) -> None:
+    tab.locator("ul.right .word").nth(2).click()
+    before = lit(tab, "left")
+    hover(tab, "right", 3)
+    assert lit(tab, "left") != before
+    tab.hover("h1")
+    assert lit(tab, "left") == before
+
+
+def test_lines_end_at_their_words(tab: Page) -> None:
+    hover(tab, "right", 1)
+    ends = tab.locator("path.lit").evaluate_all(
+        """all => all.map(path => {
+            const { top } = path.ownerSVGElement.getBoundingClientRect();
+            return [0, path.getTotalLength()].map(n => path.getPointAtLength(n).y + top);
         })"""
     )
-    middles = "[...document.querySelectorAll('ul.{} .word')].map(w => {{ const r = w.getBoundingClientRect(); return (r.top + r.bottom) / 2; }})"
-    left, right = (browser.get(middles.format(side)) for side in ("left", "right"))
-    lit = [i for i, fill in enumerate(fills(browser, "left")) if fill >= 0.01]
-    assert [start for start, _ in found] == pytest.approx([left[i] for i in lit], abs=1)
-    assert [end for _, end in found] == pytest.approx([right[1]] * len(lit), abs=1)
+    middle = "all => all.map(e => e.getBoundingClientRect()).map(r => (r.top + r.bottom) / 2)"
+    left, right = (tab.locator(f"ul.{x} .word").evaluate_all(middle) for x in ("left", "right"))
+    keys = [i for i, x in enumerate(lit(tab, "left")) if x >= 0.01]
+    assert [start for start, _ in ends] == pytest.approx([left[i] for i in keys], abs=1)
+    assert [end for _, end in ends] == pytest.approx([right[1]] * len(keys), abs=1)
 
 
-def test_opens_with_what_was_chosen(
-    browser: Browser, observation: Observation, tmp_path: Path, file: Path
-) -> None:
-    path = tmp_path / "decoder.html"
-    shown = Shown("first", observation, BEST)
-    path.write_text(page([(shown, Choice("decoder", 1, 2, "writing"))]), encoding="utf-8")
-    browser.open(path)
-    assert browser.get("document.querySelector('input[name=view]:checked').value") == "decoder"
-    assert browser.get("[...document.querySelectorAll('.pane select')].map(s => s.value)") == [
-        "0",
-        "1",
-    ]
-    browser.open(file)
-    browser.requests.clear()
-    browser.requests.append(file.as_uri())
+def test_opens_as_selected(open_page: Open, run: RunView) -> None:
+    tab = open_page([(run, ViewState("decoder", 1, 2, "input"))])
+    assert tab.is_checked("input[value=decoder]")
+    names = ("offset", "layer", "head")
+    assert [tab.input_value(f"select[name={x}]") for x in names] == ["input", "1", "2"]
 
 
-def test_a_kept_word_stays_when_the_mouse_leaves(browser: Browser) -> None:
-    browser.click(f"{words('right')}[2]")
-    kept = fills(browser, "left")
-    browser.hover(f"{words('right')}[3]")
-    assert fills(browser, "left") != kept
-    browser.hover("document.querySelector('h1')")
-    assert fills(browser, "left") == kept
-
-
-def test_text_is_never_markup(browser: Browser) -> None:
-    assert browser.get("typeof hacked") == "undefined"
-    assert texts(browser, ".said span") == [SENTENCE]
-    assert "<b>du</b>" in texts(browser, "ul.right .word b")
-    assert browser.get("document.querySelectorAll('b b, .said b').length") == 0
+def test_text_is_never_markup(tab: Page) -> None:
+    assert tab.evaluate("typeof hacked") == "undefined"
+    assert texts(tab, ".sentences span") == [SENTENCE]
+    assert "<b>du</b>" in texts(tab, "ul.right .word b")
+    assert tab.locator("b b, .sentences b").count() == 0
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
-def test_fits_any_screen(
-    running: Browser, tokenizer: Tokenizer, tmp_path: Path, width: int
-) -> None:
+def test_fits_any_screen(open_page: Open, width: int) -> None:
     """With words longer than the screen is wide."""
-    seen = look(tokenizer, TWO_LAYERS, f"lo {LONG} ke", f"ba {LONG}")
-    path = tmp_path / "long.html"
-    path.write_text(page([(Shown("x" * 200, seen, None), Choice("cross", 1, 1, "writing"))]))
-    running.open(path, width=width)
-    assert running.get("document.documentElement.scrollWidth") <= width
-    for side in ("left", "right"):
-        edges = running.get(
-            f"[...{words(side)}].map(w => w.getBoundingClientRect()).map(r => [r.left, r.right])"
-        )
-        assert all(0 <= left < right <= width for left, right in edges)
-    assert LONG in running.get(f"[...{words('right')}].map(w => w.title)")
+    run = RunView("x" * 200, trace_untrained(SMALL, f"ba {LONG}", f"lo {LONG} ke"))
+    tab = open_page(select_views([run]), width=width)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    edges = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
+    for left, right in tab.locator(".word").evaluate_all(edges):
+        assert 0 <= left < right <= width
+    assert tab.locator(f"ul.right .word[title={LONG}]").count() == 1
 
 
-def test_dark_and_light_can_be_read(browser: Browser, file: Path) -> None:
-    """Contrast as WCAG counts it: 4.5 for text, 3 for lines and bars."""
-    contrast = """(a, b) => {
-        const light = (color) => {
-            const probe = document.body.appendChild(document.createElement('i'));
-            probe.style.color = `var(${color})`;
-            const color_ = getComputedStyle(probe).color;
-            const parts = color_.match(/[\\d.]+/g).slice(0, 3).map(Number);
-            probe.remove();
-            const [r, g, b] = parts.map(x => x / (color_.startsWith('color(') ? 1 : 255)).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
-            return .2126 * r + .7152 * g + .0722 * b;
-        };
-        const [low, high] = [light(a), light(b)].sort((x, y) => x - y);
-        return (high + .05) / (low + .05);
+def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
+    """As WCAG counts it: 4.5 for text, 3 for lines and bars."""
+    read = """color => {
+        const probe = document.body.appendChild(document.createElement('i'));
+        probe.style.color = color;
+        const text = getComputedStyle(probe).color;
+        probe.remove();
+        return text.match(/[\\d.]+/g).slice(0, 3).map(x => x / (text.startsWith('color(') ? 1 : 255));
     }"""
+    lit_word = "color-mix(in srgb, var(--blue) 38%, var(--page))"
     backgrounds = []
     for dark in (False, True):
-        browser.open(file, dark=dark)
-        for color, least in (("--text", 4.5), ("--soft", 4.5), ("--seen", 3), ("--own", 3)):
-            for ground in ("--page", "--panel"):
-                assert browser.get(f"({contrast})('{color}', '{ground}')") >= least, (
-                    color,
-                    ground,
-                    dark,
-                )
-        # The number in a lit word, over what fills it.
-        browser.get(
-            "document.documentElement.style.setProperty('--lit', 'color-mix(in srgb, var(--seen) 38%, var(--page))')"
-        )
-        assert browser.get(f"({contrast})('--text', '--lit')") >= 4.5
-        small = browser.get("getComputedStyle(document.querySelector('.word small')).color")
-        assert small == browser.get("getComputedStyle(document.body).color")
-        backgrounds.append(browser.get("getComputedStyle(document.body).backgroundColor"))
+        tab = open_page(select_views([run]), dark)
+
+        def luminance(color: str, tab: Page = tab) -> float:
+            parts = [x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4
+                     for x in tab.evaluate(read, color)]  # fmt: skip
+            return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+        for color, least in (("text", 4.5), ("soft", 4.5), ("blue", 3), ("orange", 3)):
+            grounds = ["var(--page)", "var(--panel)", *([lit_word] if color == "text" else [])]
+            for ground in grounds:
+                low, high = sorted([luminance(f"var(--{color})"), luminance(ground)])
+                assert (high + 0.05) / (low + 0.05) >= least, (color, ground, dark)
+        color_of = "element => getComputedStyle(element).color"
+        number = tab.locator(".word small").first.evaluate(color_of)
+        assert number == tab.locator("body").evaluate(color_of)
+        backgrounds.append(tab.locator("body").evaluate("e => getComputedStyle(e).backgroundColor"))
     assert backgrounds[0] != backgrounds[1]
 
 
-def test_two_runs_side_by_side(
-    running: Browser, tokenizer: Tokenizer, observation: Observation, tmp_path: Path
-) -> None:
+def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
     """The second without self-attention in the encoder, with one layer and fewer heads."""
-    small = replace(
-        TWO_LAYERS,
-        n_heads=2,
-        decoder_layers=1,
-        encoder_attention=AttentionConfig(kind="none"),
-    )
-    other = Shown("second", look(tokenizer, small, "ke lo"), None)
-    first = Shown("first", observation, BEST)
-    path = tmp_path / "compare.html"
-    runs = [(shown, choose(shown, "cross", None, None)) for shown in (first, other)]
-    path.write_text(page(runs), encoding="utf-8")
-    running.complaints.clear()
-    running.open(path)
-    assert running.complaints == []
-    assert texts(running, ".pane h2") == ["first", "second"]
-    lit = "[...document.querySelectorAll('.pane')].map(p => p.querySelector('.word.active b').textContent)"
-    running.hover("[...document.querySelectorAll('.pane')][0].querySelectorAll('ul.left .word')[1]")
-    assert running.get(lit) == ["du", "du"]
-    running.hover(
-        "[...document.querySelectorAll('.pane')][1].querySelectorAll('ul.right .word')[1]"
-    )
-    assert running.get(lit) == ["ke", "ke"]
-    for name, value in (("unit", "subwords"), ("step", "reading"), ("unit", "words")):
-        select(running, name, value)
-        for pane, run in enumerate(runs):
-            unit = running.get("document.querySelector('select[name=unit]').value")
-            n_src = len(src_items(run[0].observation.src, unit == "words"))
-            n_tgt = len(tgt_items(run[0].observation.tgt, unit == "words", "writing"))
-            counts = (
-                "[...document.querySelectorAll('.pane')][{}].querySelectorAll('ul.{} .word').length"
-            )
-            assert running.get(counts.format(pane, "left")) == n_src
-            assert running.get(counts.format(pane, "right")) == n_tgt
-    look_at(running, "decoder")
-    assert texts(running, ".left.title") == ["translation: keys and values"] * 2
-    look_at(running, "encoder")
-    assert "This model has no encoder self-attention." in texts(running, ".pane p")
-    assert running.complaints == []
+    none = AttentionConfig(type="none")
+    small = replace(SMALL, n_heads=2, decoder_layers=1, encoder_attention=none)
+    runs = [run, RunView("second", trace_untrained(small, SENTENCE, "ke lo"))]
+    tab = open_page(select_views(runs))
+    panes = tab.locator(".pane")
+    assert texts(tab, ".pane h2") == ["first", "second"]
+    panes.nth(0).locator("ul.left .word").nth(1).hover()
+    assert texts(tab, ".word.active b") == ["du", "du"]
+    panes.nth(1).locator("ul.right .word").nth(1).hover()
+    assert texts(tab, ".word.active b") == ["ke", "ke"]
+    for name, value in (("unit", "subwords"), ("offset", "input"), ("unit", "words")):
+        tab.select_option(f"select[name={name}]", value)
+        whole_words = tab.input_value("select[name=unit]") == "words"
+        for number, shown in enumerate(runs):
+            for side, sentence in (("left", shown.trace.src), ("right", shown.trace.tgt)):
+                words = panes.nth(number).locator(f"ul.{side} .word")
+                assert words.count() == len(group_tokens(sentence, whole_words, None))
+    tab.check("input[value=decoder]")
+    assert texts(tab, ".left.title") == ["translation: keys and values"] * 2
+    tab.check("input[value=encoder]")
+    assert "This model has no encoder self-attention." in texts(tab, ".pane p")

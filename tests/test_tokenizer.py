@@ -1,117 +1,162 @@
 """Subwords: nothing is lost, nothing is unknown, sampling is reproducible."""
 
+import io
 import subprocess
 import sys
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq.errors import UserError
-from seq2seq.settings import TokenizerConfig
-from seq2seq.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, clean
+import seq2seq.data.tokenizer
+from seq2seq.config import Config, TokenizerConfig
+from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK, Subwords, Tokenizer, clean, split_words
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import UserError
 
 SRC = ["der Hund läuft durch den Garten", "die Katze schläft im Garten", "der Garten ist groß"] * 9
 TGT = ["the dog runs through the garden", "the cat sleeps in the garden", "the garden is big"] * 9
+JOINT = Config(tokenizer=TokenizerConfig(vocab_size=330))
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(TokenizerConfig(vocab_size=330), SRC, TGT)
+def subwords() -> Subwords:
+    return Tokenizer.train(JOINT.tokenizer, SRC, TGT).tgt
 
 
-def test_special_ids(tokenizer: Tokenizer) -> None:
+def encode(subwords: Subwords, text: str) -> list[int]:
+    return next(subwords.encode([text]))
+
+
+def test_ids(subwords: Subwords) -> None:
     assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
-    assert tokenizer.decode_tgt([[PAD, BOS, EOS]]) == [""]
-    src, tgt = tokenizer.encode_src(["der Hund"])[0], tokenizer.encode_tgt(["the dog"])[0]
-    assert src[-1] == EOS
-    assert (tgt[0], tgt[-1]) == (BOS, EOS)
-    assert not {PAD, BOS, EOS, UNK} & {*src[:-1], *tgt[1:-1]}
+    assert subwords.decode([PAD, BOS, EOS]) == ""
+    ids = encode(subwords, "der Hund")
+    assert ids[-1] == EOS
+    assert not {PAD, BOS, EOS, UNK} & {*ids[:-1]}
+    assert list(subwords.encode(["der Hund"], bos=True)) == [[BOS, *ids]]
+    assert encode(subwords, "la\u0308uft") == encode(subwords, "läuft")  # composed
 
 
 @settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["C", "Z"]), max_size=30))
-def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode_tgt([text])[0]
+def test_round_trip(subwords: Subwords, text: str) -> None:
+    ids = encode(subwords, text)
     assert UNK not in ids
     # U+2581 is sentencepiece's own sign for a space.
-    assert tokenizer.decode_tgt([ids[1:-1]]) == [clean(text).replace("\u2581", " ").strip()]
+    assert subwords.decode(ids) == clean(text).replace("\u2581", " ").strip()
 
 
 @settings(deadline=None)
 @given(text=st.text(max_size=50))
-def test_no_text_breaks_it(tokenizer: Tokenizer, text: str) -> None:
+def test_any_text_is_encoded(subwords: Subwords, text: str) -> None:
     """Surrogates, NULs and line separators included."""
-    ids = tokenizer.encode_src([text])[0]
+    ids = encode(subwords, text)
     assert ids[-1] == EOS
-    decoded = tokenizer.decode_tgt([ids])
-    assert len(decoded[0].splitlines()) <= 1
+    assert len(subwords.decode(ids).splitlines()) <= 1
 
 
-def test_decomposed_characters_are_composed(tokenizer: Tokenizer) -> None:
-    assert tokenizer.encode_src(["la\u0308uft"]) == tokenizer.encode_src(["läuft"])
+def test_words(subwords: Subwords) -> None:
+    text = "der  Hund läuft"
+    assert split_words(text) == ["der", "Hund", "läuft"]
+    ids = [BOS, *encode(subwords, text), PAD]
+    pieces = list(zip(subwords.words(ids), subwords.pieces(ids), strict=True))
+    assert [pieces[i][0] for i in (0, -2, -1)] == [-1, -1, -1]
+    for number, word in enumerate(split_words(text)):
+        assert "".join(piece for n, piece in pieces if n == number) == "▁" + word
 
 
-def test_training_is_deterministic(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    again = Tokenizer.train(TokenizerConfig(vocab_size=330), SRC, TGT)
-    for name, one in (("a", tokenizer), ("b", again)):
-        (tmp_path / name).mkdir()
-        one.save(tmp_path / name)
-    a, b = (tmp_path / name / "tokenizer.model" for name in "ab")
-    assert a.read_bytes() == b.read_bytes()
-    loaded = Tokenizer.load(tmp_path / "a")
-    assert loaded.joint
-    assert loaded.encode_src(SRC) == tokenizer.encode_src(SRC)
+def train_plainly(sentences: list[str], vocab_size: int, **options: int | str) -> bytes:
+    """By sentencepiece alone."""
+    model = io.BytesIO()
+    options |= {"vocab_size": vocab_size, "model_type": "bpe", "num_threads": 1, "minloglevel": 2}
+    train = sentencepiece.SentencePieceTrainer.train
+    train(sentence_iterator=iter(sentences), model_writer=model, **options)
+    return model.getvalue()
 
 
-def test_separate_vocabularies(tmp_path: Path) -> None:
-    config = TokenizerConfig(vocab_size=300, joint=False)
-    Tokenizer.train(config, SRC, TGT).save(tmp_path)
-    tokenizer = Tokenizer.load(tmp_path)
-    assert not tokenizer.joint
-    assert tokenizer.encode_src(["garten"])[0] != tokenizer.encode_tgt(["garten"])[0][1:]
-    ids = tokenizer.encode_tgt(TGT[:3])
-    assert tokenizer.decode_tgt(ids) == TGT[:3]
+def test_model_of_earlier_versions(subwords: Subwords) -> None:
+    """Byte for byte, so that fingerprints stay valid."""
+    longest = max(len(sentence.encode()) for sentence in SRC + TGT)
+    assert subwords.model == train_plainly(
+        SRC + TGT, 330, byte_fallback=True, normalization_rule_name="identity",
+        max_sentence_length=longest + 1, pad_id=0, bos_id=1, eos_id=2, unk_id=3,
+    )  # fmt: skip
 
 
-def test_a_vocabulary_too_large_for_the_corpus_names_the_limit() -> None:
-    with pytest.raises(UserError, match=r"vocab_size = 5000: too large .* at most \d+"):
-        Tokenizer.train(TokenizerConfig(vocab_size=5000), SRC, TGT)
+def test_large_corpus_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = [f"{word} {i} {word}" for word in ("dog", "xyz") for i in range(400)]
+    whole = Subwords.train(text, 300)
+    monkeypatch.setattr(seq2seq.data.tokenizer, "MAX_SENTENCES", 150)
+    sample, again = (Subwords.train(iter(text), 300) for _ in range(2))
+    assert sample.model == again.model
+    assert sample.pieces(range(300)) != whole.pieces(range(300))
+    assert {"▁dog", "▁xyz"} <= {*sample.pieces(range(300))}  # from everywhere
 
 
-def test_long_lines_are_learned_from_too() -> None:
+@pytest.mark.parametrize("joint", [True, False])
+def test_save_and_load(tmp_path: Path, joint: bool) -> None:
+    run, config = RunFolder(tmp_path), Config(tokenizer=TokenizerConfig(300, joint=joint))
+    trained = Tokenizer.train(config.tokenizer, SRC, TGT)
+    trained.save(run)
+    loaded = Tokenizer.load(run, config)
+    assert loaded.joint == joint
+    assert loaded.fingerprint == trained.fingerprint
+    assert (loaded.fingerprint == Tokenizer(loaded.src, loaded.src).fingerprint) == joint
+    assert (encode(loaded.src, "garten") == encode(loaded.tgt, "garten")) == joint
+    assert list(map(loaded.tgt.decode, loaded.tgt.encode(TGT))) == TGT
+    for other in (TokenizerConfig(301, joint=joint), TokenizerConfig(300, joint=not joint)):
+        with pytest.raises(UserError, match=r"tokenizer\.model.*vocab_size = 30\d.*joint ="):
+            Tokenizer.load(run, Config(tokenizer=other))
+    Tokenizer.remove(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_or_foreign_model(tmp_path: Path, subwords: Subwords) -> None:
+    not_utf8 = subwords.model.replace(b"Garten", b"Gar\xff\xfe\xff")
+    assert not_utf8 != subwords.model
+    for model in (b"", b"garbage", b"\x80\x04.", not_utf8, train_plainly(SRC, 30)):
+        (tmp_path / "tokenizer.model").write_bytes(model)
+        with pytest.raises(UserError, match=r"tokenizer\.model: .*not"):
+            Tokenizer.load(RunFolder(tmp_path), JOINT)
+
+
+def test_vocabulary_that_does_not_fit_the_corpus() -> None:
+    with pytest.raises(UserError, match=r"tokenizer.vocab_size = 5000: .* at most \d+"):
+        Subwords.train(SRC, 5000)
+    with pytest.raises(UserError, match=r"tokenizer.vocab_size = 262: too small"):
+        Subwords.train(SRC, 262)
+
+
+def test_long_lines_are_learned_from() -> None:
     long_line = " ".join(["unvergleichlich"] * 1000)  # sentencepiece skips over 4,192 bytes
-    tokenizer = Tokenizer.train(TokenizerConfig(vocab_size=280), [long_line], [long_line])
-    assert len(tokenizer.encode_src(["unvergleichlich"])[0]) < 12
+    assert len(encode(Subwords.train([long_line] * 2, 280), "unvergleichlich")) < 12
 
 
-def test_bpe_dropout_is_reproducible_and_spells_the_same_text(tokenizer: Tokenizer) -> None:
-    plain = tokenizer.encode_tgt(TGT)
-    one, same, other = (tokenizer.encode_tgt(TGT, 0.3, seed) for seed in (1, 1, 2))
-    assert one == same
-    assert one != other
-    assert one != plain
-    assert tokenizer.decode_tgt(one) == tokenizer.decode_tgt(other) == TGT
-    assert sum(map(len, one)) > sum(map(len, plain))
-
-
-def test_bpe_dropout_is_the_same_in_another_process(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """So that a training goes on in a new process as it would have in the old one."""
-    tokenizer.save(tmp_path)
+def test_bpe_dropout_is_reproducible(subwords: Subwords) -> None:
+    one, same, other = (list(subwords.encode(TGT, False, 0.3, seed)) for seed in (1, 1, 2))
+    assert one == same != other
+    assert list(map(subwords.decode, one)) == list(map(subwords.decode, other)) == TGT
+    assert sum(map(len, one)) > sum(map(len, subwords.encode(TGT)))
+    # In a new process as in the old one: training resumes with the same subwords.
     program = (
-        "from pathlib import Path; from seq2seq.tokenizer import Tokenizer;"
-        f"tokenizer = Tokenizer.load(Path({str(tmp_path)!r}));"
-        f"print(tokenizer.encode_src({SRC!r}, 0.5, seed=3))"
+        "import sys; from seq2seq.data.tokenizer import Subwords as S; read = sys.stdin.buffer.read"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(tokenizer.encode_src(SRC, 0.5, seed=3))
+    command = [
+        sys.executable,
+        "-c",
+        f"{program}; print(list(S(read()).encode({TGT}, False, 0.3, 1)))",
+    ]
+    done = subprocess.run(command, input=subwords.model, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().strip() == str(one)
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04."])
-def test_files_that_are_no_tokenizer(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(UserError):
-        Tokenizer.load(tmp_path)
+@pytest.mark.parametrize("bpe_dropout", [0.0, 0.1])
+def test_text_is_read_in_chunks(subwords: Subwords, bpe_dropout: float) -> None:
+    numbers = count()
+    endless = (f"der Hund {number}" for number in numbers)
+    assert len(list(islice(subwords.encode(endless, False, bpe_dropout), 3))) == 3
+    assert next(numbers) == seq2seq.data.tokenizer.CHUNK

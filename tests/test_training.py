@@ -1,4 +1,4 @@
-"""Training: the schedule, the step, and runs that are repeated, stopped and continued."""
+"""Training: schedules, the step, validation, and runs that are repeated, stopped and resumed."""
 
 import json
 import math
@@ -8,42 +8,50 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SEQ2SEQ, TINY_CONFIG, write_corpus
+from conftest import SMALL, TINY_CONFIG, small_model, write_corpus
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from seq2seq.batches import make_batch
-from seq2seq.checkpoint import load_state, save_state
+from seq2seq import cpu
+from seq2seq.attention import NORMALIZERS, Part
 from seq2seq.cli import main
-from seq2seq.config import load_config
-from seq2seq.errors import Diverged, Stopped, UserError
-from seq2seq.objective import r_drop_at
-from seq2seq.optimizer import learning_rate
-from seq2seq.preparation import is_prepared, prepare
-from seq2seq.settings import Config, TrainConfig
-from seq2seq.signals import StopRequest
-from seq2seq.tokenizer import PAD, Tokenizer
-from seq2seq.training import MAX_SKIPPED, Trainer, seed_of, train
+from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
+from seq2seq.data.batches import make_batch
+from seq2seq.data.prepare import prepare
+from seq2seq.data.tokenizer import PAD
+from seq2seq.evaluation import validation
+from seq2seq.evaluation.plotting import plot_curves
+from seq2seq.evaluation.validation import validation_loss
+from seq2seq.run_folder import RunFolder
+from seq2seq.training import trainer as trainer_module
+from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at
+from seq2seq.training.trainer import MAX_SKIPPED, Trainer, stop_requests, train
+from seq2seq.translator import Translator
+from seq2seq.utils import TrainingDiverged, TrainingInterrupted, UserError
 
-# Everything that is drawn at random or remembered, in a run of a second or two.
+# Everything that is random or remembered, in a run of a second or two.
 OVERRIDES = {
     "model.dropout": "0.1",
     "tokenizer.bpe_dropout": "0.1",
-    "train.average": "0.9",
+    "train.ema_decay": "0.9",
     "train.epochs": "3",
     "train.validate_every": "4",
-    "train.accumulate": "2",
+    "train.grad_accum_steps": "2",
     "train.warmup_steps": "5",
-    "train.r_drop": "2.0",
+    "train.r_drop_alpha": "2.0",
 }
 
 
@@ -56,73 +64,168 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(path, OVERRIDES)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model.safetensors")
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    """The metrics without the one column that measures time."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in lines]
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than training."""
+    monkeypatch.setattr(validation, "plot_curves", lambda lines, path: None)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("uninterrupted")
+def prepared(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder in which nothing has been trained; not to be written to."""
+    run = tmp_path_factory.mktemp("prepared")
     prepare(config, run)
+    return run
+
+
+@pytest.fixture
+def run(prepared: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(prepared, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config: Config, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = shutil.copytree(prepared, tmp_path_factory.mktemp("uninterrupted") / "run")
     train(config, run)
     return run
 
 
-def test_learning_rate_by_hand() -> None:
-    config = TrainConfig(learning_rate=1.0, warmup_steps=4, decay="linear")
-    assert [learning_rate(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert learning_rate(config, 100, 0.75) == 0.25
-    assert learning_rate(config, 1, 0.5) == 0.25  # half way up, half way down
-    cosine = replace(config, decay="cosine")
-    assert learning_rate(cosine, 100, 0.5) == pytest.approx(0.5)
-    assert learning_rate(cosine, 100, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-    assert learning_rate(cosine, 100, 1.0) == pytest.approx(0)
+def changed(config: Config, **settings: Any) -> Config:
+    """``config`` with other settings of training."""
+    return replace(config, train=replace(config.train, **settings))
+
+
+def deterministic(config: Config, **settings: Any) -> Config:
+    """``config`` without anything random."""
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    config = replace(config, tokenizer=replace(config.tokenizer, bpe_dropout=0.0))
+    return changed(config, **{"r_drop_alpha": 0.0} | settings)
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The metrics without the one that measures time."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in lines]
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / "last.pt", weights_only=True)
+    return state
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two states are equal to the bit."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)
+
+
+def assert_same_result(run: Path, expected: Path) -> None:
+    files = [load_file(x / "model.safetensors") for x in (run, expected)]
+    assert same(*files)
+    assert metrics(run) == metrics(expected)
+    states = [load_state(x) for x in (run, expected)]
+    for state in states:
+        del state["state"]["seconds"], state["state"]["step_seconds"]
+    assert same(*states)
+
+
+# --- schedules and optimizer ---
+
+
+def test_lr_by_hand() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=4, lr_schedule="linear")
+    assert [lr_at(config, step, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert lr_at(config, 100, 0.75) == 0.25
+    assert lr_at(config, 1, 0.5) == 0.25  # half way up, half way down
+    cosine = replace(config, lr_schedule="cosine")
+    assert lr_at(cosine, 100, 0.5) == pytest.approx(0.5)
+    assert lr_at(cosine, 100, 0.25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert lr_at(cosine, 100, 1.0) == pytest.approx(0)
+    assert [r_drop_at(TrainConfig(r_drop_alpha=3.0), x) for x in (0.0, 0.49, 0.5)] == [0, 0, 3]
+
+
+def test_weight_decay_is_for_matrices() -> None:
+    """Not for position biases, talking-heads maps or learned positions, two-dimensional too."""
+    relative = AttentionConfig(position="t5", modifiers="talking_heads")
+    learned = AttentionConfig(position="learned")
+    model = small_model(replace(SMALL, encoder_attention=relative, decoder_attention=learned))
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_decay = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in groups}
+    assert by_decay.keys() == {0.5, 0.0}
+    assert by_decay[0.5] | by_decay[0.0] == set(names.values())
+    assert all(re.search(r"(proj|embedding)\.weight$", name) for name in by_decay[0.5])
+    assert not any(re.search(r"(proj|embedding)\.weight$", name) for name in by_decay[0.0])
+    assert sum(model.get_parameter(name).dim() == 2 for name in by_decay[0.0]) >= 4
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
+    "adafactor": torch.optim.Adafactor,
+    "nadam": torch.optim.NAdam,
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_any_optimizer_resumes(
+    config: Config,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> None:
+    monkeypatch.setattr(trainer_module, "make_optimizer", lambda m, _: make([*m.parameters()]))
+    config = deterministic(config, max_tokens_per_batch=100)
+    trainer, resumed = Trainer(config, run), Trainer(config, run)
+    batches = [batches for batches, _ in islice(trainer.steps(), 4)]
+    for chosen in batches[:2]:
+        trainer.step(chosen, 1e-2)
+    trainer.save_checkpoint()
+    resumed.load_checkpoint()
+    for chosen in batches[2:]:
+        trainer.step(chosen, 1e-2)
+        resumed.step(chosen, 1e-2)
+    assert same(trainer.model.state_dict(), resumed.model.state_dict())
+    one, two = trainer.optimizer.state_dict(), resumed.optimizer.state_dict()
+    assert same(one["state"], two["state"])
+
+
+# --- a step ---
 
 
 def gradients(
     config: Config, run: Path, split: list[list[int]]
-) -> tuple[Trainer, float, list[torch.Tensor]]:
-    """What one step over these batches follows, with its loss, and the trainer after it."""
+) -> tuple[Trainer, float, list[Tensor]]:
+    """The trainer after one step over these batches, the loss, and the gradients."""
     trainer = Trainer(config, run)
-    found: list[torch.Tensor] = []
+    grads: list[Tensor] = []
     parameters = list(trainer.model.parameters())
     trainer.optimizer.register_step_pre_hook(
-        lambda *_: found.extend(p.grad.clone() for p in parameters if p.grad is not None)
+        lambda *_: grads.extend(p.grad.clone() for p in parameters if p.grad is not None)
     )
     _, src, tgt = trainer.data.epoch(0)
     batches = [make_batch(src, tgt, rows) for rows in split]
-    return trainer, trainer.step(batches, 1e-3, config.train.r_drop), found
+    return trainer, trainer.step(batches, 1e-3, config.train.r_drop_alpha), grads
 
 
-def still(config: Config, **train: Any) -> Config:
-    """``config`` with nothing drawn at random."""
-    return replace(
-        config,
-        model=replace(config.model, dropout=0.0),
-        tokenizer=replace(config.tokenizer, bpe_dropout=0.0),
-        train=replace(config.train, **{"r_drop": 0.0} | train),
-    )
-
-
-def test_small_batches_accumulate_to_the_mean_over_all_tokens(
-    config: Config, uninterrupted: Path
-) -> None:
-    config = still(config, clip_norm=0.0, label_smoothing=0.2)
-    one, loss, expected = gradients(config, uninterrupted, [[0, 1, 2, 3, 4, 5, 6, 7]])
-    two, total, summed = gradients(config, uninterrupted, [[0, 1], [2, 3, 4, 5, 6, 7]])
-    assert one.progress.labels == two.progress.labels
+def test_accumulated_gradients_match_torch(config: Config, prepared: Path) -> None:
+    """Two small batches give the mean over all their tokens, as one large batch does."""
+    config = deterministic(config, max_grad_norm=0.0, label_smoothing=0.2)
+    one, loss, expected = gradients(config, prepared, [[0, 1, 2, 3, 4, 5, 6, 7]])
+    two, total, summed = gradients(config, prepared, [[0, 1], [2, 3, 4, 5, 6, 7]])
+    assert one.state.target_tokens == two.state.target_tokens
     assert total == pytest.approx(loss, rel=1e-5)
     for a, b in zip(expected, summed, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
-    # And both are torch's own gradient of the smoothed mean.
-    trainer = Trainer(config, uninterrupted)
+    trainer = Trainer(config, prepared)
     _, src, tgt = trainer.data.epoch(0)
     batch = make_batch(src, tgt, range(8)).to(trainer.device)
     logits = trainer.model(batch.src, batch.tgt_in).flatten(0, 1)
@@ -133,103 +236,262 @@ def test_small_batches_accumulate_to_the_mean_over_all_tokens(
         torch.testing.assert_close(parameter.grad, a, rtol=1e-3, atol=1e-6)
 
 
-def test_r_drop_follows_torchs_gradient_of_two_passes(config: Config, uninterrupted: Path) -> None:
-    config = replace(
-        config,
-        model=replace(config.model, dropout=0.3),
-        train=replace(config.train, r_drop=4.0, label_smoothing=0.2, clip_norm=0.0),
-    )
-    _, loss, found = gradients(config, uninterrupted, [[0, 1, 2, 3, 4, 5, 6, 7]])
+def test_r_drop_matches_torch(config: Config, prepared: Path) -> None:
+    config = replace(config, model=replace(config.model, dropout=0.3))
+    config = changed(config, r_drop_alpha=4.0, label_smoothing=0.2, max_grad_norm=0.0)
+    _, loss, grads = gradients(config, prepared, [[0, 1, 2, 3, 4, 5, 6, 7]])
 
-    trainer = Trainer(config, uninterrupted)
+    trainer = Trainer(config, prepared)
     _, src, tgt = trainer.data.epoch(0)
     batch = make_batch(src, tgt, range(8)).to(trainer.device)
     trainer.model.train()
-    torch.manual_seed(seed_of(config.train.seed, 0, 0))
+    seeds = np.random.SeedSequence((config.train.seed, 0, 0))
+    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
     logits = trainer.model(batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1))
     counts = (batch.labels != PAD).repeat(2, 1)
     p, q = logits[counts].chunk(2)
     labels = batch.labels[batch.labels != PAD]
-    assert not torch.equal(p, q)  # each pass draws dropout of its own
-    surprise = sum(F.cross_entropy(x, labels, reduction="sum", label_smoothing=0.2) for x in (p, q))
+    assert not torch.equal(p, q)  # each pass has dropout of its own
+    ce = sum(F.cross_entropy(x, labels, reduction="sum", label_smoothing=0.2) for x in (p, q))
     log_p, log_q = p.log_softmax(1), q.log_softmax(1)
-    apart = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()  # KL(p|q) + KL(q|p)
-    expected = surprise / 2 + 4.0 / 4 * apart
+    divergence = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()  # KL(p‖q) + KL(q‖p)
+    expected = ce / 2 + 4.0 / 4 * divergence
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     (expected / len(labels)).backward()
-    for parameter, gradient in zip(trainer.model.parameters(), found, strict=True):
+    for parameter, gradient in zip(trainer.model.parameters(), grads, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_r_drop_begins_half_way(config: Config, tmp_path: Path) -> None:
-    """Up to there, a training is the one without it, number by number; from there on it is not."""
-    found = []
-    for weight in (0.0, 4.0):
-        run = tmp_path / f"{weight}"
-        train_config = replace(config.train, epochs=2, validate_every=1, r_drop=weight)
-        changed = replace(config, model=replace(config.model, dropout=0.3), train=train_config)
-        prepare(changed, run)
-        train(changed, run)
-        found.append(metrics(run))
-    for once, twice in zip(*found, strict=True):
-        assert (once == twice) == (once["epoch"] == 0)
-    assert {line["epoch"] for line in found[0][:-1]} == {0, 1}
-    half = [r_drop_at(TrainConfig(r_drop=3.0), share) for share in (0.0, 0.49, 0.5, 1.0)]
-    assert half == [0.0, 0.0, 3.0, 3.0]
-
-
-def test_training_has_kernels_kept(
-    config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.delenv(name, raising=False)
-    Trainer(config, uninterrupted)
-    assert int(os.environ[name]) > 1024  # what oneDNN keeps by itself
-
-
-def test_gradients_are_clipped(config: Config, uninterrupted: Path) -> None:
-    _, _, found = gradients(still(config, clip_norm=0.01), uninterrupted, [[0, 1, 2]])
-    norm = torch.cat([gradient.flatten() for gradient in found]).norm().item()
+def test_gradients_are_clipped(config: Config, prepared: Path) -> None:
+    _, _, grads = gradients(deterministic(config, max_grad_norm=0.01), prepared, [[0, 1, 2]])
+    norm = torch.cat([gradient.flatten() for gradient in grads]).norm().item()
     assert norm == pytest.approx(0.01, rel=1e-3)
 
 
-def test_bfloat16_is_near_float32(config: Config, uninterrupted: Path) -> None:
+def test_bfloat16_is_near_float32(config: Config, prepared: Path) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
-        trainer = Trainer(
-            replace(config, train=replace(config.train, precision=precision)),
-            uninterrupted,
-        )
-        steps = zip(range(4), trainer.steps(), strict=False)
-        losses.append(sum(trainer.step(batches, 1e-3) for _, (batches, _) in steps))
+        trainer = Trainer(changed(config, precision=precision), prepared)
+        losses.append(sum(trainer.step(b, 1e-3) for b, _ in islice(trainer.steps(), 4)))
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-def test_the_same_seed_gives_identical_weights(
-    config: Config, uninterrupted: Path, tmp_path: Path
-) -> None:
-    prepare(config, tmp_path)
-    train(config, tmp_path)
-    expected, again = weights(uninterrupted), weights(tmp_path)
-    assert expected.keys() == again.keys()
-    assert all(torch.equal(expected[name], again[name]) for name in expected)
-    assert metrics(tmp_path) == metrics(uninterrupted)
+def test_ema_follows_weights(config: Config, prepared: Path) -> None:
+    trainer = Trainer(config, prepared)
+    name = "encoder.0.feed_forward.up_proj.weight"
+    expected = trainer.model.get_parameter(name).detach().clone()
+    for n, (batches, _) in enumerate(islice(trainer.steps(), 3)):
+        trainer.step(batches, 1e-2)
+        beta = min(0.9, (2 + n) / (11 + n))
+        expected = beta * expected + (1 - beta) * trainer.model.get_parameter(name).detach()
+    torch.testing.assert_close(trainer.ema.get_parameter(name).detach(), expected)
 
-    other = replace(config, train=replace(config.train, seed=2))
-    run = tmp_path / "other"
-    prepare(other, run)
-    train(other, run)
-    assert not all(torch.equal(expected[name], weights(run)[name]) for name in expected)
+
+class Running(nn.Module):
+    """A normalizer with statistics: what a variant may have, that is neither weight nor table."""
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_heads))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        weights = scores.softmax(-1)
+        if self.training:
+            new = weights.detach().amax(-1).mean(dim=(0, 2))
+            self.mean, self.count = 0.9 * self.mean + 0.1 * new, self.count + 1
+        return weights
+
+
+def test_persistent_buffers(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are saved with the average's weights, restored, and loaded with the model."""
+    monkeypatch.setitem(NORMALIZERS, "running", Part("running", Running, "", ""))
+    attention = AttentionConfig(normalizer="running")
+    config = replace(config, model=replace(config.model, encoder_attention=attention))
+    trainer = Trainer(config, run)
+    n_batches = 0
+    for batches, _ in islice(trainer.steps(), 3):
+        trainer.step(batches, 1e-3)
+        n_batches += len(batches)
+    trainer.run.save_config(config)
+    trainer.validate()
+    expected = dict(trainer.model.named_buffers())
+    count = "encoder.0.self_attention.attention.normalize.count"
+    assert expected[count] == n_batches  # those of validation do not count
+    resumed = Trainer(config, run)
+    resumed.load_checkpoint()
+    loaded = Translator.load(run).model
+    for model in (trainer.ema, resumed.model, resumed.ema, loaded):
+        buffers = dict(model.named_buffers())
+        assert all(same(buffers[name], expected[name]) for name in expected if "normalize." in name)
+
+    tensors = trainer.run.load_weights(trainer.tokenizer.fingerprint)
+    assert "output.weight" not in tensors  # tied: stored once
+    del tensors[count]
+    trainer.run.save_weights(tensors, trainer.tokenizer.fingerprint)
+    with pytest.raises(UserError, match=rf"{count}.*missing"):
+        Translator.load(run)
+
+
+# --- validation and what a run leaves behind ---
+
+
+def test_validation_loss_matches_torch(config: Config, prepared: Path) -> None:
+    trainer = Trainer(changed(config, ema_decay=0.0), prepared)
+    trainer.model.eval()
+    tokenizer, losses = trainer.tokenizer, []
+    for src_text, tgt_text in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
+        src = torch.tensor(list(tokenizer.src.encode([src_text])), device=trainer.device)
+        tgt = torch.tensor(list(tokenizer.tgt.encode([tgt_text], bos=True)), device=trainer.device)
+        logits = trainer.model(src, tgt[:, :-1])
+        losses.append(F.cross_entropy(logits[0], tgt[0, 1:], reduction="none"))
+    trainer.model.train()
+    assert validation_loss(trainer.model, tokenizer, config, trainer.valid) == pytest.approx(
+        torch.cat(losses).mean().item(), rel=1e-5
+    )
+
+
+def test_validation_is_greedy(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, decoding=replace(config.decoding, beam=3))
+    monkeypatch.delattr("seq2seq.translator.beam_search")
+    Trainer(config, run).validate()
+
+
+def test_best_average_is_kept(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, averages = iter([1.0, 3.0, 2.0]), []
+    validate = Trainer.validate
+
+    def validate_and_remember(self: Trainer) -> dict[str, Any]:
+        averages.append({n: p.detach().clone() for n, p in self.ema.named_parameters()})
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "validate", validate_and_remember)
+    monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
+    assert train(changed(config, validate_every=3), run)["best_step"] == 6
+    kept = load_file(run / "model.safetensors")
+    assert [same(kept, average) for average in averages] == [False, True, False]
+
+
+def test_early_stopping(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0, 1.0])
+    monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
+    patient = changed(config, patience=2, validate_every=1)
+    summary = train(patient, run)
+    assert (summary["steps"], summary["best_step"]) == (4, 2)
+    # With more patience it goes on from there.
+    summary = train(changed(patient, patience=4, epochs=2), run)
+    assert (summary["steps"], summary["best_step"], summary["epochs"]) == (6, 5, 2)
+
+
+def test_long_pairs_are_reported(
+    config: Config, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "fit", lambda *_: None)
+    train(replace(config, data=replace(config.data, max_tokens=10)), run)
+    assert "pairs longer than data.max_tokens = 10" in capsys.readouterr().err
+
+
+def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    original = Figure.savefig
+
+    def savefig(self: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(self)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    keys = ["loss", "valid_loss", "valid_bleu", "learning_rate"]
+    lines = [{"step": step} | {key: step / len(key) for key in keys} for step in (10, 20, 30)]
+    odd: list[dict[str, Any]] = [{}, {"step": "x", "loss": 1}, {"step": 5, "loss": None}]
+    plot_curves([*odd, *lines], tmp_path / "curves.png")  # lines that make no sense are left out
+    curves = [line.get_xydata().tolist() for axes in figures[0].axes for line in axes.lines]
+    assert curves == [[[line["step"], line[key]] for line in lines] for key in keys]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_tensorboard_and_curves(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plotted: list[list[int]] = []
+    monkeypatch.setattr(
+        validation, "plot_curves", lambda lines, _: plotted.append([x["step"] for x in lines])
+    )
+    config = changed(config, tensorboard=True)
+    # Killed before it saved step 20: what goes on reaches that step again, with another loss.
+    for steps, loss in (((10, 20), 0.5), ((20, 30), 0.25)):
+        trainer = Trainer(config, run)
+        for step in steps:
+            trainer.state.step, trainer.state.loss, trainer.state.target_tokens = step, loss, 1
+            trainer.validate()
+    assert plotted == [[10], [10, 20], [10, 20], [10, 20, 30]]
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(metrics(run)[0]) - {"step"} | {"tokens_per_second"}
+    losses = [(x.step, x.value) for x in events.Scalars("loss")]
+    assert losses == [(10, 0.5), (20, 0.25), (30, 0.25)]
+
+
+def test_tensorboard_must_be_installed(
+    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"train\.tensorboard .*pip install tensorboard"):
+        Trainer(changed(config, tensorboard=True), run)
+
+
+# --- what a process of somebody else's may expect ---
+
+
+def test_process_is_left_alone(
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither loading nor training changes the allocator: only our commands may."""
+    called: list[str] = []
+    monkeypatch.setattr(cpu, "_call_glibc", lambda function, *_: called.append(function))
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    Translator.load(uninterrupted).translate(["ba du"])
+    work = threading.Thread(target=train, args=(changed(config, epochs=1), run))
+    work.start()  # where no signal can be handled
+    work.join()
+    assert (run / "training.json").exists()
+    assert set(called) <= {"malloc_trim"}
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in os.environ
+
+
+def test_a_string_is_not_a_list(uninterrupted: Path) -> None:
+    translator = Translator.load(uninterrupted)
+    with pytest.raises(TypeError, match="list of sentences"):
+        translator.translate("ba du")
+    assert len(translator.translate(["ba du"])) == 1
+
+
+# --- repeated, stopped and resumed ---
+
+
+def test_r_drop_starts_half_way(config: Config, run: Path) -> None:
+    """Until then, every number is that of a run without it."""
+    config = replace(config, model=replace(config.model, dropout=0.3))
+    other, results = shutil.copytree(run, run.parent / "other"), []
+    for folder, alpha in ((run, 0.0), (other, 4.0)):
+        train(changed(config, epochs=2, validate_every=2, r_drop_alpha=alpha), folder)
+        results.append(metrics(folder))
+    for without, with_r_drop in zip(*results, strict=True):
+        assert (without == with_r_drop) == (without["epoch"] == 0)
+    assert {line["epoch"] for line in results[0][:-1]} == {0, 1}
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    """Have Ctrl-C come during a step."""
+    """Let Ctrl-C come during a step."""
     step = Trainer.step
 
     def step_and_stop(self: Trainer, *arguments: Any) -> float:
         loss = step(self, *arguments)
-        if self.progress.step == stop_at:
+        if self.state.step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
         return loss
 
@@ -237,214 +499,91 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
 
 
 @pytest.mark.parametrize("stops", [[1], [3, 4, 5], [4, 8, 9]])
-def test_a_stopped_run_ends_as_if_it_had_not_been(
+def test_resume_is_exact(
     config: Config,
     uninterrupted: Path,
-    tmp_path: Path,
+    run: Path,
     stops: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepare(config, tmp_path)
     for stop_at in stops:
         with monkeypatch.context() as patch:
             stop_after(patch, stop_at)
-            with pytest.raises(Stopped) as stopped:
-                train(config, tmp_path)
+            with pytest.raises(TrainingInterrupted, match=f"step {stop_at}") as stopped:
+                train(config, run)
         assert stopped.value.signal_number == signal.SIGINT
-        assert f"step {stop_at}" in str(stopped.value)
-    train(config, tmp_path)
-    expected, resumed = weights(uninterrupted), weights(tmp_path)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert metrics(tmp_path) == metrics(uninterrupted)
-    one, other = load_state(tmp_path / "last.pt"), load_state(uninterrupted / "last.pt")
-    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    train(config, run)
+    assert_same_result(run, uninterrupted)
 
 
-def test_a_signal_that_comes_when_no_step_is_left_is_not_lost(
-    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_signal_after_the_last_step(
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(config, tmp_path)
     validate = Trainer.validate
 
     def validate_and_stop(self: Trainer) -> dict[str, Any]:
-        if self.progress.epoch == config.train.epochs:
+        if self.state.epoch == config.train.epochs:
             os.kill(os.getpid(), signal.SIGINT)
         return validate(self)
 
     monkeypatch.setattr(Trainer, "validate", validate_and_stop)
-    with pytest.raises(Stopped, match="training was done"):
-        train(config, tmp_path)
+    with pytest.raises(TrainingInterrupted, match="same command"):
+        train(config, run)
     monkeypatch.setattr(Trainer, "step", None)
-    train(config, tmp_path)
-    assert metrics(tmp_path) == metrics(uninterrupted)
+    train(config, run)
+    assert_same_result(run, uninterrupted)
 
 
-def test_a_finished_run_is_not_trained_again(
+def test_finished_run_is_not_trained_again(
     config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Trainer, "step", None)
-    before = weights(uninterrupted)
+    before = (uninterrupted / "model.safetensors").read_bytes()
     summary = train(config, uninterrupted)
     assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
-    assert all(torch.equal(before[name], weights(uninterrupted)[name]) for name in before)
+    assert (summary["precision"], summary["processes"]) == ("float32", 1)
+    assert summary["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
+    assert (uninterrupted / "model.safetensors").read_bytes() == before
 
 
-def test_the_best_average_is_kept(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_harmless_settings_may_change(
+    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, train=replace(config.train, validate_every=3))
-    prepare(config, tmp_path)
-    scores, judged = iter([1.0, 3.0, 2.0]), []
-    validate = Trainer.validate
-
-    def validate_and_remember(self: Trainer) -> dict[str, Any]:
-        judged.append({n: p.detach().clone() for n, p in self.average.named_parameters()})
-        return validate(self)
-
-    monkeypatch.setattr(Trainer, "validate", validate_and_remember)
-    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: next(scores))
-    assert train(config, tmp_path)["best_step"] == 6
-    kept = weights(tmp_path)
-    same = [
-        all(torch.equal(kept[name].to(p), p) for name, p in average.items()) for average in judged
-    ]
-    assert same == [False, True, False]
-
-
-def test_early_stopping(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    patient = replace(config, train=replace(config.train, patience=2, validate_every=1))
-    prepare(patient, tmp_path)
-    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: next(scores))
-    summary = train(patient, tmp_path)
-    assert (summary["steps"], summary["best_step"]) == (4, 2)
+    """Train for longer, with other patience, from a run whose corpus has moved."""
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    longer = changed(config, epochs=4, patience=9)
+    longer = replace(longer, data=replace(config.data, directory="moved"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, int(metrics(run)[-1]["step"]) + 1)
+        with pytest.raises(TrainingInterrupted):
+            train(longer, run)
+    assert not (run / "training.json").exists()  # it is not done any more
+    summary = train(longer, run)
+    assert summary["epochs"] == 4
+    assert summary["steps"] > metrics(uninterrupted)[-1]["step"]
+    assert metrics(run)[: len(metrics(uninterrupted))] == metrics(uninterrupted)
+    assert RunFolder(run).load_config() == longer
+    with pytest.raises(UserError, match=r"train\.learning_rate"):
+        train(changed(longer, learning_rate=0.5), run)
 
 
-def test_the_average_follows_the_weights(config: Config, uninterrupted: Path) -> None:
-    trainer = Trainer(config, uninterrupted)
-    name = "encoder.0.feed_forward.expand.weight"
-    expected = dict(trainer.model.named_parameters())[name].detach().clone()
-    for n, (batches, _) in zip(range(3), trainer.steps(), strict=False):
-        trainer.step(batches, 1e-2)
-        beta = min(0.9, (2 + n) / (11 + n))
-        new = dict(trainer.model.named_parameters())[name].detach()
-        expected = beta * expected + (1 - beta) * new
-    torch.testing.assert_close(dict(trainer.average.named_parameters())[name].detach(), expected)
-
-
-def test_pairs_that_are_too_long_are_reported_before_training(
-    config: Config,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def nothing(*_: object) -> None:
-        raise Stopped("at once", signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "fit", nothing)
-    short = replace(config, data=replace(config.data, max_tokens=10))
-    prepare(short, tmp_path)
-    with pytest.raises(Stopped):
-        train(short, tmp_path)
-    assert "training pairs longer than data.max_tokens = 10" in capsys.readouterr().err
-
-
-def test_validation_loss_is_torchs_cross_entropy_without_dropout(
-    config: Config, uninterrupted: Path
-) -> None:
-    trainer = Trainer(replace(config, train=replace(config.train, average=0.0)), uninterrupted)
-    trainer.model.eval()
-    losses = []
-    for pair in zip(trainer.valid.src, trainer.valid.tgt, strict=True):
-        src = torch.tensor(trainer.tokenizer.encode_src([pair[0]]), device=trainer.device)
-        ids = torch.tensor(trainer.tokenizer.encode_tgt([pair[1]]), device=trainer.device)
-        logits = trainer.model(src, ids[:, :-1])
-        losses.append(F.cross_entropy(logits[0], ids[0, 1:], reduction="none"))
-    trainer.model.train()
-    assert trainer.validation_loss() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
-
-
-def test_a_stale_tokenizer_does_not_survive(config: Config, tmp_path: Path) -> None:
-    joint = config.tokenizer
-    apart = replace(config, tokenizer=replace(joint, joint=False, vocab_size=280))
-    prepare(apart, tmp_path)
-    assert not Tokenizer.load(tmp_path).joint
-    prepare(config, tmp_path)
-    assert Tokenizer.load(tmp_path).joint
-    # One that could not be learned leaves none behind, and nothing counts as prepared.
-    large = replace(config, tokenizer=replace(joint, vocab_size=9999))
-    with pytest.raises(UserError, match="too large"):
-        prepare(large, tmp_path, "tokenizer")
-    assert not is_prepared(large, tmp_path)
-    assert not is_prepared(config, tmp_path)
-    prepare(config, tmp_path, "tokenizer")
-    assert is_prepared(config, tmp_path)
-
-
-def test_a_tokenizer_is_not_learned_from_another_corpus(config: Config, tmp_path: Path) -> None:
-    prepare(config, tmp_path, "corpus")
-    moved = replace(config, data=replace(config.data, directory="elsewhere"))
-    with pytest.raises(UserError, match="holds another corpus"):
-        prepare(moved, tmp_path, "tokenizer")
-    assert not is_prepared(moved, tmp_path)
-
-
-def test_another_configuration_is_refused_once_training_began(
-    config: Config, uninterrupted: Path
-) -> None:
-    other = replace(config, model=replace(config.model, d_ff=64))
-    with pytest.raises(UserError, match=r"trained with model\.d_ff = 128, not 64"):
-        prepare(other, uninterrupted)
-    assert is_prepared(config, uninterrupted)
-    decoding = replace(config, decoding=replace(config.decoding, beam=5))
-    assert "training has begun" in prepare(decoding, uninterrupted)
-    prepare(config, uninterrupted)
-
-
-def test_what_a_finished_run_was_trained_with_stays_without_its_state(
-    config: Config, uninterrupted: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(uninterrupted, run)
-    (run / "last.pt").unlink()
-    before = (run / "tokenizer.model").stat().st_mtime_ns
-    assert "training has begun" in prepare(config, run)
-    assert (run / "tokenizer.model").stat().st_mtime_ns == before
-
-
-def test_a_state_that_does_not_fit_is_refused(
-    config: Config, uninterrupted: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "last.pt"
-    path.write_bytes(b"garbage")
-    with pytest.raises(UserError, match="not a training state"):
-        load_state(path)
-    save_state({"model": {}}, path)
-    with pytest.raises(UserError, match="does not fit this run"):
-        Trainer(config, uninterrupted).restore(load_state(path))
-
-
-def test_a_state_of_earlier_versions_goes_on(config: Config, uninterrupted: Path) -> None:
-    state = load_state(uninterrupted / "last.pt")
-    trainer = Trainer(config, uninterrupted)
-    trainer.restore(state | {"random": torch.get_rng_state(), "random_cuda": []})
-    assert trainer.progress.finished
+# --- signals ---
 
 
 @pytest.fixture
 def ctrl_c_interrupts() -> Iterator[None]:
-    """Python's own answer to Ctrl-C, even where the tests run in the background, without it."""
+    """Python's own handler, even where the tests run in the background, without it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_signals_ask_once_and_then_do_what_they_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_request(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with StopRequest() as stop:
+    with stop_requests() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
+        assert signals == [signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is before
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -452,268 +591,231 @@ def test_signals_ask_once_and_then_do_what_they_did(capsys: pytest.CaptureFixtur
     assert "again to stop at once" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_real_process_stops_and_goes_on(
-    tiny_config: Path, tmp_path: Path, number: int, status: int
-) -> None:
-    command = [*SEQ2SEQ, "train", "--config", str(tiny_config), "--run", str(tmp_path / "r")]
-    process = subprocess.Popen(
-        [*command, "--train.validate_every", "20"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def command(run: Path, code: str = "") -> list[str]:
+    """``seq2seq train`` in a process of its own, after some ``code``."""
+    script = (
+        "import sys; from seq2seq.training import trainer; from seq2seq.cli import main\n"
+        "from seq2seq.evaluation import validation\n"
+        f"validation.plot_curves = lambda *_: None\n{code}\nsys.exit(main(sys.argv[1:]))"
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "r" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert b"the same command goes on" in errors
-    assert b"Traceback" not in errors
-    assert load_state(tmp_path / "r" / "last.pt")["progress"]["step"] >= 20
-    assert not (tmp_path / "r" / "training.json").exists()
-
-
-def changed(code: str, run: Path) -> list[str]:
-    """The command that trains in a run folder, with something in the program changed."""
-    script = f"import sys; from seq2seq.cli import main\n{code}\nsys.exit(main(sys.argv[1:]))"
     config = str(run / "config.toml")
     return [sys.executable, "-c", script, "train", "--config", config, "--run", str(run)]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
-def test_a_second_signal_leaves_at_once(
-    config: Config, tmp_path: Path, number: int, status: int
-) -> None:
-    """In the middle of a step that takes a minute. (A shell says 143 for what SIGTERM ended.)"""
-    prepare(config, tmp_path)
-    code = (
-        "import signal, time; from seq2seq.training import Trainer\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60))"
-    )
+@pytest.mark.slow
+def test_sigterm_saves_and_resumes(run: Path) -> None:
     process = subprocess.Popen(
-        changed(code, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command(run), "--train.epochs", "1000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
-    assert process.stdout
-    assert process.stderr
-    assert process.stdout.readline() == b"step\n"
-    process.send_signal(number)
-    assert process.stderr.readline() + process.stderr.readline() == (
-        b"\nstopping after this step; again to stop at once\n"
-    )
-    began = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(timeout=30) == status
-    assert time.monotonic() - began < 20
-    assert b"Traceback" not in process.stderr.read()
+    wait_for(run / "metrics.jsonl")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert b"the same command" in errors
+    assert b"Traceback" not in errors
+    assert load_state(run)["state"]["step"] >= 4
+    assert not (run / "training.json").exists()
 
 
-def test_a_signal_is_heeded_where_nobody_reads(config: Config, tmp_path: Path) -> None:
-    """``train 2>&1 | tee log``: the same Ctrl-C ends ``tee``."""
-    prepare(config, tmp_path)
+@pytest.mark.slow
+def test_second_signal_ends_at_once(run: Path) -> None:
+    """In the middle of a step that takes a minute. (A shell reports 143 for SIGTERM.)"""
     code = (
-        "import os, signal; from seq2seq.training import Trainer\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler); step = Trainer.step\n"
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "trainer.Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60))"
+    )
+    processes = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        folder = shutil.copytree(run, run.parent / str(number))
+        processes[number] = subprocess.Popen(
+            command(folder, code), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    for (number, process), status in zip(processes.items(), (130, -15), strict=True):
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == b"step\n"
+        process.send_signal(number)
+        assert b"again" in process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == status
+        assert time.monotonic() - began < 20
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_sigint_with_closed_stderr(run: Path) -> None:
+    """``train 2>&1 | tee log``: the same Ctrl-C ends ``tee``."""
+    code = (
+        "import os, signal; step = trainer.Trainer.step\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def step_and_stop(*a):\n"
         "    read, write = os.pipe(); os.dup2(write, 2); os.close(write); os.close(read)\n"
         "    os.kill(os.getpid(), signal.SIGINT); return step(*a)\n"
-        "Trainer.step = step_and_stop"
+        "trainer.Trainer.step = step_and_stop"
     )
-    assert subprocess.run(changed(code, tmp_path), check=False).returncode == 130
-    assert load_state(tmp_path / "last.pt")["progress"]["step"] == 1
+    assert subprocess.run(command(run, code), check=False).returncode == 130
+    assert load_state(run)["state"]["step"] == 1
 
 
-def test_training_is_quiet_in_a_pipe(
-    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    prepare(config, tmp_path)
-    path = tmp_path / "config.toml"
-    assert main(["train", "--config", str(path), "--run", str(tmp_path)]) == 0
+def test_quiet_in_a_pipe(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", str(run / "config.toml"), "--run", str(run)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert out.count("\n") == 1
-    assert "best validation BLEU" in out
+    assert "BLEU" in out
 
 
 # --- training that goes wrong ---
 
 
-def spoiled(monkeypatch: pytest.MonkeyPatch, steps: Container[int], value: float) -> None:
-    """Gradients of these steps (counted from 0) are ``value`` in one place."""
-    add_gradient = Trainer._add_gradient
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: Container[int], value: float) -> None:
+    """Set one gradient of these steps (counted from 0) to ``value``."""
+    step, clip, bad = Trainer.step, trainer_module.clip_grad_norm_, [False]
 
-    def add_and_spoil(self: Trainer, *arguments: Any, **named: Any) -> float:
-        loss = add_gradient(self, *arguments, **named)
-        if self.progress.step in steps:
-            gradient = next(iter(self.model.parameters())).grad
-            assert gradient is not None
-            gradient.view(-1)[3] = value
-        return loss
+    def step_and_note(self: Trainer, *arguments: Any) -> float:
+        bad[0] = self.state.step in steps
+        return step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_add_gradient", add_and_spoil)
+    def spoil_and_clip(parameters: Iterator[nn.Parameter], max_norm: float) -> Tensor:
+        tensors = list(parameters)
+        if bad[0]:
+            assert tensors[0].grad is not None
+            tensors[0].grad.view(-1)[3] = value
+        return clip(tensors, max_norm)
+
+    monkeypatch.setattr(Trainer, "step", step_and_note)
+    monkeypatch.setattr(trainer_module, "clip_grad_norm_", spoil_and_clip)
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+def test_steps_without_finite_gradient_are_skipped(
     config: Config,
-    tmp_path: Path,
+    prepared: Path,
     monkeypatch: pytest.MonkeyPatch,
     value: float,
-    clip_norm: float,
+    max_grad_norm: float,
 ) -> None:
-    config = replace(config, train=replace(config.train, clip_norm=clip_norm))
-    prepare(config, tmp_path)
-    spoiled(monkeypatch, {1, 2, 4}, value)
-    trainer = Trainer(config, tmp_path)
-    batches = [batches for batches, _ in islice(trainer.steps(), 6)]
-    states = []
-    for number, chosen in enumerate(batches):
-        states.append({name: t.clone() for name, t in trainer.model.state_dict().items()})
-        labels = trainer.progress.labels
-        loss = trainer.step(chosen, 1e-3)
+    spoil(monkeypatch, {1, 2, 4}, value)
+    trainer = Trainer(changed(config, max_grad_norm=max_grad_norm), prepared)
+    for number, (batches, _) in enumerate(islice(trainer.steps(), 6)):
+        before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
+        n_tokens = trainer.state.target_tokens
+        loss = trainer.step(batches, 1e-3)
         taken = number not in {1, 2, 4}
         assert (loss > 0) == taken
-        n_labels = sum(batch.n_labels for batch in chosen)
-        assert trainer.progress.labels == labels + taken * n_labels
-        after = trainer.model.state_dict()
-        assert taken != all(torch.equal(states[-1][name], after[name]) for name in after)
-    assert (trainer.progress.skipped, trainer.progress.step) == (3, 6)
-    assert trainer.progress.skipped_in_a_row == 0
-    for network in (trainer.model, trainer.average):
-        assert all(parameter.isfinite().all() for parameter in network.parameters())
+        new = sum(batch.n_target_tokens for batch in batches)
+        assert trainer.state.target_tokens == n_tokens + taken * new
+        assert same(before, trainer.model.state_dict()) != taken
+    state = trainer.state
+    assert (state.skipped, state.skipped_in_a_row, state.step) == (3, 0, 6)
+    for model in (trainer.model, trainer.ema):
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert trainer.optimizer.state_dict()["state"][0]["step"] == 3
 
 
-def test_skipped_steps_are_reported(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_divergence_keeps_the_last_good_state(
+    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(config, tmp_path)
-    spoiled(monkeypatch, {1, 2, 5}, math.nan)
-    assert train(config, tmp_path)["skipped_steps"] == 3
-    assert [line["skipped_steps"] for line in metrics(tmp_path)][:2] == [2, 3]
-    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
-
-
-def test_training_ends_after_a_few_bad_steps_in_a_row_and_keeps_the_last_good_state(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(config, train=replace(config.train, epochs=6))
-    prepare(config, tmp_path)
+    config = changed(config, epochs=6)
     first_bad = config.train.validate_every + 2
-    spoiled(monkeypatch, range(first_bad, 10**6), math.nan)
-    message = (
-        f"gradient of 5 steps in a row is no longer a number at step {first_bad + MAX_SKIPPED};"
-    )
-    with pytest.raises(Diverged, match=message):
-        train(config, tmp_path)
-    kept = (tmp_path / "model.safetensors").read_bytes()
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
-    state = load_state(tmp_path / "last.pt")
-    assert all(tensor.isfinite().all() for tensor in state["model"].values())
-    with pytest.raises(Diverged, match=r"the best so far, is that of step 4\)"):
-        train(config, tmp_path)  # as often as one likes: nothing is lost by it
-    assert (tmp_path / "model.safetensors").read_bytes() == kept
+    spoil(monkeypatch, range(first_bad, 10**6), math.nan)
+    message = rf"gradient of 5 steps.*at step {first_bad + MAX_SKIPPED} .*step 4\)"
+    with pytest.raises(TrainingDiverged, match=message):
+        train(config, run)
+    kept = (run / "model.safetensors").read_bytes()
+    assert all(tensor.isfinite().all() for tensor in load_file(run / "model.safetensors").values())
+    assert all(tensor.isfinite().all() for tensor in load_state(run)["model"].values())
+    with pytest.raises(TrainingDiverged, match=message):
+        train(config, run)
+    assert (run / "model.safetensors").read_bytes() == kept
     monkeypatch.undo()
-    train(config, tmp_path)  # the weights it goes on from are good
+    assert train(config, run)["skipped_steps"] == 2  # the weights it resumes from are good
+    assert [line["skipped_steps"] for line in metrics(run)][:3] == [0, 2, 2]
 
 
-def test_a_model_that_is_no_number_is_never_the_best(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nan_model_is_never_the_best(
+    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(config, tmp_path)
-    trainer = Trainer(config, tmp_path)
+    trainer = Trainer(config, run)
     with torch.no_grad():
-        next(iter(trainer.average.parameters())).fill_(math.nan)
-    monkeypatch.setattr("seq2seq.training.bleu", lambda *_: 100.0)
-    with pytest.raises(Diverged, match="on the validation split"):
+        next(trainer.ema.parameters()).fill_(math.nan)
+    monkeypatch.setattr(validation, "bleu", lambda *_: 100.0)
+    with pytest.raises(TrainingDiverged, match="on the validation split"):
         trainer.validate()
-    assert not (tmp_path / "model.safetensors").exists()
+    assert not (run / "model.safetensors").exists()
 
 
-def test_validation_is_greedy_whatever_the_beam(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(config, decoding=replace(config.decoding, beam=3))
-    prepare(config, tmp_path)
-    monkeypatch.delattr("seq2seq.translator.beam_search")
-    Trainer(config, tmp_path).validate()
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
-def test_too_little_memory_names_the_batch_and_what_to_change(
-    config: Config, tmp_path: Path
-) -> None:
-    """For real: with as much memory as torch itself takes, and a little more."""
-    prepare(config, tmp_path)
+def test_out_of_memory_names_the_batch(run: Path) -> None:
+    """For real: with the memory that torch itself takes, and a little more."""
     code = (
-        "import resource; from pathlib import Path; from seq2seq import training\n"
-        "begin = training.Trainer.step\n"
-        "def step(self, batches, *how):\n"
+        "import resource; from pathlib import Path; step = trainer.Trainer.step\n"
+        "def limited(self, batches, *rest):\n"
         "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, -1))\n"
-        "    many = [training.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
-        "    return begin(self, many, *how)\n"
-        "training.Trainer.step = step"
+        "    many = [trainer.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
+        "    return step(self, many, *rest)\n"
+        "trainer.Trainer.step = limited"
     )
-    command = changed(code, tmp_path)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.count("\n") == 1
-    expected = (
-        r"out of memory at step 0, for [\d]+ pairs of \d+ source and \d+ target tokens: a lower "
-    )
-    assert re.search(expected + "train.batch_tokens", ended.stderr)
-
-
-@pytest.mark.parametrize("command", ["train", "predict"])
-def test_a_model_for_which_there_is_too_little_memory(
-    config: Config, uninterrupted: Path, tmp_path: Path, command: str
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(uninterrupted, run)
-    for name in ("last.pt", "training.json"):
-        (run / name).unlink()
-    path = run / "config.toml"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
-    arguments = ["--config", str(path)] if command == "train" else ["x"]
     ended = subprocess.run(
-        [*SEQ2SEQ, command, "--run", str(run), *arguments],
+        command(run, code),
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
     )
-    assert ended.returncode == 1
-    assert "out of memory; a smaller model" in ended.stderr
+    assert ended.returncode == 1, ended.stderr
     assert ended.stderr.count("\n") == 1
+    expected = (
+        r"out of memory at step 0, for \d+ pairs of \d+ source and \d+ .*max_tokens_per_batch"
+    )
+    assert re.search(expected, ended.stderr)
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_out_of_memory_for_the_model(
+    uninterrupted: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    for file in ("last.pt", "training.json"):
+        (run / file).unlink()
+    path = run / "config.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
+    arguments = ["--config", str(path)] if name == "train" else ["x"]
+    assert main([name, "--run", str(run), *arguments]) == 1
+    line = capsys.readouterr().err
+    assert "out of memory" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's files as Linux does")
-def test_a_full_disk_leaves_the_checkpoint_before(
-    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_full_disk_leaves_the_last_checkpoint(
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk on which nothing as large as the state can be written any more."""
-    prepare(config, tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        with pytest.raises(Stopped):
-            train(config, tmp_path)
-    before = [(tmp_path / name).read_bytes() for name in ("last.pt", "model.safetensors")]
+        with pytest.raises(TrainingInterrupted):
+            train(config, run)
+    before = [(run / name).read_bytes() for name in ("last.pt", "model.safetensors")]
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
-    command = changed(code, tmp_path)
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command(run, code), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
-    assert re.search(
-        r"(last\.pt|model\.safetensors): cannot be written: File too large", ended.stderr
-    )
-    assert [(tmp_path / name).read_bytes() for name in ("last.pt", "model.safetensors")] == before
-    assert not list(tmp_path.glob("*.tmp"))
-    train(config, tmp_path)
-    expected, resumed = weights(uninterrupted), weights(tmp_path)
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert metrics(tmp_path) == metrics(uninterrupted)
+    assert re.search(r"(last\.pt|model\.safetensors): .*File too large", ended.stderr)
+    assert [(run / name).read_bytes() for name in ("last.pt", "model.safetensors")] == before
+    assert not list(run.glob("*.tmp"))
+    train(config, run)
+    assert_same_result(run, uninterrupted)

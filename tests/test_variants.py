@@ -1,13 +1,15 @@
 """Every variant of attention: what all must keep, and each against a reference of its own.
 
-What is parametrised over ``attention_variants()`` tests a new part as soon as it is registered.
+What is parametrized over ``attention_variants()`` tests a new part as soon as it is registered.
 """
 
 import contextlib
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,59 +17,66 @@ import entmax
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, attention_variants, small_model
+from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import Tensor, nn
 
-import seq2seq.attention
-from seq2seq.attention import Attention, fused_is_faster
-from seq2seq.batches import Batch
-from seq2seq.errors import Impossible
-from seq2seq.extras import Differential, Gated, TalkingHeads
-from seq2seq.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
-from seq2seq.objective import batch_loss
-from seq2seq.parts import Places
-from seq2seq.positions import AbsolutePosition, Alibi, Learned, Rotary, Shaw, T5Buckets
-from seq2seq.registry import EXTRAS, NORMALIZERS, POSITIONS, REGISTRIES, SCORES
-from seq2seq.replacements import AverageAttention, phi
-from seq2seq.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
-from seq2seq.settings import AttentionConfig, ModelConfig
-from seq2seq.tokenizer import BOS
-from seq2seq.variants import AnyAttention, check_attention, make_attention, table
+from seq2seq import attention as catalogue
+from seq2seq.attention import AnyAttention, MultiHeadAttention, alternatives, check_attention
+from seq2seq.attention import attention as heart
+from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
+from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
+from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
+from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Positions
+from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
+from seq2seq.config import AttentionConfig, Config, ModelConfig, load_config
+from seq2seq.data.batches import Batch
+from seq2seq.data.tokenizer import BOS
+from seq2seq.model.loss import batch_loss
+from seq2seq.utils import ConfigError, UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 D, H = 16, 4
 K = D // H
-VARIANTS = {name: config for name, config in attention_variants().items() if config.kind != "none"}
+VARIANTS = {name: config for name, config in attention_variants().items() if config.type != "none"}
 each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-CPU = torch.device("cpu")
-
-
-def jolted(module: nn.Module) -> nn.Module:
-    """``module`` away from any start at which a part does nothing."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return module
 
 
 def attention(config: AttentionConfig) -> AnyAttention:
+    """Away from any start at which a part does nothing."""
     torch.manual_seed(0)
-    made = make_attention(ModelConfig(d_model=D, n_heads=H), config)
+    made = catalogue.build_attention(
+        ModelConfig(d_model=D, encoder_attention=config), "encoder_attention"
+    )
     assert made is not None
-    jolted(made)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return made.double()
 
 
-def plain(**parts: object) -> AttentionConfig:
-    return AttentionConfig(**{"position": "none", "n_heads": H, **parts})  # type: ignore[arg-type]
+def multi_head(**parts: Any) -> MultiHeadAttention:
+    module = attention(AttentionConfig(**{"position": "none"} | parts))
+    assert isinstance(module, MultiHeadAttention)
+    return module
 
 
 def run(
     module: AnyAttention, x: Tensor, mask: Tensor | None, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    context, steps = module.attend(x[:, start:], module.project(x, x), mask, start)
-    assert steps is not None
-    return context, steps.weights
+    kv = module.project(x, x)
+    context, trace = module.attend(x[:, start:], kv, mask, start, return_trace=True)
+    assert trace is not None
+    return context, trace.weights
+
+
+def projected(module: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of tokens that attend to themselves."""
+    return module.split_heads(module.query_proj(x)), *module.project(x, x)
+
+
+def joined(module: MultiHeadAttention, output: Tensor) -> Tensor:
+    return module.output_proj(module.merge_heads(output))
 
 
 def tokens(length: int = 7, batch: int = 2) -> Tensor:
@@ -75,96 +84,101 @@ def tokens(length: int = 7, batch: int = 2) -> Tensor:
     return torch.randn(batch, length, D, dtype=torch.double)
 
 
-def places(n_queries: int, n_keys: int, start: int = 0) -> Places:
-    return Places.of(n_queries, n_keys, start, CPU)
+def causal(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def positions(n_queries: int, n_keys: int, start: int = 0) -> Positions:
+    return Positions.make(n_queries, n_keys, start, torch.device("cpu"))
 
 
 # --- what holds for all ---
 
 
 @each_variant
-def test_weights_are_what_their_definition_says(config: AttentionConfig) -> None:
+def test_weights(config: AttentionConfig) -> None:
+    module, x = attention(config), tokens()
     mask = torch.rand(2, 1, 7, 7) < 0.5
     mask[..., range(7), range(7)] = True
-    context, weights = run(attention(config), tokens(), mask)
+    assert run(module, x * math.nan, mask)[0].isnan().all()  # so that the loss shows it
+    context, weights = run(module, x, mask)
     assert context.shape == (2, 7, D)
-    heads = 1 if config.kind == "average" else H
-    assert weights.shape == (2, heads, 7, 7)
+    assert weights.shape == (2, 1 if config.type == "average" else H, 7, 7)
     assert (weights[~mask.expand_as(weights)] == 0).all()
     if config.window:
-        far = places(7, 7).distances.abs() > config.window
-        assert (weights[..., far] == 0).all()
-    if any("signed" in part.traits for part in EXTRAS.chosen(config.extras)):
+        assert (weights[..., positions(7, 7).relative.abs() > config.window] == 0).all()
+    if any(part.signed for part in catalogue.MODIFIERS.selected(config.modifiers)):
         return  # what these sum to is tested below
     assert (weights >= 0).all()
     assert (weights <= 1 + 1e-9).all()
     sums = weights.sum(dim=-1)
-    traits = NORMALIZERS[config.normalizer].traits
-    if "sums to one" in traits:
+    row_sum = NORMALIZERS[config.normalizer].row_sum
+    if row_sum == "one":
         torch.testing.assert_close(sums, torch.ones_like(sums))
-    elif "sums to less than one" in traits:
+    elif row_sum == "at most one":
         assert (sums < 1).all()
         assert (sums > 0).all()
 
 
 def possible_pairs() -> dict[str, AttentionConfig]:
-    """Every two parts that go together, in one attention."""
-    singles = [
-        (registry.place, name) for registry in REGISTRIES for name in registry if name != "none"
-    ] + [("kv_heads", 2), ("window", 2)]
-    found = {}
-    for (place, name), (other_place, other) in itertools.combinations(singles, 2):
-        parts: dict[str, Any] = {"position": "none"} | {place: name, other_place: other}
-        if place == other_place == "extras":
-            parts["extras"] = f"{name} {other}"
-        elif place == other_place:
-            continue
-        config = AttentionConfig(**parts)
-        model = ModelConfig(d_model=D, n_heads=H, encoder_attention=config)
-        with contextlib.suppress(Impossible):
-            check_attention(model, "encoder_attention")
-            found[f"{name}-{other}"] = config
-    return found
+    """Every two parts that fit together, in one attention."""
+    singles: list[tuple[str, Any]] = [(r.setting, name) for r in REGISTRIES for name in r]
+    pairs = {}
+    for one, other in itertools.combinations([*singles, ("kv_heads", 2), ("window", 2)], 2):
+        parts = {"position": "none"} | dict([one, other])
+        if one[0] == other[0] == "modifiers":
+            parts["modifiers"] = f"{one[1]} {other[1]}"
+        if "none" not in (one[1], other[1]) and (one[0] != other[0] or one[0] == "modifiers"):
+            config = AttentionConfig(**parts)
+            with contextlib.suppress(ConfigError):
+                check_attention(Config(model=ModelConfig(d_model=D, encoder_attention=config)))
+                pairs[f"{one[1]}-{other[1]}"] = config
+    return pairs
 
 
-PAIRS = possible_pairs()
+PAIRS = VARIANTS | possible_pairs()
 
 
 @pytest.mark.parametrize("config", PAIRS.values(), ids=PAIRS)
-def test_parts_that_are_let_together_work_together(config: AttentionConfig) -> None:
-    """In one pass over it all: padded, causal, in pieces, and from a longer target."""
-    module, x = attention(config), tokens(9)
-    seen = torch.arange(9) < 6
-    mask = torch.ones(9, 9, dtype=torch.bool).tril() & seen
+def test_padding_and_kv_cache(config: AttentionConfig) -> None:
+    """Variants alone and in pairs: padding has no effect, pieces with a cache equal the whole."""
+    module, x, mask = attention(config), tokens(9), causal(6)
+    expected, expected_weights = run(module, x[:, :6], mask)
+    uncausal, _ = run(module, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    kv, start = module.project(x[:, :0], x[:, :0]), 0
+    for new in x[:, :6].split([1, 1, 3, 1], dim=1):
+        end = start + new.shape[1]
+        kv = kv.append(module.project(new, new))
+        for return_trace in (True, False):
+            context, trace = module.attend(new, kv, mask[start:end, :end], start, return_trace)
+            torch.testing.assert_close(context, expected[:, start:end])
+            assert (trace is not None) == return_trace
+            if trace is not None:
+                torch.testing.assert_close(trace.weights, expected_weights[:, :, start:end, :end])
+        start = end
+    real = torch.arange(9) < 6
     x[:, 6:] = 1e3
-    context, weights = run(module, x, mask)
-    assert context.isfinite().all()
-    assert (weights[:, :, :6][..., ~mask[:6]] == 0).all()
-    alone, _ = run(module, x[:, :6], mask[:6, :6])
-    torch.testing.assert_close(context[:, :6], alone)
-    memory = module.project(x[:, :2], x[:, :2])
-    for t in range(2, 6):
-        memory = memory.append(module.project(x[:, t : t + 1], x[:, t : t + 1]))
-        piece, _ = module.attend(x[:, t : t + 1], memory, None, t)
-        torch.testing.assert_close(piece, alone[:, t : t + 1])
+    for padded, alone in ((causal(9) & real, expected), (real.expand(2, 1, 1, 9), uncausal)):
+        context, weights = run(module, x, padded)
+        assert context.isfinite().all()
+        torch.testing.assert_close(context[:, :6], alone)
+        assert (weights[:, :, :6, 6:] == 0).all()
 
 
 @each_variant
-def test_the_places_of_a_longer_target_are_kept(config: AttentionConfig) -> None:
-    """Cross-attention in pieces: queries go on, the memory does not grow."""
-    config = replace(config, window=0)
-    module, x = attention(config), tokens(9)
-    memory = module.project(x[:, :4], x[:, :4])
-    expected, _ = module.attend(x, memory)
-    pieces = [module.attend(x[:, t : t + 3], memory, None, t)[0] for t in (0, 3, 6)]
+def test_cross_attention_in_pieces(config: AttentionConfig) -> None:
+    """Queries go on, the memory does not grow."""
+    module, x = attention(replace(config, window=0)), tokens(9)
+    kv = module.project(x[:, :4], x[:, :4])
+    expected, _ = module.attend(x, kv)
+    pieces = [module.attend(x[:, t : t + 3], kv, None, t)[0] for t in (0, 3, 6)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
 
 
 @each_variant
 def test_bfloat16_is_near_float32(config: AttentionConfig) -> None:
     """With scores so far apart that a threshold or an exponential could get lost."""
-    module, x = attention(config).float(), 2 * tokens(30).float()
-    mask = torch.ones(30, 30, dtype=torch.bool).tril()
+    module, x, mask = attention(config).float(), 2 * tokens(30).float(), causal(30)
     context, weights = run(module, x, mask)
     with torch.autocast("cpu", torch.bfloat16):
         context16, weights16 = run(module, x, mask)
@@ -177,66 +191,23 @@ def test_bfloat16_is_near_float32(config: AttentionConfig) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @each_variant
-def test_a_gpu_agrees(config: AttentionConfig) -> None:
-    module, x = attention(config), tokens(9)
-    mask = torch.ones(9, 9, dtype=torch.bool).tril()
+def test_gpu_agrees(config: AttentionConfig) -> None:
+    module, x, mask = attention(config), tokens(9), causal(9)
     expected, _ = run(module, x, mask)
-    context, _ = run(module.cuda(), x.cuda(), mask.cuda())
-    torch.testing.assert_close(context.cpu(), expected)
-    fast, _ = module.attend(
-        x.cuda(), module.project(x.cuda(), x.cuda()), mask.cuda(), need_steps=False
-    )
-    torch.testing.assert_close(fast.cpu(), expected)
-
-
-@each_variant
-def test_what_is_no_number_passes_through(config: AttentionConfig) -> None:
-    """So that the loss shows it, whatever the parts; an experiment then goes on without it."""
-    module = attention(config)
-    context, _ = run(module, torch.full((1, 3, D), math.nan, dtype=torch.double), None)
-    assert context.isnan().all()
-
-
-@each_variant
-def test_padding_has_no_effect(config: AttentionConfig) -> None:
-    module, x = attention(config), tokens(9)
-    expected, _ = run(module, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
-    seen = torch.arange(9) < 6
-    x[:, 6:] = 1e3
-    context, weights = run(module, x, seen.expand(2, 1, 1, 9))
-    torch.testing.assert_close(context[:, :6], expected)
-    assert (weights[:, :, :6, 6:] == 0).all()
-    assert context.isfinite().all()
-
-
-@each_variant
-@pytest.mark.parametrize("chunks", [[1] * 6, [2, 1, 3]])
-def test_cached_equals_uncached(config: AttentionConfig, chunks: list[int]) -> None:
-    module, x = attention(config), tokens(6)
-    causal = torch.ones(6, 6, dtype=torch.bool).tril()
-    expected, expected_weights = run(module, x, causal)
-    memory, start = module.project(x[:, :0], x[:, :0]), 0
-    for new in x.split(chunks, dim=1):
-        end = start + new.shape[1]
-        memory = memory.append(module.project(new, new))
-        for need_steps in (True, False):
-            context, steps = module.attend(new, memory, causal[start:end, :end], start, need_steps)
-            torch.testing.assert_close(context, expected[:, start:end])
-            if steps is not None:
-                torch.testing.assert_close(steps.weights, expected_weights[:, :, start:end, :end])
-        start = end
+    module, x, mask = module.cuda(), x.cuda(), mask.cuda()
+    torch.testing.assert_close(run(module, x, mask)[0].cpu(), expected)
+    torch.testing.assert_close(module.attend(x, module.project(x, x), mask)[0].cpu(), expected)
 
 
 @each_variant
 def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
-    module = attention(config)
-    x = tokens().requires_grad_()
-    context, _ = run(module, x, torch.ones(7, 7, dtype=torch.bool).tril())
+    module, x = attention(config), tokens().requires_grad_()
+    context, _ = run(module, x, causal(7))
     (context * torch.randn_like(context)).sum().backward()
     # A constant added to every key changes no weight where only differences of scores count.
     product = config.score in ("scaled_dot", "dot") and config.position != "rotary"
-    blind = product and "sums to one" in NORMALIZERS[config.normalizer].traits
-    idle = {"key_weights.bias"} if blind and config.kind == "scored" else set()
+    blind = product and NORMALIZERS[config.normalizer].row_sum == "one"
+    idle = {"key_proj.bias"} if blind and config.type == "multi_head" else set()
     assert x.grad is not None
     assert x.grad.isfinite().all()
     for name, parameter in module.named_parameters():
@@ -246,14 +217,13 @@ def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
 
 
 @each_variant
-def test_gradients_are_those_of_finite_differences(config: AttentionConfig) -> None:
+def test_gradients_equal_finite_differences(config: AttentionConfig) -> None:
     module, x = attention(config), tokens(4, batch=1).requires_grad_()
-    mask = torch.ones(4, 4, dtype=torch.bool).tril()
-    assert torch.autograd.gradcheck(lambda x: run(module, x, mask)[0], (x,), atol=1e-4)
+    assert torch.autograd.gradcheck(lambda x: run(module, x, causal(4))[0], (x,), atol=1e-4)
 
 
 def tells_left_from_right(variant: AttentionConfig) -> bool:
-    module, x = attention(replace(plain(), position=variant.position)), tokens(5)
+    module, x = multi_head(position=variant.position), tokens(5)
     mirrored, _ = run(module, x.flip(1), None)
     return not torch.allclose(mirrored.flip(1), run(module, x, None)[0])
 
@@ -265,44 +235,43 @@ def learner(variant: AttentionConfig) -> ModelConfig:
     sinusoids do. Cross-attention has to read what the tokens are.
     """
     config = replace(SMALL, encoder_layers=1, decoder_layers=1)
-    told = POSITIONS[variant.position].is_a(AbsolutePosition) or (
+    told = POSITIONS[variant.position].is_a(catalogue.AbsolutePosition) or (
         variant == AttentionConfig(position=variant.position) and tells_left_from_right(variant)
     )
     encoder = variant if told else replace(variant, position="sinusoidal")
-    if variant.kind == "none":
+    if variant.type == "none":
         variant = encoder
-    reads = "no content" not in SCORES[variant.score].traits
-    reads = reads and variant.kind not in ("average", "none")
-    cross = replace(variant, window=0, position="none") if reads else config.cross_attention
-    return replace(
-        config, encoder_attention=encoder, decoder_attention=variant, cross_attention=cross
-    )
+    config = replace(config, encoder_attention=encoder, decoder_attention=variant)
+    reads = SCORES[variant.score].content_based and variant.type not in ("average", "none")
+    cross = replace(variant, window=0, position="none")
+    return replace(config, cross_attention=cross) if reads else config
 
 
-STEPS = 250
 LEARNERS = {name: learner(variant) for name, variant in attention_variants().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", LEARNERS.values(), ids=LEARNERS)
-def test_it_learns_to_reverse(config: ModelConfig) -> None:
-    model = small_model(config, vocab_size=16)
+def test_variant_learns_to_reverse(config: ModelConfig) -> None:
+    """Without positions two thirds would be right; of four seeds the worst gets 0.85."""
+    model, n_steps = small_model(config, vocab_size=12), 120
     optimizer = torch.optim.AdamW(model.parameters())
 
     def reversals(n: int) -> Batch:
-        src = torch.randint(4, 16, (n, 4))
+        src = torch.randint(4, 12, (n, 3))
         return Batch(src, torch.cat([torch.full((n, 1), BOS), src.flip(1)], dim=1))
 
     torch.manual_seed(3)
-    for step in range(STEPS):
+    for step in range(n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = 8e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / STEPS))
+            group["lr"] = 8e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / n_steps))
         batch = reversals(64)
-        (batch_loss(model, batch, 0.0) / batch.n_labels).backward()
+        (batch_loss(model, batch, 0.0) / batch.n_target_tokens).backward()
         optimizer.step()
         optimizer.zero_grad()
     batch = reversals(100)
     right = model.eval()(batch.src, batch.tgt_in).argmax(dim=-1) == batch.labels
-    assert right.float().mean() > 0.95
+    assert right.float().mean() > 0.8
 
 
 # --- each against a reference of its own ---
@@ -313,149 +282,97 @@ def random_heads(n_queries: int = 5, n_keys: int = 6) -> tuple[Tensor, Tensor]:
     return torch.randn(2, H, n_queries, K), torch.randn(2, H, n_keys, K)
 
 
-def test_equals_torchs_multi_head_attention() -> None:
-    module, x = attention(plain()), tokens()
-    assert isinstance(module, Attention)
-    mask = torch.ones(7, 7, dtype=torch.bool).tril()
-    context, weights = run(module, x, mask)
-    projections: list[Any] = [module.query_weights, module.key_weights, module.value_weights]
-    in_turn = x.transpose(0, 1)
-    expected, expected_weights = F.multi_head_attention_forward(
-        in_turn,
-        in_turn,
-        in_turn,
-        embed_dim_to_check=D,
-        num_heads=H,
-        in_proj_weight=torch.cat([p.weight for p in projections]),
-        in_proj_bias=torch.cat([p.bias for p in projections]),
-        bias_k=None,
-        bias_v=None,
-        add_zero_attn=False,
-        dropout_p=0.0,
-        out_proj_weight=module.output_weights.weight,
-        out_proj_bias=module.output_weights.bias,
-        attn_mask=~mask,
-        average_attn_weights=False,
-    )
-    torch.testing.assert_close(context, expected.transpose(0, 1))
-    torch.testing.assert_close(weights, expected_weights)
-
-
 @pytest.mark.parametrize(
-    ("kind", "kv_heads"), [("scored", 0), ("scored", 1), ("scored", 2), ("linear", 0)]
+    ("kind", "kv_heads"), [("multi_head", 0), ("multi_head", 1), ("multi_head", 2), ("linear", 0)]
 )
-def test_the_fast_path_is_the_slow_one(
+def test_fast_path_equals_slow_path(
     kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without the steps: fused against explicit; linear in linear time against quadratic."""
-    monkeypatch.setattr(seq2seq.attention, "fused_is_faster", lambda queries: True)
-    module, x = attention(plain(kind=kind, kv_heads=kv_heads)), tokens(40)
-    for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, torch.ones(40, 40, dtype=torch.bool).tril()):
-        memory = module.project(x, x)
-        slow, steps = module.attend(x, memory, mask)
-        fast, no_steps = module.attend(x, memory, mask, need_steps=False)
-        assert steps is not None
-        alike = mask is None or mask.shape[-2] == 1  # all queries see the same keys
-        assert (no_steps is None) == (kind == "scored" or alike)
+    """Without and with a trace: fused or explicit; linear in linear or in quadratic time."""
+    monkeypatch.setattr(heart, "_sdpa_is_faster", lambda query: True)
+    module, x = multi_head(type=kind, kv_heads=kv_heads), tokens(40)
+    for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, causal(40)):
+        kv = module.project(x, x)
+        slow, trace = module.attend(x, kv, mask, return_trace=True)
+        fast, no_trace = module.attend(x, kv, mask)
+        assert trace is not None
+        assert no_trace is None
         torch.testing.assert_close(fast, slow)
-        direction = torch.randn_like(slow)
-        parameters = list(module.parameters())
-        gradients = [
-            torch.autograd.grad((out * direction).sum(), parameters, retain_graph=True)
-            for out in (slow, fast)
-        ]
-        for one, other in zip(*gradients, strict=True):
-            torch.testing.assert_close(one, other)
+        direction, parameters = torch.randn_like(slow), list(module.parameters())
+        losses = ((out * direction).sum() for out in (slow, fast))
+        gradients = [torch.autograd.grad(x, parameters, retain_graph=True) for x in losses]
+        torch.testing.assert_close(*gradients)
 
 
-def test_the_fused_kernel_is_for_single_queries_and_gpus() -> None:
-    assert fused_is_faster(torch.zeros(2, 4, 1, 8))
-    assert not fused_is_faster(torch.zeros(2, 4, 5, 8))
-    assert fused_is_faster(torch.zeros(1, 4, 1, 8).bfloat16())
-    assert not fused_is_faster(torch.zeros(2, 4, 1, 8).bfloat16())
-    on_gpu = cast(Tensor, SimpleNamespace(is_cuda=True, shape=(2, 4, 5, 8)))
-    assert fused_is_faster(on_gpu)
+def test_sdpa_is_for_single_queries_and_gpus() -> None:
+    assert heart._sdpa_is_faster(torch.zeros(2, 4, 1, 8))
+    assert not heart._sdpa_is_faster(torch.zeros(2, 4, 5, 8))
+    assert heart._sdpa_is_faster(torch.zeros(1, 4, 1, 8).bfloat16())
+    assert not heart._sdpa_is_faster(torch.zeros(2, 4, 1, 8).bfloat16())
+    assert heart._sdpa_is_faster(cast(Tensor, SimpleNamespace(is_cuda=True, shape=(2, 4, 5, 8))))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_grouped_heads_are_those_of_torch(kv_heads: int) -> None:
-    module, x = attention(plain(kv_heads=kv_heads)), tokens()
-    assert isinstance(module, Attention)
-    memory = module.project(x, x)
-    assert memory.keys.shape == (2, kv_heads, 7, K)
-    queries = module.split_heads(module.query_weights(x))
-    expected = F.scaled_dot_product_attention(queries, *memory, enable_gqa=True)
-    context, _ = module.attend(x, memory)
-    torch.testing.assert_close(context, module.output_weights(module.merge_heads(expected)))
-
-
-def test_dot_products_by_loop() -> None:
-    queries, keys = random_heads()
-    expected = torch.tensor(
-        [[[[float(q @ k) for k in ks] for q in qs] for qs, ks in zip(b, c, strict=True)]
-         for b, c in zip(queries, keys, strict=True)]
-    )  # fmt: skip
-    torch.testing.assert_close(dot(queries, keys, places(5, 6)), expected)
+def test_grouped_heads_equal_torchs(kv_heads: int) -> None:
+    module, x = multi_head(kv_heads=kv_heads), tokens()
+    q, k, v = projected(module, x)
+    assert k.shape == (2, kv_heads, 7, K)
+    expected = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(run(module, x, None)[0], joined(module, expected))
 
 
 def test_additive_by_loop() -> None:
-    queries, keys = random_heads()
+    query, key = random_heads()
     score = Additive(H, K)
-    scores = score(queries, keys, places(5, 6))
+    scores = score(query, key, positions(5, 6))
     for h, t, s in [(0, 0, 0), (1, 4, 5), (3, 2, 1)]:
         expected = sum(
-            score.v[h, i] * math.tanh(queries[1, h, t, i] + keys[1, h, s, i]) for i in range(K)
+            score.v[h, i] * math.tanh(query[1, h, t, i] + key[1, h, s, i]) for i in range(K)
         )
         torch.testing.assert_close(scores[1, h, t, s], expected)
 
 
-def test_cosine_is_torchs() -> None:
-    queries, keys = random_heads()
+def test_dot_and_cosine() -> None:
+    query, key = random_heads()
+    expected = torch.einsum("bhtk,bhsk->bhts", query, key)
+    torch.testing.assert_close(dot(query, key, positions(5, 6)), expected)
     score = Cosine(H, K)
-    assert score(queries, queries, places(5, 5)).amax().item() == pytest.approx(10)
-    with torch.no_grad():
-        score.g.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    expected = F.cosine_similarity(queries[:, :, :, None], keys[:, :, None], dim=-1)
-    expected = expected * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(H, 1, 1)
-    torch.testing.assert_close(score(queries, keys, places(5, 6)), expected)
+    assert score(query, query, positions(5, 5)).amax().item() == pytest.approx(10)
+    score.g.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expected = F.cosine_similarity(query[:, :, :, None], key[:, :, None], dim=-1)
+    expected = expected * score.g.view(H, 1, 1)
+    torch.testing.assert_close(score(query, key, positions(5, 6)), expected)
 
 
-def test_locations_are_normal_densities() -> None:
-    queries, keys = random_heads(3, 6)
-    where = places(3, 6, start=2)
+def test_gaussian_scores_are_normal_densities() -> None:
+    query, key = random_heads(3, 6)
+    where = positions(3, 6, start=2)
     score = Gaussian(H, K)
-    torch.testing.assert_close(score(queries, keys, where), hard_coded(queries, keys, where))
-    with torch.no_grad():
-        score.r.fill_(0.5)
-        score.log_sigma.fill_(math.log(2))
-    for scores, ratio, sigma in (
-        (score(queries, keys, where), 0.5, 2.0),
-        (hard_coded(queries, keys, where), 1.0, 1.0),
-    ):
-        assert scores.shape == (1, H, 3, 6)
-        for head, centre in enumerate([0, -1, 1, -2]):
-            for t in range(3):
-                density = torch.distributions.Normal(ratio * (t + 2) + centre, sigma)
-                expected = density.log_prob(torch.arange(6.0)).softmax(dim=-1)
-                torch.testing.assert_close(scores[0, head, t].softmax(dim=-1), expected)
+    torch.testing.assert_close(score(query, key, where), hard_coded(query, key, where))
+    nn.init.constant_(score.r, 0.5)
+    nn.init.constant_(score.log_sigma, math.log(2))
+    center = torch.tensor([0.0, -1, 1, -2]).view(H, 1, 1)
+    for part, ratio, sigma in ((score, 0.5, 2.0), (hard_coded, 1.0, 1.0)):
+        mean = ratio * torch.tensor([2.0, 3, 4]).view(3, 1) + center
+        log_p = torch.distributions.Normal(mean, sigma).log_prob(torch.arange(6.0))
+        weights = part(query, key, where).softmax(dim=-1)
+        torch.testing.assert_close(weights, log_p.softmax(dim=-1).unsqueeze(0))
 
 
-def test_uniform_scores_give_the_mean_of_what_may_be_seen() -> None:
-    module, x = attention(plain(score="uniform")), tokens()
-    assert isinstance(module, Attention)
+def test_uniform_scores_give_the_mean_of_visible_values() -> None:
+    module, x = multi_head(score="uniform"), tokens()
     mask = torch.rand(2, 1, 1, 7) < 0.5
     mask[..., 0] = True
-    context, _ = run(module, x, mask)
-    means = [module.value_weights(x[b, mask[b, 0, 0]]).mean(dim=0) for b in range(2)]
-    expected = module.output_weights(torch.stack(means))[:, None].expand(2, 7, D)
-    torch.testing.assert_close(context, expected)
-    assert (uniform(*random_heads(), places(5, 6)) == 0).all()
+    means = [module.value_proj(x[b, mask[b, 0, 0]]).mean(dim=0) for b in range(2)]
+    expected = module.output_proj(torch.stack(means))[:, None].expand(2, 7, D)
+    torch.testing.assert_close(run(module, x, mask)[0], expected)
+    assert (uniform(*random_heads(), positions(5, 6)) == 0).all()
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(sparsemax, entmax.sparsemax), (entmax15, entmax.entmax15)]
 )
-def test_sparse_weights_are_those_of_the_entmax_package(ours: Any, theirs: Any) -> None:
+def test_sparse_weights_equal_the_entmax_packages(ours: Any, theirs: Any) -> None:
     torch.manual_seed(5)
     for scale in (0.1, 1.0, 10.0):
         scores = (scale * torch.randn(50, 12, dtype=torch.double)).requires_grad_()
@@ -468,12 +385,11 @@ def test_sparse_weights_are_those_of_the_entmax_package(ours: Any, theirs: Any) 
         torch.testing.assert_close(weights, expected)
         assert scale < 10 or (weights[mask] == 0).any()
         direction = torch.randn_like(scores)
-        gradients = [
-            torch.autograd.grad((w * direction).sum(), scores) for w in (weights, expected)
-        ]
+        losses = ((w * direction).sum() for w in (weights, expected))
+        one, other = (torch.autograd.grad(loss, scores)[0] for loss in losses)
         # Where scores are equal, a weight may be on the edge of zero, and has two slopes.
-        torch.testing.assert_close(gradients[0][0][10:], gradients[1][0][10:])
-        assert gradients[0][0].isfinite().all()
+        torch.testing.assert_close(one[10:], other[10:])
+        assert one.isfinite().all()
 
 
 @pytest.mark.parametrize("normalizer", [sparsemax, entmax15])
@@ -485,12 +401,11 @@ def test_sparse_weights_of_many_scores_in_bfloat16(normalizer: Any) -> None:
     torch.testing.assert_close(rough.sum(dim=-1).float(), torch.ones(50), atol=1e-2, rtol=0)
 
 
-def test_the_gradient_of_equal_scores_is_a_number() -> None:
-    scores = torch.tensor([0.0, 0.0, -2.0, -2.0], requires_grad=True)
+def test_entmax_gradient_at_an_edge_is_finite() -> None:
+    scores = torch.tensor([0.0, 0.0, -2.0, -2.0], requires_grad=True)  # where 1/k equals v
     weights = entmax15(scores)
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.5, 0.0, 0.0]))
-    (gradient,) = torch.autograd.grad(weights[0], scores)
-    assert gradient.isfinite().all()
+    assert torch.autograd.grad(weights[0], scores)[0].isfinite().all()
 
 
 def test_sigmoid_by_hand() -> None:
@@ -499,21 +414,16 @@ def test_sigmoid_by_hand() -> None:
     torch.testing.assert_close(sigmoid(scores), expected)
 
 
-def test_a_null_key_is_torchs_zero_key() -> None:
-    module, x = attention(plain(normalizer="softmax_null")), tokens()
-    assert isinstance(module, Attention)
-    queries = module.split_heads(module.query_weights(x))
-    keys, values = module.project(x, x)
-    nothing = torch.zeros(2, H, 1, K, dtype=torch.double)
+def test_softmax_null_is_attention_with_a_zero_key() -> None:
+    module, x = multi_head(normalizer="softmax_null"), tokens()
     null = SoftmaxNull(H, K)
     module.normalize = null.double()
-    expected = F.scaled_dot_product_attention(
-        queries, torch.cat([keys, nothing], dim=2), torch.cat([values, nothing], dim=2)
-    )
-    context, _ = run(module, x, None)
-    torch.testing.assert_close(context, module.output_weights(module.merge_heads(expected)))
-    with torch.no_grad():
-        null.b.fill_(math.log(5))
+    nothing = torch.zeros(2, H, 1, K, dtype=torch.double)
+    q, k, v = projected(module, x)
+    k, v = (torch.cat([part, nothing], dim=2) for part in (k, v))
+    expected = joined(module, F.scaled_dot_product_attention(q, k, v))
+    torch.testing.assert_close(run(module, x, None)[0], expected)
+    nn.init.constant_(null.b, math.log(5))
     torch.testing.assert_close(null(torch.zeros(1, H, 1, 3))[0, :, 0], torch.full((H, 3), 1 / 8))
 
 
@@ -524,10 +434,10 @@ def test_learned_positions_end_with_the_table() -> None:
 
 
 def test_rotary_is_a_product_of_complex_numbers() -> None:
-    queries, keys = random_heads(3, 6)
-    where = places(3, 6, start=2)
-    ours = Rotary(H, K).project(queries, keys, where)
-    for x, turned, at in zip((queries, keys), ours, where, strict=True):
+    query, key = random_heads(3, 6)
+    where = positions(3, 6, start=2)
+    ours = Rotary(H, K).modify_qk(query, key, where)
+    for x, turned, at in zip((query, key), ours, where, strict=True):
         numbers = torch.complex(x[..., : K // 2], x[..., K // 2 :])
         angles = at[:, None] * torch.tensor([10000.0 ** (-2 * n / K) for n in range(K // 2)])
         expected = numbers * torch.polar(torch.ones_like(angles), angles)
@@ -535,26 +445,24 @@ def test_rotary_is_a_product_of_complex_numbers() -> None:
 
 
 @pytest.mark.parametrize("position", ["rotary", "alibi", "t5", "shaw"])
-def test_only_distances_matter(position: str) -> None:
-    """The same tokens further on in the sentence look at each other as before."""
-    module, x = attention(plain(position=position)), tokens(4)
-    filler = torch.randn(2, 3, D, dtype=torch.double)
-    shifted = torch.cat([filler, x], dim=1)
+def test_only_relative_positions_matter(position: str) -> None:
+    """The same tokens further on in the sentence attend to each other as before."""
+    module, x = multi_head(position=position), tokens(4)
+    shifted = torch.cat([torch.randn(2, 3, D, dtype=torch.double), x], dim=1)
     mask = torch.ones(4, 7, dtype=torch.bool)
     mask[:, :3] = False
     expected, expected_weights = run(module, x, None)
-    context, steps = module.attend(x, module.project(shifted, shifted), mask, 3)
+    context, weights = run(module, shifted, mask, start=3)
     torch.testing.assert_close(context, expected)
-    assert steps is not None
-    torch.testing.assert_close(steps.weights[..., 3:], expected_weights)
+    torch.testing.assert_close(weights[..., 3:], expected_weights)
     swapped, _ = run(module, x[:, [1, 0, 2, 3]], None)
     assert not torch.allclose(swapped[:, [1, 0, 2, 3]], expected)  # but they do matter
 
 
 def test_alibi_by_hand() -> None:
-    bias = Alibi(8, K).score(torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 2, K), places(2, 3, 1))
-    slopes = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
-    expected = [[[-m, 0, -m], [-2 * m, -m, 0]] for m in slopes]
+    scores, query = torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 2, K)
+    bias = Alibi(8, K).modify_scores(scores, query, positions(2, 3, 1))
+    expected = [[[-m, 0, -m], [-2 * m, -m, 0]] for m in (2**-h for h in range(1, 9))]
     torch.testing.assert_close(bias, torch.tensor([expected]))
 
 
@@ -569,157 +477,155 @@ def test_t5_buckets_by_hand() -> None:
 
 
 def test_shaw_by_loop() -> None:
-    module, x = attention(plain(position="shaw")), tokens(20, batch=1)
-    assert isinstance(module, Attention)
-    (shaw,) = module.adjustments
+    module, x = multi_head(position="shaw"), tokens(20, batch=1)
+    shaw = module.modifiers[0]
     assert isinstance(shaw, Shaw)
-    queries = module.split_heads(module.query_weights(x))
-    keys, values = module.project(x, x)
-    contexts = torch.zeros_like(queries)
+    q, k, v = projected(module, x)
+    output = torch.zeros_like(q)
     for t in range(20):
         index = [max(-16, min(16, s - t)) + 16 for s in range(20)]
-        scores = ((keys + shaw.a[index]) @ queries[:, :, t, :, None]).squeeze(-1) / math.sqrt(K)
+        scores = ((k + shaw.a[index]) @ q[:, :, t, :, None]).squeeze(-1) / math.sqrt(K)
         weights = scores.softmax(dim=-1).unsqueeze(-1)
-        contexts[:, :, t] = (weights * (values + shaw.b[index])).sum(dim=2)
-    context, _ = run(module, x, None)
-    torch.testing.assert_close(context, module.output_weights(module.merge_heads(contexts)))
+        output[:, :, t] = (weights * (v + shaw.b[index])).sum(dim=2)
+    torch.testing.assert_close(run(module, x, None)[0], joined(module, output))
 
 
 @pytest.mark.parametrize("window", [1, 3])
-def test_windows_by_loop(window: int) -> None:
-    module, x = attention(plain(window=window)), tokens()
-    full = attention(plain())
-    for causal in (False, True):
-        mask = torch.ones(7, 7, dtype=torch.bool)
-        context, _ = run(module, x, mask.tril() if causal else None)
+def test_window_by_loop(window: int) -> None:
+    module, full, x = multi_head(window=window), multi_head(), tokens()
+    for mask, reach in ((causal(7), 0), (None, window)):
+        context, _ = run(module, x, mask)
         for t in range(7):
-            near = x[:, max(0, t - window) : t + 1 + (0 if causal else window)]
+            near = x[:, max(0, t - window) : t + 1 + reach]
             expected, _ = full(x[:, t : t + 1], near, near)
             torch.testing.assert_close(context[:, t : t + 1], expected)
 
 
-def test_the_map_of_linear_attention_never_loses_a_token() -> None:
-    x = torch.tensor([-30.0, -1.0, 0.0, 1.0])
-    torch.testing.assert_close(phi(x), torch.nn.functional.elu(x) + 1)
-    assert phi(x)[0] == pytest.approx(math.exp(-30))
-
-
 def test_linear_attention_by_loop() -> None:
     """The recurrence of the paper's equations 16 to 20."""
-    module, x = attention(plain(kind="linear")), tokens()
-    assert isinstance(module, Attention)
-    queries = module.split_heads(module.query_weights(x))
-    keys, values = module.project(x, x)
-
-    def phi(y: Tensor) -> Tensor:
-        return torch.where(y > 0, y + 1, y.exp())
-
+    module, x = multi_head(type="linear"), tokens()
+    q, k, v = projected(module, x)
     state, total = torch.zeros(2, H, K, K).double(), torch.zeros(2, H, K).double()
-    contexts = torch.zeros_like(queries)
+    output = torch.zeros_like(q)
     for t in range(7):
-        state = state + phi(keys[:, :, t, :, None]) * values[:, :, t, None, :]
-        total = total + phi(keys[:, :, t])
-        asked = phi(queries[:, :, t])
-        above = torch.einsum("bhk,bhkv->bhv", asked, state)
-        contexts[:, :, t] = above / (asked * total).sum(dim=-1, keepdim=True)
-    context, _ = run(module, x, torch.ones(7, 7, dtype=torch.bool).tril())
-    torch.testing.assert_close(context, module.output_weights(module.merge_heads(contexts)))
+        phi_q, phi_k = (F.elu(part[:, :, t]) + 1 for part in (q, k))
+        state = state + phi_k[..., None] * v[:, :, t, None, :]
+        total = total + phi_k
+        above = torch.einsum("bhk,bhkv->bhv", phi_q, state)
+        output[:, :, t] = above / (phi_q * total).sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(run(module, x, causal(7))[0], joined(module, output))
+    far = torch.tensor(-30.0)  # never loses a token
+    assert alternatives._phi(far).item() == pytest.approx(math.exp(-30))
 
 
 def test_average_attention_by_loop() -> None:
-    module, x = attention(plain(kind="average")), tokens(5)
-    assert isinstance(module, AverageAttention)
-    context, _ = run(module, x, torch.ones(5, 5, dtype=torch.bool).tril())
+    module, x = attention(AttentionConfig(type="average", position="none")), tokens(5)
+    assert isinstance(module, catalogue.AverageAttention)
+    context, _ = run(module, x, causal(5))
     for t in range(5):
-        inner = torch.relu(module.value_weights(x[:, : t + 1].mean(dim=1)))
-        g = module.output_weights(inner)
-        i, f = torch.sigmoid(module.gate_weights(torch.cat([x[:, t], g], dim=-1))).split(D, dim=-1)
+        g = module.output_proj(torch.relu(module.value_proj(x[:, : t + 1].mean(dim=1))))
+        i, f = torch.sigmoid(module.gate_proj(torch.cat([x[:, t], g], dim=-1))).split(D, dim=-1)
         torch.testing.assert_close(context[:, t], i * x[:, t] + f * g)
 
 
 def test_differential_attention_is_the_difference_of_two() -> None:
-    module, x = attention(plain(extras="differential")), tokens()
-    assert isinstance(module, Attention)
-    (extra,) = module.adjustments
-    assert isinstance(extra, Differential)
-    queries = module.split_heads(module.query_weights(x))
-    keys, values = module.project(x, x)
-    (l1, l2), (m1, m2) = extra.l, extra.m
+    module, x = multi_head(modifiers="differential"), tokens()
+    modifier = module.modifiers[0]
+    assert isinstance(modifier, Differential)
+    (l1, l2), (m1, m2) = modifier.l, modifier.m
     factor = torch.exp(l1 @ m1) - torch.exp(l2 @ m2) + 0.8
-    half = K // 2
+    q, k, v = projected(module, x)
     first, second = (
-        F.scaled_dot_product_attention(queries[..., part], keys[..., part], values)
-        for part in (slice(half), slice(half, None))
+        F.scaled_dot_product_attention(q[..., half], k[..., half], v)
+        for half in (slice(K // 2), slice(K // 2, None))
     )
     difference = first - factor * second
     root_mean_square = difference.square().mean(dim=-1, keepdim=True).sqrt()
-    expected = 0.2 * extra.norm.weight * difference / root_mean_square
+    expected = joined(module, 0.2 * modifier.norm.weight * difference / root_mean_square)
     context, weights = run(module, x, None)
-    merged = module.output_weights(module.merge_heads(expected))
-    torch.testing.assert_close(context, merged, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(context, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.sum(dim=-1), (1 - factor).expand(2, H, 7))
-    fresh = Differential(H, half)
-    assert fresh.factor().item() == pytest.approx(0.8, abs=0.3)
+    assert Differential(H, K // 2).lambda_().item() == pytest.approx(0.8, abs=0.3)
 
 
 def test_talking_heads_by_hand() -> None:
-    extra = TalkingHeads(2, K)
-    pair = torch.tensor([1.0, 10.0]).view(1, 2, 1, 1)
-    assert torch.equal(extra.weigh(extra.score(pair, pair, places(1, 1))), pair)
-    with torch.no_grad():
-        extra.a.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        extra.b.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    assert extra.score(pair, pair, places(1, 1)).flatten().tolist() == [21, 43]
-    assert extra.weigh(pair).flatten().tolist() == [10, 1]
-
-
-def test_talking_heads_weights_sum_to_the_rows_of_their_map() -> None:
-    module = attention(plain(extras="talking_heads"))
-    assert isinstance(module, Attention)
-    (extra,) = module.adjustments
-    assert isinstance(extra, TalkingHeads)
+    modifier = TalkingHeads(2, K)
+    pair, at = torch.tensor([1.0, 10.0]).view(1, 2, 1, 1), positions(1, 1)
+    assert torch.equal(modifier.modify_weights(modifier.modify_scores(pair, pair, at)), pair)
+    modifier.a.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    modifier.b.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert modifier.modify_scores(pair, pair, at).flatten().tolist() == [21, 43]
+    assert modifier.modify_weights(pair).flatten().tolist() == [10, 1]
+    module = multi_head(modifiers="talking_heads")  # weights sum to the rows of their map
     _, weights = run(module, tokens(), None)
-    expected = extra.b.sum(dim=-1)[None, :, None].expand(2, H, 7)
-    torch.testing.assert_close(weights.sum(dim=-1), expected)
-
-
-def test_a_gate_is_not_undone_by_a_norm() -> None:
-    """Closed by half, it halves what differential attention says too."""
-    for extras in ("gated", "gated differential"):
-        module, x = attention(plain(extras=extras)), tokens()
-        assert isinstance(module, Attention)
-        gated = next(extra for extra in module.adjustments if isinstance(extra, Gated))
-        torch.nn.init.zeros_(gated.gate_weights.weight)
-        torch.nn.init.zeros_(module.output_weights.bias)
-        contexts = []
-        for gate in (0.8, 0.4):
-            torch.nn.init.constant_(gated.gate_weights.bias, math.log(gate / (1 - gate)))
-            contexts.append(run(module, x, None)[0])
-        torch.testing.assert_close(contexts[1], contexts[0] / 2)
+    expected = cast(TalkingHeads, module.modifiers[0]).b.sum(dim=-1)[None, :, None]
+    torch.testing.assert_close(weights.sum(dim=-1), expected.expand(2, H, 7))
 
 
 def test_gates_scale_each_dimension_of_each_head() -> None:
-    extra = Gated(H, K)
-    x, context = torch.randn(2, 3, D), torch.randn(2, H, 3, K)
-    gated = extra.mix(context, context, x, places(3, 3))
-    gate = extra.gate_weights(x).sigmoid()
-    expected = gate * context.transpose(1, 2).reshape(2, 3, D)
-    torch.testing.assert_close(gated.transpose(1, 2).reshape(2, 3, D), expected)
+    modifier = Gated(H, K)
+    x, output = torch.randn(2, 3, D), torch.randn(2, H, 3, K)
+    gated = modifier.modify_output(output, output, x, positions(3, 3))
+    expected = modifier.gate_proj(x).sigmoid() * output.transpose(1, 2).flatten(2)
+    torch.testing.assert_close(gated.transpose(1, 2).flatten(2), expected)
+    module, x = multi_head(modifiers="gated differential"), tokens()  # no norm undoes a gate
+    modifier = cast(Gated, module.modifiers[0])
+    nn.init.zeros_(modifier.gate_proj.weight)
+    nn.init.zeros_(module.output_proj.bias)
+    contexts = []
+    for gate in (0.8, 0.4):
+        nn.init.constant_(modifier.gate_proj.bias, math.log(gate / (1 - gate)))
+        contexts.append(run(module, x, None)[0])
+    torch.testing.assert_close(contexts[1], contexts[0] / 2)
 
 
-# --- the list of them ---
+# --- the registry ---
 
 
-def test_every_part_has_its_formula_and_its_paper() -> None:
-    rows = list(table(ModelConfig()))
+def test_every_part_has_a_formula_and_a_paper() -> None:
+    rows = list(catalogue.extra_parameters(ModelConfig()))
     assert len(rows) == sum(len(registry) for registry in REGISTRIES)
-    for row in rows:
-        assert row.formula, row.name
-        assert re.search(r"\d{4}\.\d{4,5}|control", row.paper), row.name
-    extra = {row.name: row.extra_parameters for row in rows}
-    assert extra["scaled_dot"] == extra["sparsemax"] == extra["rotary"] == 0
-    assert extra["cosine"] == 4
-    assert extra["additive"] == 256
-    assert extra["t5"] == 4 * 32
-    assert extra["uniform"] == -2 * (256 * 256 + 256)
-    assert extra["learned"] == 512 * 256
+    for _, part, _ in rows:
+        assert part.formula, part.name
+        assert re.search(r"\d{4}\.\d{4,5}|control", part.paper), part.name
+    extra = {part.name: count for _, part, count in rows}
+    expected = {"scaled_dot": 0, "sparsemax": 0, "rotary": 0, "cosine": 4, "additive": 256}
+    expected |= {"t5": 4 * 32, "uniform": -2 * (256 * 256 + 256), "learned": 512 * 256}
+    assert expected.items() <= extra.items()
+
+
+def test_names_are_registered_once_and_properties_spelled_right() -> None:
+    registry = catalogue.Registry("score")
+    registry.add("mine", "s = 1", "a control")(uniform)
+    with pytest.raises(ValueError, match="'mine'"):
+        registry.add("mine", "s = 2", "a control")(dot)
+    assert registry["mine"].make is uniform
+    with pytest.raises(TypeError, match="content_base"):
+        registry.add("other", "s = 1", "a control", content_base=False)(uniform)
+    assert "other" not in registry
+
+
+@pytest.fixture
+def far_away() -> Iterator[str]:
+    """A score defined here, as a reader of the documentation would define one."""
+
+    @SCORES.add("far_away", "s = |j - i|", "a control", content_based=False)
+    def score(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        return positions.relative.abs().to(query.dtype).expand(1, 1, -1, -1)
+
+    yield "far_away"
+    del SCORES["far_away"]
+
+
+def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
+    path = tmp_path / "new.toml"
+    path.write_text(f'data.directory = "x"\nmodel.attention.score = "{far_away}"\n')
+    config = load_config(path, check=check_attention)
+    assert config.model.cross_attention.score == far_away
+    with pytest.raises(UserError, match=r"command line: .*\.score.*'far_awy'.*'far_away'"):
+        load_config(path, {"model.cross_attention.score": "far_awy"}, check=check_attention)
+    model = small_model(with_attention(catalogue.config_with(SCORES, far_away)))
+    trace = model.trace(torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
+    expected = torch.tensor([[0.0, 1, 2, 3], [1, 0, 1, 2]]).softmax(dim=-1)
+    for layer in trace.cross:
+        torch.testing.assert_close(layer.weights[0, 0], expected)

@@ -1,0 +1,108 @@
+"""What can stand in the place of multi-head attention, without its exchangeable parts."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.attention.attention import AttentionTrace, KeyValue, MultiHeadAttention
+from seq2seq.attention.registry import TYPES
+from seq2seq.config import AttentionConfig
+
+
+@TYPES.add(
+    "linear",
+    "w = φ(q) · φ(k) / Σ φ(q) · φ(k), φ(x) = elu(x) + 1",
+    "arXiv:2006.16236",
+    settings=("n_heads",),
+)
+class LinearAttention(MultiHeadAttention):
+    """A score that factors: values can be summed once for all (Katharopoulos et al. 2020).
+
+    φ(q) (Σ φ(k) vᵀ) is cheaper where all queries may attend to the same keys, and to more than K;
+    with fewer, or under a causal mask, the weights come first, as in any attention.
+    """
+
+    def attend(
+        self,
+        query: Tensor,
+        kv: KeyValue,
+        mask: Tensor | None = None,
+        start: int = 0,
+        return_trace: bool = False,
+    ) -> tuple[Tensor, AttentionTrace | None]:
+        q = _phi(self.split_heads(self.query_proj(query)))  # (B, H, T, K)
+        k, v = _phi(kv.key), kv.value
+        trace = None
+        same_keys = mask is None or mask.shape[-2] == 1
+        if same_keys and not return_trace and k.shape[2] > k.shape[3]:
+            if mask is not None:
+                k = k * mask.transpose(-2, -1)
+            total = q @ k.sum(dim=2).unsqueeze(-1)  # (B, H, T, 1)
+            output = q @ (k.transpose(-2, -1) @ v) / total
+        else:
+            scores = q @ k.transpose(-2, -1)  # (B, H, T, S), all positive
+            scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+            visible = scores if mask is None else scores.clamp(min=0)
+            weights = visible / visible.sum(dim=-1, keepdim=True)
+            output = weights @ v
+            trace = AttentionTrace(q, k, scores, weights, v) if return_trace else None
+        return self.output_proj(self.merge_heads(output)), trace
+
+
+def _phi(x: Tensor) -> Tensor:
+    """elu(x) + 1, without a sum in which a small exponential would be lost."""
+    return torch.relu(x) + torch.exp(x.clamp(max=0))
+
+
+@TYPES.add(
+    "average",
+    "out = i ⊙ x + f ⊙ g, g = FFN(mean of values), i, f = σ(W [x; g])",
+    "arXiv:1805.00631",
+)
+class AverageAttention(nn.Module):
+    """The gated mean of what may be attended to, without queries and keys (Zhang et al. 2018).
+
+    x is the query's token; the inner layer of the FFN is as wide as x. All heads' weights would be
+    the same, so there is one head.
+    """
+
+    def __init__(self, d_model: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+        self.gate_proj = nn.Linear(2 * d_model, 2 * d_model)
+
+    def project(self, key: Tensor, value: Tensor) -> KeyValue:
+        """The tokens as they are."""
+        return KeyValue(value[:, None, :, :0], value[:, None])
+
+    def attend(
+        self,
+        query: Tensor,
+        kv: KeyValue,
+        mask: Tensor | None = None,
+        start: int = 0,
+        return_trace: bool = False,
+    ) -> tuple[Tensor, AttentionTrace | None]:
+        visible = query.new_ones(len(query), 1, query.shape[1], kv.value.shape[2])  # (B, 1, T, S)
+        visible = visible if mask is None else visible * mask
+        weights = visible / visible.sum(dim=-1, keepdim=True)
+        mean = (weights @ kv.value).squeeze(1)  # (B, T, D)
+        context = self.output_proj(torch.relu(self.value_proj(mean)))
+        gates = torch.sigmoid(self.gate_proj(torch.cat([query, context], dim=-1)))
+        input_gate, forget_gate = gates.chunk(2, dim=-1)
+        context = input_gate * query + forget_gate * context
+        if not return_trace:
+            return context, None
+        no_query = query[:, None, :, :0]
+        return context, AttentionTrace(no_query, kv.key, visible.log(), weights, kv.value)
+
+    def project_values(self, value: Tensor) -> Tensor:
+        """The values as they are: what becomes of their mean is not a sum over them."""
+        return value
+
+
+@TYPES.add("none", "x stays x", "a control: what is this attention for?")
+class NoAttention:
+    """A layer without this attention."""

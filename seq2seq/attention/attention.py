@@ -1,0 +1,255 @@
+"""Attention: each query is compared with every key, and the output is a weighted sum of values.
+
+Queries, keys and values are learned projections of token vectors. In self-attention every token
+has all three; in cross-attention the target has the queries, the source the keys and values.
+The five steps:
+
+    1. project    vectors become queries, keys and values
+    2. score      each query is compared with every key
+    3. mask       keys that a query may not attend to are ruled out
+    4. normalize  a query's scores become weights
+    5. aggregate  the output is the sum of the values, each times its weight
+
+``attention`` is steps 2 to 5 as published. ``MultiHeadAttention`` adds step 1, several heads, and
+the seam for variants: a ``score``, a ``normalizer`` and modifiers can be exchanged by name.
+
+Shapes, here and everywhere else: B batch, S source tokens, T target tokens, D model width, H heads,
+K = D / H head width, V vocabulary. In this folder T counts queries and S keys, from either side.
+A mask is boolean, True where a query may attend.
+
+Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762.
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seq2seq.attention.registry import (
+    MODIFIERS,
+    NORMALIZERS,
+    POSITIONS,
+    SCORES,
+    TYPES,
+    AttentionModifier,
+    Positions,
+)
+from seq2seq.config import AttentionConfig
+from seq2seq.utils import ConfigError
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q Kᵀ / √K) V.
+
+    Args:
+        query: (B, H, T, K)
+        key: (B, H, S, K)
+        value: (B, H, S, K)
+        mask: broadcastable to (B, H, T, S); every query needs a key that it may attend to.
+
+    Returns:
+        output (B, H, T, K) and weights (B, H, T, S), each query's summing to one.
+    """
+    # 2. Score. Without the root, scores would grow with K until the softmax saturates.
+    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+    # 3. Mask. e to the power of minus infinity is 0.
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    # 4. Normalize.
+    weights = torch.softmax(scores, dim=-1)
+    # 5. Aggregate.
+    return weights @ value, weights
+
+
+def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
+    """(T, S): T tokens, the last ones of S, may attend to themselves and to those before them."""
+    ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=n_keys - n_queries)
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values, each (B, H, S, K); with ``kv_heads``, fewer than H heads."""
+
+    key: Tensor
+    value: Tensor
+
+    def append(self, new: "KeyValue") -> "KeyValue":
+        if self.key.shape[2] == 0:
+            return new
+        return KeyValue(*(torch.cat(pair, dim=2) for pair in zip(self, new, strict=True)))
+
+    def select(self, rows: Tensor) -> "KeyValue":
+        """Only these rows of the batch, in this order."""
+        return KeyValue(self.key[rows], self.value[rows])
+
+
+class AttentionTrace(NamedTuple):
+    """The results of the steps; where a modifier splits heads, the first three have 2H heads."""
+
+    query: Tensor  # (B, H, T, K), as compared
+    key: Tensor  # (B, H, S, K)
+    scores: Tensor  # (B, H, T, S), -inf where masked
+    weights: Tensor  # (B, H, T, S), as used for the sum
+    value: Tensor  # (B, H, S, K)
+
+
+@TYPES.add("multi_head", "softmax(Q Kᵀ / √K) V", "Vaswani et al. 2017, arXiv:1706.03762")
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on its own slice of the width, with exchangeable parts.
+
+    With fewer heads for keys and values (``kv_heads``), groups of queries share them: Shazeer
+    2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245. ``ConfigError`` if the parts do
+    not fit together.
+    """
+
+    def __init__(self, d_model: int, config: AttentionConfig) -> None:
+        super().__init__()
+        n_parts = _check_parts(d_model, config)
+        head_width = d_model // config.n_heads
+        kv_width = head_width * (config.kv_heads or config.n_heads)
+        sizes = n_parts * config.n_heads, head_width // n_parts
+        content_based = SCORES[config.score].content_based
+        self.n_heads, self.window = config.n_heads, config.window
+
+        # What the idea calls query weights, key weights and value weights.
+        self.query_proj = nn.Linear(d_model, d_model) if content_based else nn.Identity()
+        self.key_proj = nn.Linear(d_model, kv_width) if content_based else nn.Identity()
+        self.value_proj = nn.Linear(d_model, kv_width)
+        self.output_proj = nn.Linear(d_model, d_model)
+
+        self.score = SCORES.make(config.score, *sizes)
+        self.normalize = NORMALIZERS.make(config.normalizer, *sizes)
+        modifiers = [MODIFIERS.make(x.name, *sizes) for x in MODIFIERS.selected(config.modifiers)]
+        if POSITIONS[config.position].is_a(AttentionModifier):
+            modifiers.append(POSITIONS.make(config.position, *sizes))
+        self.modifiers = nn.ModuleList(modifiers)
+        published = (config.score, config.normalizer) == ("scaled_dot", "softmax")
+        self.is_published = published and not modifiers and not config.window
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from (B, T, D) to (B, S, D): context (B, T, D) and weights (B, H, T, S)."""
+        context, trace = self.attend(query, self.project(key, value), mask, return_trace=True)
+        return context, cast(AttentionTrace, trace).weights
+
+    def project(self, key: Tensor, value: Tensor) -> KeyValue:
+        """Step 1 for keys and values (B, S, D), to be attended to now or at later steps."""
+        k = self.split_heads(self.key_proj(key))
+        v = self.split_heads(self.value_proj(value))
+        return KeyValue(k.contiguous(), v.contiguous())  # read often, head by head
+
+    def attend(
+        self,
+        query: Tensor,
+        kv: KeyValue,
+        mask: Tensor | None = None,
+        start: int = 0,
+        return_trace: bool = False,
+    ) -> tuple[Tensor, AttentionTrace | None]:
+        """Steps 1 to 5 for ``query`` (B, T, D), where keys and values are already projected.
+
+        The first key has position 0, the first query position ``start``; ``mask`` as for
+        ``attention``. Returns context (B, T, D), and the results of the steps if they are wanted.
+        """
+        q = self.split_heads(self.query_proj(query))  # (B, H, T, K)
+        k, v = self.repeat_kv(kv.key), self.repeat_kv(kv.value)
+        trace = None
+        if return_trace or not self.is_published:
+            output, trace = self.attend_by_parts(query, q, k, v, mask, start)
+        elif _sdpa_is_faster(q):
+            output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            output, _ = attention(q, k, v, mask)
+        return self.output_proj(self.merge_heads(output)), trace if return_trace else None
+
+    def attend_by_parts(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int
+    ) -> tuple[Tensor, AttentionTrace]:
+        """``attention`` with exchangeable parts; x (B, T, D) are the tokens of the queries."""
+        modifiers = [cast(AttentionModifier, module) for module in self.modifiers]
+        positions = Positions.make(q.shape[2], k.shape[2], start, q.device)
+        for modifier in modifiers:
+            q, k = modifier.modify_qk(q, k, positions)
+        # 2. Score.
+        scores = self.score(q, k, positions)
+        scores = scores.expand(*q.shape[:2], *scores.shape[-2:])  # (B, H, T, S)
+        for modifier in modifiers:
+            scores = modifier.modify_scores(scores, q, positions)
+        # 3. Mask.
+        mask = _windowed(mask, positions, self.window) if self.window else mask
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        # 4. Normalize.
+        weights = self.normalize(scores)
+        for modifier in reversed(modifiers):
+            weights = modifier.modify_weights(weights)
+        # 5. Aggregate.
+        output = weights @ v  # (B, H, T, K)
+        for modifier in reversed(modifiers):
+            output = modifier.modify_output(output, weights, x, positions)
+        return output, AttentionTrace(q, k, scores, weights, v)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, H, T, K): each head gets its own slice of the width."""
+        head_width = self.output_proj.in_features // self.n_heads
+        return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
+
+    def repeat_kv(self, x: Tensor) -> Tensor:
+        """(B, kv_heads, S, K) to (B, H, S, K): each serves a group of neighboring queries."""
+        group = self.n_heads // x.shape[1]
+        return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """(B, H, T, K) to (B, T, D): the heads' slices side by side again."""
+        return x.transpose(1, 2).flatten(-2)
+
+    def project_values(self, value: Tensor) -> Tensor:
+        """What each value (B, H, S, K) adds to the context where its weight is 1: (B, H, S, D)."""
+        by_head = self.output_proj.weight.unflatten(1, (self.n_heads, -1))  # (D, H, K)
+        return value @ by_head.permute(1, 2, 0)
+
+
+def _sdpa_is_faster(query: Tensor) -> bool:
+    """Whether torch's fused kernel was measured to be faster (docs/performance.md).
+
+    On a CPU it is for a single query only, in bfloat16 only for one of a single sentence.
+    """
+    single = query.shape[2] == 1
+    return query.is_cuda or (single and (query.dtype == torch.float32 or len(query) == 1))
+
+
+def _windowed(mask: Tensor | None, positions: Positions, window: int) -> Tensor:
+    """``mask``, and no key further than ``window`` tokens away (Beltagy et al. 2020).
+
+    A token may always attend to itself, even padding that sees nothing else: no row is empty.
+    """
+    distance = positions.relative.abs()
+    near = distance <= window
+    return near if mask is None else mask & near | (distance == 0)
+
+
+def _check_parts(d_model: int, config: AttentionConfig) -> int:
+    """Raise ``ConfigError`` where parts do not fit together; returns 2 if one splits heads."""
+    n_heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
+    if not n_heads or d_model % n_heads:
+        raise ConfigError("n_heads", f"must divide model.d_model = {d_model}")
+    if n_heads % kv_heads:
+        raise ConfigError("kv_heads", f"must divide n_heads = {n_heads}")
+    splits = any(part.splits_heads for part in MODIFIERS.selected(config.modifiers))
+    if splits and d_model // n_heads % 2:
+        raise ConfigError("modifiers", f"head width {d_model // n_heads} cannot be halved")
+    (score,) = SCORES.selected(config.score)
+    for registry in (SCORES, NORMALIZERS, POSITIONS, MODIFIERS):
+        for part in registry.selected(getattr(config, registry.setting)):
+            if part.needs_inner_product and not score.inner_product:
+                problem = f"{part.name!r} needs an inner product; score = {score.name!r} is none"
+                raise ConfigError(registry.setting, problem)
+            if part.needs_whole_heads and splits:
+                problem = f"{part.name!r} needs whole heads, which {config.modifiers!r} splits"
+                raise ConfigError(registry.setting, problem)
+    return 2 if splits else 1

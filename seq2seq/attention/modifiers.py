@@ -1,0 +1,89 @@
+"""Additions to an attention, any number of them: changes between its five steps."""
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.attention.registry import MODIFIERS, AttentionModifier, Positions
+
+
+@MODIFIERS.add("gated", "output = sigmoid(W x + b) ⊙ output", "arXiv:2505.06708")
+class Gated(AttentionModifier):
+    """A gate between 0 and 1 on every dimension, from the query's token (Qiu et al. 2025).
+
+    It is registered first and so modifies the output last: a norm after it would undo the scaling.
+    """
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(n_heads * head_width, n_heads * head_width)
+
+    def modify_output(
+        self, output: Tensor, weights: Tensor, x: Tensor, positions: Positions
+    ) -> Tensor:
+        gate = torch.sigmoid(self.gate_proj(x))  # (B, T, D)
+        return gate.unflatten(-1, (output.shape[1], -1)).transpose(1, 2) * output
+
+
+@MODIFIERS.add(
+    "differential",
+    "output = (1 - λ₀) norm((w₁ - λ w₂) v), λ₀ = 0.8",
+    "arXiv:2410.05258",
+    splits_heads=True,
+    signed=True,
+)
+class Differential(AttentionModifier):
+    """Two attentions, one subtracted: what both attend to cancels out (Ye et al. 2024).
+
+    Queries and keys are split in half, and each half attends. λ = exp(l₁ · m₁) - exp(l₂ · m₂) + λ₀
+    is learned; weights sum to 1 - λ. Until the subtraction a half counts as a head, with its own
+    slope, offset or temperature where other parts have one.
+    """
+
+    lambda_0 = 0.8
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.l = nn.Parameter(torch.randn(2, head_width) * 0.1)
+        self.m = nn.Parameter(torch.randn(2, head_width) * 0.1)
+        self.norm = nn.RMSNorm(2 * head_width)
+
+    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        return self._halve(query), self._halve(key)
+
+    @staticmethod
+    def _halve(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (2, -1)).transpose(2, 3).flatten(1, 2)  # (B, 2H, T, K / 2)
+
+    def lambda_(self) -> Tensor:
+        first, second = (self.l * self.m).sum(dim=-1).exp()
+        return first - second + self.lambda_0
+
+    def modify_weights(self, weights: Tensor) -> Tensor:
+        first, second = weights.unflatten(1, (-1, 2)).unbind(dim=2)  # (B, H, T, S)
+        return first - self.lambda_() * second
+
+    def modify_output(
+        self, output: Tensor, weights: Tensor, x: Tensor, positions: Positions
+    ) -> Tensor:
+        exact = output.to(self.norm.weight.dtype)  # under autocast torch warns of anything else
+        return (1 - self.lambda_0) * self.norm(exact)  # the subtraction has shortened it
+
+
+@MODIFIERS.add(
+    "talking_heads",
+    "s'ₕ = Σ A[h, g] s_g, then w'ₕ = Σ B[h, g] w_g",
+    "arXiv:2003.02436",
+    signed=True,
+)
+class TalkingHeads(AttentionModifier):
+    """Heads' scores and weights are mixed, at first by the identity (Shazeer et al. 2020)."""
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.eye(n_heads)), nn.Parameter(torch.eye(n_heads))
+
+    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+        return torch.einsum("hg,bgts->bhts", self.a, scores)
+
+    def modify_weights(self, weights: Tensor) -> Tensor:
+        return torch.einsum("hg,bgts->bhts", self.b, weights)

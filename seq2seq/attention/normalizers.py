@@ -1,0 +1,88 @@
+"""Step 4 of attention: ways to turn a query's scores into weights.
+
+Each takes scores (B, H, T, S), -inf where masked, with at least one in each row that is not, and
+returns weights of the same shape: non-negative, zero where masked. A class is constructed with
+(n_heads, head_width). NaN scores give NaN weights: the loss then reports that training diverged.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.attention.registry import NORMALIZERS
+
+
+@NORMALIZERS.add("softmax", "w = exp(s) / Σ exp(s)", "arXiv:1706.03762", row_sum="one")
+def softmax(scores: Tensor) -> Tensor:
+    """As in ``attention`` (Vaswani et al. 2017)."""
+    return torch.softmax(scores, dim=-1)
+
+
+@NORMALIZERS.add(
+    "sparsemax", "w = max(0, s - τ), with τ such that Σ w = 1", "arXiv:1602.02068", row_sum="one"
+)
+def sparsemax(scores: Tensor) -> Tensor:
+    """The nearest point of the simplex (Martins and Astudillo 2016)."""
+    z = _at_least_float32(scores)
+    z = (z - z.amax(dim=-1, keepdim=True)).clamp(min=-2)  # τ ≥ -1: nothing is lost
+    ordered = z.sort(dim=-1, descending=True).values
+    sums = ordered.cumsum(dim=-1)
+    k = torch.arange(1, z.shape[-1] + 1, device=z.device)
+    support = (1 + k * ordered > sums).sum(dim=-1, keepdim=True).clamp(min=1)
+    tau = (sums.gather(-1, support - 1) - 1) / support
+    return (z - tau).clamp(min=0)
+
+
+@NORMALIZERS.add(
+    "entmax15",
+    "w = max(0, s / 2 - τ)², with τ such that Σ w = 1",
+    "arXiv:1905.05702",
+    row_sum="one",
+)
+def entmax15(scores: Tensor) -> Tensor:
+    """Between softmax and sparsemax (Peters et al. 2019).
+
+    The k highest scores, of mean m and variance v, give τ = m - √(1/k - v); k is the largest
+    number for which all k stay above it.
+    """
+    z = _at_least_float32(scores)
+    z = ((z - z.amax(dim=-1, keepdim=True)) / 2).clamp(min=-2)  # τ ≥ -1
+    ordered = z.sort(dim=-1, descending=True).values
+    k = torch.arange(1, z.shape[-1] + 1, device=z.device)
+    mean = ordered.cumsum(dim=-1) / k
+    variance = ordered.square().cumsum(dim=-1) / k - mean.square()
+    # Above zero, because the root's slope is infinite there.
+    taus = mean - (1 / k - variance).clamp(min=1e-12).sqrt()
+    support = (taus <= ordered).sum(dim=-1, keepdim=True).clamp(min=1)
+    return (z - taus.gather(-1, support - 1)).clamp(min=0).square()
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    """Thresholds are small differences of long sums."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+@NORMALIZERS.add("sigmoid", "w = 1 / (1 + n exp(-s)) for n visible keys", "arXiv:2409.04431")
+def sigmoid(scores: Tensor) -> Tensor:
+    """Each key by itself; n keeps the first sums near one (Ramapuram et al. 2024)."""
+    n_keys = (scores > -math.inf).sum(dim=-1, keepdim=True)
+    return torch.sigmoid(scores - n_keys.log())
+
+
+@NORMALIZERS.add(
+    "softmax_null", "w = exp(s) / (exp(b) + Σ exp(s))", "arXiv:2309.17453", row_sum="at most one"
+)
+class SoftmaxNull(nn.Module):
+    """Softmax with one more key, of value zero (Miller 2023; Xiao et al. 2023).
+
+    The null key's score b is learned, one per head; its weight is not returned.
+    """
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        null = self.b[:, None, None].to(scores.dtype).expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat([scores, null], dim=-1), dim=-1)[..., :-1]

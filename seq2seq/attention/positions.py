@@ -1,0 +1,153 @@
+"""Positions: absolute ones are added to embeddings, relative ones work inside an attention.
+
+An ``AbsolutePosition`` is constructed with the width of the model, a relative one, which is an
+``AttentionModifier``, with (n_heads, head_width). i is the query's position, j the key's.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.attention.registry import POSITIONS, AbsolutePosition, AttentionModifier, Positions
+
+
+@POSITIONS.add("sinusoidal", "x₂ₙ += sin(i / 10000^(2n/D)), x₂ₙ₊₁ += cos(...)", "arXiv:1706.03762")
+class Sinusoidal(AbsolutePosition):
+    """Waves added to embeddings (Vaswani et al. 2017)."""
+
+    table: Tensor
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        if d_model % 2:
+            raise ValueError("sinusoidal positions are pairs of sine and cosine: d_model is odd")
+        self.register_buffer("table", sinusoids(512, d_model), persistent=False)
+
+    def forward(self, start: int, end: int) -> Tensor:
+        table = self.table  # a local name: several threads may decode at once
+        if end > len(table):
+            self.table = table = sinusoids(2 * end, self.d_model).to(table)
+        return table[start:end]
+
+
+def sinusoids(n_positions: int, d_model: int) -> Tensor:
+    """(T, D) sines and cosines of each position, at D / 2 rates."""
+    positions = torch.arange(n_positions, dtype=torch.float32).unsqueeze(1)
+    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
+    angles = positions * rates  # (T, D / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+@POSITIONS.add("learned", "x += p[i], i < 512; beyond, p[511]", "arXiv:1705.03122")
+class Learned(AbsolutePosition):
+    """A learned vector for each position (Gehring et al. 2017)."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.p = nn.Parameter(torch.randn(512, d_model) * d_model**-0.5)
+
+    def forward(self, start: int, end: int) -> Tensor:
+        return self.p[torch.arange(start, end, device=self.p.device).clamp(max=len(self.p) - 1)]
+
+
+@POSITIONS.add("none", "x += 0", "arXiv:2203.16634")
+class NoPosition:
+    """A bag of tokens, but for what the causal mask reveals (Haviv et al. 2022)."""
+
+
+@POSITIONS.add(
+    "rotary", "s = q R(j - i) k / √K, R a rotation", "arXiv:2104.09864", needs_inner_product=True
+)
+class Rotary(AttentionModifier):
+    """RoPE: pairs of dimensions turn with position, at K / 2 rates (Su et al. 2021)."""
+
+    rates: Tensor
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        if head_width % 2:
+            raise ValueError(f"rotary positions turn pairs, but the head width is {head_width}")
+        rates = 10000.0 ** (-torch.arange(0, head_width, 2) / head_width)
+        self.register_buffer("rates", rates, persistent=False)
+
+    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        return self._rotate(query, positions.query), self._rotate(key, positions.key)
+
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        angles = positions[:, None] * self.rates  # (T, K / 2)
+        sin, cos = angles.sin().to(x.dtype), angles.cos().to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+@POSITIONS.add("alibi", "s -= 2^(-8h/H) |j - i| in head h", "arXiv:2108.12409")
+class Alibi(AttentionModifier):
+    """A fixed penalty for distance, the same on both sides (Press et al. 2022)."""
+
+    slopes: Tensor
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1) / n_heads)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+        return scores - self.slopes[:, None, None] * positions.relative.abs()
+
+
+@POSITIONS.add("t5", "s += b[bucket(j - i)]", "arXiv:1910.10683")
+class T5Buckets(AttentionModifier):
+    """A learned score per head for each range of distances (Raffel et al. 2020).
+
+    16 buckets on each side: one for each distance below 8, then each √2 times as wide as the one
+    before; the last holds all from 91 on.
+    """
+
+    starts: Tensor  # the smallest distance of each bucket but the first
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        starts = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
+        self.register_buffer("starts", starts, persistent=False)
+        self.b = nn.Parameter(torch.zeros(n_heads, 2 * (len(starts) + 1)))
+
+    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+        return scores + self.b[:, self.bucket(positions.relative)]
+
+    def bucket(self, relative: Tensor) -> Tensor:
+        """The bucket of each relative position; those to the right come last."""
+        side = torch.bucketize(relative.abs(), self.starts, right=True)
+        return side + (len(self.starts) + 1) * (relative > 0)
+
+
+@POSITIONS.add(
+    "shaw",
+    "s += q · a[j - i] / √K, output += Σ w b[j - i]",
+    "arXiv:1803.02155",
+    needs_inner_product=True,
+    needs_whole_heads=True,
+)
+class Shaw(AttentionModifier):
+    """Learned vectors for distances up to 16, shared by all heads (Shaw et al. 2018)."""
+
+    furthest = 16
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(2 * self.furthest + 1, head_width) * head_width**-0.5)
+        self.b = nn.Parameter(torch.zeros(2 * self.furthest + 1, head_width))
+
+    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+        by_distance = (query / math.sqrt(query.shape[-1])) @ self.a.T  # (B, H, T, distances)
+        return scores + by_distance.gather(-1, self._index(positions).expand(scores.shape))
+
+    def modify_output(
+        self, output: Tensor, weights: Tensor, x: Tensor, positions: Positions
+    ) -> Tensor:
+        by_distance = weights.new_zeros(*weights.shape[:-1], len(self.b))
+        index = self._index(positions).expand(weights.shape)
+        return output + by_distance.scatter_add(-1, index, weights) @ self.b
+
+    def _index(self, positions: Positions) -> Tensor:
+        return positions.relative.clamp(-self.furthest, self.furthest) + self.furthest

@@ -1,0 +1,147 @@
+"""The parts of attention by name, and the base classes they derive from.
+
+A part registers itself where it is written, by one line above it:
+
+    @SCORES.add("dot", "s = q · k", "Luong et al. 2015, arXiv:1508.04025", inner_product=True)
+    def dot(query, key, positions): ...
+
+The configuration, the tests and the experiments find it by its name. A part is a function, or a
+class that is constructed with ``(n_heads, head_width)``.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.utils import ConfigError
+
+Made = TypeVar("Made")
+
+
+class Positions(NamedTuple):
+    """Where tokens stand in their sentences, counted from 0."""
+
+    query: Tensor  # (T,)
+    key: Tensor  # (S,)
+
+    @property
+    def relative(self) -> Tensor:
+        """(T, S): how far to the right of each query each key is; negative to the left."""
+        return self.key - self.query[:, None]
+
+    @classmethod
+    def make(cls, n_queries: int, n_keys: int, start: int, device: torch.device) -> "Positions":
+        """Queries from position ``start`` on, keys from the first position on."""
+        queries = torch.arange(start, start + n_queries, device=device)
+        return cls(queries, torch.arange(n_keys, device=device))
+
+
+class AttentionModifier(nn.Module):
+    """Changes what passes between the five steps of attention; each method is optional.
+
+    Modifiers nest: before the mask the first one comes first, after it the first one comes last.
+    They come in the order of their registration, then the relative position. If a modifier splits
+    heads, there are 2H of half the width until its ``modify_weights`` joins them.
+    """
+
+    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """After step 1: query (B, H, T, K) and key (B, H, S, K)."""
+        return query, key
+
+    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+        """After step 2: scores (B, H, T, S)."""
+        return scores
+
+    def modify_weights(self, weights: Tensor) -> Tensor:
+        """After step 4: weights (B, H, T, S)."""
+        return weights
+
+    def modify_output(
+        self, output: Tensor, weights: Tensor, x: Tensor, positions: Positions
+    ) -> Tensor:
+        """After the sum of step 5: output (B, H, T, K), for the query's tokens x (B, T, D)."""
+        return output
+
+
+class AbsolutePosition(nn.Module):
+    """Positions that are added to the embeddings (width D) a stack of layers starts from."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, start: int, end: int) -> Tensor:
+        """(T, D) for the positions from ``start`` to before ``end``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named piece of attention, and what others may count on."""
+
+    name: str
+    make: Any  # a class or a function
+    formula: str
+    paper: str
+    inner_product: bool = False  # a score: q · k, up to scale
+    content_based: bool = True  # a score: looks at queries and keys, not at positions alone
+    row_sum: Literal["one", "at most one", "any"] = "any"  # a normalizer: of a query's weights
+    signed: bool = False  # a modifier: weights may become negative
+    splits_heads: bool = False  # a modifier: halves queries and keys
+    needs_inner_product: bool = False
+    needs_whole_heads: bool = False
+    settings: tuple[str, ...] = ()  # a type: the settings it uses besides ``position``
+
+    def is_a(self, base: type) -> bool:
+        return isinstance(self.make, type) and issubclass(self.make, base)
+
+
+class Registry(dict[str, Part]):
+    """The parts that a ``setting`` of ``AttentionConfig`` chooses from, one or ``several``."""
+
+    def __init__(self, setting: str, several: bool = False) -> None:
+        super().__init__()
+        self.setting, self.several = setting, several
+
+    def add(self, name: str, formula: str, paper: str, **properties: Any) -> Callable[[Made], Made]:
+        """A decorator that registers a class or a function; ``Part`` lists the properties."""
+
+        def register(made: Made) -> Made:
+            if name in self:
+                raise ValueError(f"{self.setting} {name!r} is already {self[name].make}")
+            self[name] = Part(name, made, formula, paper, **properties)
+            return made
+
+        return register
+
+    def selected(self, names: str) -> list[Part]:
+        """The parts that a setting's value names, in the order of registration."""
+        wanted = names.split() if self.several else [names]
+        for name in wanted:
+            if name not in self:
+                close = difflib.get_close_matches(name, self, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(self.setting, f"{name!r} is not one of {', '.join(self)}{hint}")
+        if len(set(wanted)) < len(wanted):
+            raise ConfigError(self.setting, f"{names!r} names a part twice")
+        return [part for part in self.values() if part.name in wanted]
+
+    def make(self, name: str, *sizes: int) -> Any:
+        """The part called ``name``: a function as it is, a class constructed with ``sizes``."""
+        (part,) = self.selected(name)
+        try:
+            return part.make(*sizes) if isinstance(part.make, type) else part.make
+        except ValueError as error:
+            raise ConfigError(self.setting, str(error)) from None
+
+
+TYPES = Registry("type")
+SCORES = Registry("score")
+NORMALIZERS = Registry("normalizer")
+POSITIONS = Registry("position")
+MODIFIERS = Registry("modifiers", several=True)
+REGISTRIES = (SCORES, NORMALIZERS, POSITIONS, MODIFIERS, TYPES)

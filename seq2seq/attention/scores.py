@@ -1,0 +1,93 @@
+"""Step 2 of attention: ways to compare a query with a key.
+
+Each takes query (B, H, T, K), key (B, H, S, K) and their positions, i and j in the formulas, and
+returns scores that broadcast to (B, H, T, S). A class is constructed with (n_heads, head_width).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seq2seq.attention.registry import SCORES, Positions
+
+
+@SCORES.add("scaled_dot", "s = q · k / √K", "arXiv:1706.03762", inner_product=True)
+def scaled_dot(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+    """The inner product, as in ``attention`` (Vaswani et al. 2017)."""
+    return (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+
+
+@SCORES.add("dot", "s = q · k", "arXiv:1508.04025", inner_product=True)
+def dot(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+    """The inner product without the root (Luong et al. 2015)."""
+    return query @ key.transpose(-2, -1)
+
+
+@SCORES.add("additive", "s = vᵀ tanh(q + k)", "arXiv:1409.0473")
+class Additive(nn.Module):
+    """A small network, whose first layer is the query and key projections (Bahdanau et al. 2015).
+
+    All pairs at once take K times the memory of an inner product.
+    """
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.v = nn.Parameter(torch.empty(n_heads, head_width).uniform_(-1, 1))
+
+    def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))  # (B, H, T, S, K)
+        return (both @ self.v[:, None, :, None]).squeeze(-1)  # (B, H, T, S)
+
+
+@SCORES.add("cosine", "s = g (q / |q|) · (k / |k|)", "arXiv:2010.04245", inner_product=True)
+class Cosine(nn.Module):
+    """Cosine similarity times a learned g per head (QK-norm, Henry et al. 2020).
+
+    Lengths cannot saturate the softmax. g starts at 10, near the log₂(L² - L)
+    advised for sentences of L = 32 tokens.
+    """
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.full((n_heads,), 10.0))
+
+    def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
+        return self.g[:, None, None] * cosine
+
+
+@SCORES.add("gaussian", "s = -(j - c - r i)² / 2σ²", "arXiv:2005.00742", content_based=False)
+class Gaussian(nn.Module):
+    """Positions alone, learned from c = 0, -1, 1, ..., r = 1, σ = 1 (after You et al. 2020)."""
+
+    def __init__(self, n_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.c = nn.Parameter(_head_offsets(n_heads))
+        self.r = nn.Parameter(torch.ones(n_heads))
+        self.log_sigma = nn.Parameter(torch.zeros(n_heads))
+
+    def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        c, r, sigma = (x[:, None, None] for x in (self.c, self.r, self.log_sigma.exp()))
+        offset = positions.key - c - r * positions.query[:, None]  # (H, T, S)
+        return (-0.5 * (offset / sigma) ** 2).unsqueeze(0)
+
+
+@SCORES.add("hard_coded", "s = -(j - c - i)² / 2", "arXiv:2005.00742", content_based=False)
+def hard_coded(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+    """Positions alone, fixed: heads look at offsets c = 0, -1, 1, -2, .. (You et al. 2020)."""
+    c = _head_offsets(query.shape[1], query.device).to(query.dtype)
+    return (-0.5 * (positions.relative - c[:, None, None]) ** 2).unsqueeze(0)
+
+
+def _head_offsets(n_heads: int, device: torch.device | None = None) -> Tensor:
+    """(H,): 0, -1, 1, -2, ..."""
+    heads = torch.arange(n_heads, device=device)
+    return ((heads + 1) // 2 * (1 - 2 * (heads % 2))).float()
+
+
+@SCORES.add("uniform", "s = 0", "a control: the mean of the values", content_based=False)
+def uniform(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+    """No comparison at all."""
+    return query.new_zeros(1, 1, query.shape[-2], key.shape[-2])

@@ -1,0 +1,147 @@
+"""Subwords: byte-pair encoding by sentencepiece, one vocabulary per language or one for both."""
+
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate, chain, islice
+
+import sentencepiece as spm
+
+from seq2seq.config import Config, TokenizerConfig, toml_value
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import UserError, read_bytes, write_bytes
+
+PAD, BOS, EOS, UNK = range(4)
+SPACE = "▁"  # how sentencepiece writes a space
+CHUNK = 4096  # sentences encoded at a time
+MAX_SENTENCES = 400_000  # to learn from, always the same: sentencepiece holds them in memory
+
+
+def clean(line: str) -> str:
+    """``line`` as the tokenizer reads it: valid, composed characters (NFC), no NUL."""
+    valid = line.encode(errors="replace").decode()
+    return unicodedata.normalize("NFC", valid).replace("\0", " ")
+
+
+def split_words(text: str) -> list[str]:
+    """The words of ``text``, separated by plain spaces, as ``Subwords.words`` counts them."""
+    return [word for word in clean(text).replace(SPACE, " ").split(" ") if word]
+
+
+class Subwords:
+    """The vocabulary of one language, or of both; ``UserError`` if ``model`` is damaged."""
+
+    def __init__(self, model: bytes, origin: object = "tokenizer") -> None:
+        self.model = model
+        self._processor = processor = spm.SentencePieceProcessor()
+        try:
+            processor.load_from_serialized_proto(model)
+            processor.decode([[i] for i in range(len(self))])
+        except (RuntimeError, ValueError, SystemError) as error:  # the last two: not UTF-8
+            raise UserError(f"{origin}: not a sentencepiece model: {error}") from None
+        if (processor.pad_id(), processor.bos_id(), processor.eos_id()) != (PAD, BOS, EOS):
+            raise UserError(f"{origin}: not made by this program: its special ids differ")
+
+    @classmethod
+    def train(cls, sentences: Iterable[str], vocab_size: int) -> "Subwords":
+        """Learn from the sentences; ``UserError`` if they do not fit ``vocab_size``."""
+        rest = map(clean, sentences)
+        first = list(islice(rest, MAX_SENTENCES + 1))
+        longest = max([9, *(len(x.encode()) for x in first)])
+        options = {"max_sentence_length": longest + 1}  # longer ones would be skipped
+        if len(first) > MAX_SENTENCES:
+            options = {"max_sentence_length": 2**30, "input_sentence_size": MAX_SENTENCES}
+        options |= {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK, "num_threads": 1}
+        model = io.BytesIO()
+        try:
+            spm.SentencePieceTrainer.train(
+                sentence_iterator=chain(first, rest),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                byte_fallback=True,  # no character is unknown
+                normalization_rule_name="identity",  # the scorer sees the text that people wrote
+                minloglevel=2,
+                **options,
+            )
+        except RuntimeError as error:
+            reason = f"sentencepiece cannot learn from this corpus: {error}"
+            if "required_chars" in str(error):
+                reason = "too small: it must hold every character of the corpus"
+            elif limit := re.search(r"value <= (\d+)", str(error)):
+                reason = f"too large for this corpus; it allows at most {limit[1]}"
+            raise UserError(f"tokenizer.vocab_size = {vocab_size}: {reason}") from None
+        return cls(model.getvalue())
+
+    def __len__(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def encode(
+        self, sentences: Iterable[str], bos: bool = False, bpe_dropout: float = 0.0, seed: int = 0
+    ) -> Iterator[list[int]]:
+        """The ids of each sentence with EOS, read in chunks; BPE-dropout: Provilkov et al. 2020."""
+        rest = map(clean, sentences)
+        chunks = iter(lambda: list(islice(rest, CHUNK)), [])
+        encode = partial(self._processor.encode, add_bos=bos, add_eos=True)
+        if not bpe_dropout:
+            yield from chain.from_iterable(map(encode, chunks))
+            return
+        sample = partial(encode, enable_sampling=True, alpha=bpe_dropout)
+        # sentencepiece has a random generator per thread; nobody else draws from this one's.
+        with ThreadPoolExecutor(1, "", spm.set_random_generator_seed, (seed,)) as thread:
+            for chunk in chunks:
+                yield from thread.submit(lambda texts: [sample(x) for x in texts], chunk).result()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self._processor.decode(list(ids)).splitlines())  # always one line
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._processor.id_to_piece(i) for i in ids]
+
+    def words(self, ids: Sequence[int]) -> list[int]:
+        """For each id the number of its word in ``split_words``; -1 for PAD, BOS and EOS."""
+        numbers = accumulate(piece.startswith(SPACE) for piece in self.pieces(ids))
+        return [-1 if i in (PAD, BOS, EOS) else n - 1 for i, n in zip(ids, numbers, strict=True)]
+
+
+class Tokenizer:
+    """The vocabularies of both languages: the same object twice if they share one."""
+
+    def __init__(self, src: Subwords, tgt: Subwords) -> None:
+        self.src, self.tgt, self.joint = src, tgt, src is tgt
+        models = [src.model] if self.joint else [src.model, tgt.model]
+        digests = b"".join(hashlib.sha256(model).digest() for model in models)
+        self.fingerprint = hashlib.sha256(digests).hexdigest()[:16]  # equal for equal tokenizers
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, src: Iterable[str], tgt: Iterable[str]) -> "Tokenizer":
+        if config.joint:
+            return cls(*2 * [Subwords.train(chain(src, tgt), config.vocab_size)])
+        return cls(*(Subwords.train(side, config.vocab_size) for side in (src, tgt)))
+
+    def save(self, run: RunFolder) -> None:
+        self.remove(run)
+        if not self.joint:
+            write_bytes(run.tgt_tokenizer_file, self.tgt.model)
+        write_bytes(run.tokenizer_file, self.src.model)  # last: where it is, both are
+
+    @staticmethod
+    def remove(run: RunFolder) -> None:
+        run.tokenizer_file.unlink(missing_ok=True)
+        run.tgt_tokenizer_file.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, run: RunFolder, config: Config) -> "Tokenizer":
+        """What ``save`` wrote; ``UserError`` if it is damaged or not what ``config`` asks for."""
+        path, tgt_path = run.tokenizer_file, run.tgt_tokenizer_file
+        src = Subwords(read_bytes(path), path)
+        tgt = Subwords(read_bytes(tgt_path), tgt_path) if tgt_path.exists() else src
+        size, joint = config.tokenizer.vocab_size, config.tokenizer.joint
+        if (len(src), len(tgt), src is tgt) != (size, size, joint):
+            wanted = f"tokenizer.vocab_size = {size}, tokenizer.joint = {toml_value(joint)}"
+            raise UserError(f"{path}: not made with {wanted} as in the configuration")
+        return cls(src, tgt)

@@ -1,0 +1,73 @@
+"""How figures look, and how they are saved. matplotlib is loaded only when one is drawn."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seq2seq.utils import warn, write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# For people who cannot tell red from green (Okabe and Ito 2008); markers and dashes differ too.
+COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
+DASHES = ["-", "--", ":"]
+MARKERS = "osD^vPX*<>h"
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "text.parse_math": False,  # a $ in a name is a $
+}
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Color, marker and dashes of the ``number``-th curve."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number // len(COLORS) % len(DASHES)],
+    }
+
+
+@contextmanager
+def figure(path: Path, **options: Any) -> Iterator["Figure"]:
+    """A figure to draw on, saved as ``path`` (PNG) at the end; global settings stay untouched."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        drawing = Figure(**options)
+        yield drawing
+        picture = io.BytesIO()
+        drawing.savefig(picture, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    if any("missing from font" in str(warning.message) for warning in caught):
+        warn(f"{path}: boxes stand for characters that the installed fonts lack")
+    write_bytes(path, picture.getvalue())
+
+
+def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
+    """Losses, BLEU and learning rate by step, from the lines of ``metrics.jsonl``."""
+    panels = {
+        "loss per token, nats": ("loss", "valid_loss"),  # the first with smoothing and dropout
+        "BLEU on the validation set": ("valid_bleu",),
+        "learning rate": ("learning_rate",),
+    }
+    with figure(path, figsize=(7, 7.5), layout="constrained") as drawing:
+        rows = drawing.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.6])
+        for axes, (label, keys) in zip(rows, panels.items(), strict=True):
+            axes.set_ylabel(label)
+            for number, key in enumerate(keys):
+                points = [(line.get("step"), line.get(key)) for line in lines]
+                points = [p for p in points if all(isinstance(x, int | float) for x in p)]
+                x, y = [x for x, _ in points], [y for _, y in points]
+                axes.plot(x, y, label=key, markersize=4, **line_style(number))
+        rows[0].legend(["training (labels smoothed, dropout on)", "validation"], frameon=False)
+        rows[2].set_xlabel("training step")

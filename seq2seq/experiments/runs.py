@@ -1,0 +1,233 @@
+"""Running an experiment: variants of a configuration, each trained with several seeds.
+
+Each run has its own folder, ``FOLDER/VARIANT/seed-N``; finished runs are not repeated, and stopped
+ones resume.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice, product
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from tqdm import tqdm
+
+from seq2seq.config import Config, ConfigSource, flatten_toml, load_config, read_toml
+from seq2seq.data.corpus import load_report, load_split
+from seq2seq.data.prepare import is_prepared, prepare
+from seq2seq.evaluation.annotations import check_annotations
+from seq2seq.evaluation.evaluate import evaluate
+from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.run_folder import RunFolder
+from seq2seq.training.optimizer import r_drop_at
+from seq2seq.training.trainer import Trainer, train
+from seq2seq.translator import Translator
+from seq2seq.utils import TrainingDiverged, UserError, did_you_mean, read_json, write_json
+
+RENAMED = {"within": "parameter_tolerance"}
+SPEED_ROUNDS = 5
+SPEED_STEPS = 4  # training steps per round
+
+Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_+-]*\Z")]  # of a folder
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Speeds = dict[str, dict[str, list[float]]]  # variant: "training" and "decoding", one per round
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment's TOML file: the fields but ``path`` are its keys.
+
+    ``settings`` change the configuration ``base`` for all variants. The report warns of variants
+    whose number of parameters differs from the baseline's by more than ``parameter_tolerance`` per
+    cent; ``match_parameters`` adapts the ``d_ff`` of those that do not set it.
+    """
+
+    path: Path
+    title: str
+    base: str
+    seeds: Annotated[tuple[Seed, ...], Meta(min_length=2)]
+    baseline: str
+    variants: Annotated[dict[Name, dict[str, Any]], Meta(min_length=2)]
+    settings: dict[str, Any] = field(default_factory=dict)
+    parameter_tolerance: Annotated[float, Meta(ge=0)] = 1.0
+    match_parameters: bool = False
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment's TOML file; the baseline becomes the first variant.
+
+    Raises:
+        UserError: the file cannot be read, or a key is unknown, missing or has an illegal value.
+    """
+    table = read_toml(path)
+    known = [item.name for item in fields(Experiment)][1:]
+    for key in table:
+        if key in RENAMED:
+            raise UserError(f"{path}: {key} is called {RENAMED[key]} now")
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
+    try:
+        experiment = msgspec.convert({**table, "path": path}, Experiment)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {str(error).replace('$.', '')}") from None
+    seeds, variants, baseline = experiment.seeds, experiment.variants, experiment.baseline
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds: {list(seeds)} are not different")
+    if baseline not in variants:
+        hint = did_you_mean(baseline, variants)
+        raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants{hint}")
+    return replace(experiment, variants={baseline: variants[baseline]} | variants)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a variant with a seed."""
+
+    variant: str
+    seed: int
+    config: Config
+    folder: RunFolder
+
+    @property
+    def is_trained(self) -> bool:
+        return self.folder.summary_file.exists()
+
+    @property
+    def has_diverged(self) -> bool:
+        return self.folder.diverged_file.exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is trained, and evaluated with the decoding settings wanted; or diverged."""
+        if not (self.is_trained and self.folder.eval_file.exists()):
+            return self.has_diverged
+        decoding = read_json(self.folder.eval_file).get("decoding")
+        return bool(decoding == asdict(self.config.decoding))
+
+
+def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -> list[Run]:
+    """Every run of the experiment, all variants with the first seed first.
+
+    Raises:
+        UserError: a variant's configuration is impossible or equals the baseline's, or a run in
+            ``folder`` was started with other settings.
+    """
+    path = experiment.path
+    base = path.parent / experiment.base
+    load_config(base)  # must be valid by itself: the report names the differences from it
+    origin = f"{path}, settings"
+    common = ConfigSource(origin, flatten_toml(experiment.settings, origin))
+    configs: dict[str, Config] = {}
+    for name, changes in experiment.variants.items():
+        origin = f"{path}, variants.{name}"
+        variant = ConfigSource(origin, flatten_toml(changes, origin))
+        for source in (common, variant, ConfigSource("command line", overrides)):
+            if "train.seed" in source.values:
+                raise UserError(f"{source.origin}: train.seed: seeds are set in {path}")
+        config = load_config(base, overrides, [common, variant], empty_model)
+        baseline = configs.get(experiment.baseline, config)
+        if config.data != baseline.data:
+            raise UserError(f"{origin}: all variants must have the same data settings")
+        if configs and config == baseline:
+            raise UserError(f"{origin}: no setting differs from those of {experiment.baseline}")
+        if experiment.match_parameters and "model.d_ff" not in variant.values:
+            config = match_parameters(config, baseline)
+        configs[name] = config
+    runs = []
+    for seed, (name, unseeded) in product(experiment.seeds, configs.items()):
+        config = replace(unseeded, train=replace(unseeded.train, seed=seed))
+        run = Run(name, seed, config, RunFolder(folder / name / f"seed-{seed}"))
+        run.folder.check_same_config(run.config)
+        saved = run.folder.load_config().train if run.folder.has_started else run.config.train
+        # These may change on resuming, but a run of an experiment is not to be extended.
+        for key in ("epochs", "patience"):
+            if (old := getattr(saved, key)) != getattr(run.config.train, key):
+                raise UserError(f"{run.folder} has train.{key} = {old}: use another folder (--run)")
+        runs.append(run)
+    return runs
+
+
+def match_parameters(config: Config, baseline: Config) -> Config:
+    """``config`` with the ``d_ff`` that makes it closest in parameters to the baseline."""
+
+    def with_d_ff(d_ff: int) -> Config:
+        return replace(config, model=replace(config.model, d_ff=d_ff))
+
+    sizes = [count_parameters(empty_model(c)) for c in (baseline, with_d_ff(1), with_d_ff(2))]
+    return with_d_ff(max(1, 1 + round((sizes[0] - sizes[1]) / (sizes[2] - sizes[1]))))
+
+
+def run_all(runs: list[Run]) -> None:
+    """Train and evaluate every run that is not finished; one that diverges is recorded as such."""
+    done = sum(run.is_finished for run in runs)
+    with tqdm(total=len(runs), initial=done, unit="run", disable=None) as bar:
+        for run in runs:
+            if run.is_finished:
+                continue
+            bar.set_description(f"{run.variant}, seed {run.seed}")
+            try:
+                if not is_prepared(run.config, run.folder):
+                    prepare(run.config, run.folder, check=check_annotations)
+                if run.is_trained:
+                    run.folder.save_config(run.config)  # with the decoding settings wanted now
+                else:
+                    train(run.config, run.folder)
+                evaluate(run.folder)
+            except TrainingDiverged as error:
+                run.folder.diverged_file.write_text(f"{error}\n", encoding="utf-8")
+            bar.update()
+
+
+def measure_speed(runs: list[Run], folder: Path) -> Speeds:
+    """Speeds of each variant, from one run each, as multiples of the baseline's (the first run).
+
+    A machine's speed changes with time: so the two take turns, and a round compares what was
+    measured within seconds. ``relative_speed.json`` is valid until a run is evaluated again.
+    """
+    path = folder / "relative_speed.json"
+    newest = max(run.folder.eval_file.stat().st_mtime for run in runs)
+    if path.exists() and path.stat().st_mtime >= newest:
+        known: Speeds = read_json(path)
+        if list(known) == [run.variant for run in runs]:
+            return known
+    speeds: Speeds = {runs[0].variant: {"training": [1.0], "decoding": [1.0]}}
+    baseline = SpeedTest(runs[0])
+    for run in tqdm(runs[1:], desc="measuring speed", unit="variant", disable=None):
+        variant = SpeedTest(run)
+        rounds = speeds[run.variant] = {"training": [], "decoding": []}
+        for _ in range(SPEED_ROUNDS):
+            rounds["training"].append(round(variant.train() / baseline.train(), 4))
+            rounds["decoding"].append(round(variant.decode() / baseline.decode(), 4))
+        del variant  # before the next one is built
+    write_json(path, speeds)
+    return speeds
+
+
+class SpeedTest:
+    """A variant ready to be timed: a few batches to train on and a test set to translate."""
+
+    def __init__(self, run: Run) -> None:
+        self.trainer = Trainer(run.config, run.folder)
+        self.batches = [batches for batches, _ in islice(self.trainer.steps(), SPEED_STEPS)]
+        self.translator = Translator.load(run.folder)
+        test = next(iter(load_report(run.folder).test_pairs))
+        self.sentences = load_split(run.folder, run.config.data, test).src
+        self.train(), self.decode()  # warm up
+
+    def train(self) -> float:
+        """Target tokens per second, in steps that change nothing."""
+        start = time.perf_counter()
+        for number, batches in enumerate(self.batches):  # half of them in either half of training
+            alpha = r_drop_at(self.trainer.config.train, number / len(self.batches))
+            self.trainer.step(batches, 0.0, alpha)
+        n_tokens = sum(batch.n_target_tokens for batches in self.batches for batch in batches)
+        return n_tokens / (time.perf_counter() - start)
+
+    def decode(self) -> float:
+        """Target tokens per second, EOS included."""
+        start = time.perf_counter()
+        hypotheses = self.translator.translate(self.sentences)
+        seconds = time.perf_counter() - start
+        return sum(map(len, self.translator.tokenizer.tgt.encode(hypotheses))) / seconds

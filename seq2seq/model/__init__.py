@@ -1,0 +1,1 @@
+"""The Transformer: layers, encoder and decoder, its loss, and how it translates."""

@@ -1,0 +1,157 @@
+"""Decoding: from source ids to target ids, greedily or by beam search.
+
+Both use only ``encode``, ``start``, ``decode`` and ``logits`` of a model in evaluation mode. They
+take padded source ids (B, S) and return, for each sentence, the ids between BOS and EOS.
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
+from seq2seq.model.transformer import DecoderCache, Seq2Seq
+
+SUPPRESSED_IDS = [PAD, BOS, UNK]  # never generated
+SHRINK_AT = 0.8  # share of a batch that is unfinished when the finished sentences are removed
+
+
+def prepare_for_decoding(model: Seq2Seq, bfloat16: bool) -> Seq2Seq:
+    """A copy of ``model`` whose weights are stored as decoding reads them fastest.
+
+    A step takes as long as reading every matrix. bfloat16 (under autocast, which would convert them
+    at every step) halves the bytes; in float32 a matrix with more rows than columns is read up to
+    three times as fast if it is stored by columns (the products are the same).
+    """
+    prepared = deepcopy(model)
+    for module in prepared.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.detach()  # replaced, not changed: an embedding may share it
+            if bfloat16:
+                module.weight = nn.Parameter(weight.to(torch.bfloat16))
+            elif module.out_features > module.in_features:
+                module.weight = nn.Parameter(weight.T.contiguous().T)
+    return prepared.eval()
+
+
+def max_lengths(src: Tensor, ratio: float) -> Tensor:
+    """(B,) the most tokens generated for each sentence, EOS included."""
+    return ((src != PAD).sum(dim=1) * ratio).long() + 10
+
+
+def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
+    """Logits (B, V) of the token after ``tokens`` (B,), and the cache with ``tokens`` added."""
+    x, cache = model.decode(tokens[:, None], cache)
+    logits = model.logits(x[:, -1]).float()
+    logits[:, SUPPRESSED_IDS] = -math.inf
+    return logits, cache
+
+
+@torch.inference_mode()
+def greedy(model: Seq2Seq, src: Tensor, max_length_ratio: float) -> list[list[int]]:
+    """The most likely token at each step, for all sentences of a batch at once."""
+    limits = max_lengths(src, max_length_ratio)
+    output = torch.full((len(src), int(limits.max())), EOS, device=src.device)
+    rows = torch.arange(len(src), device=src.device)  # the sentences still in the batch
+    tokens, unfinished = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
+    cache = model.start(*model.encode(src))
+    while n_unfinished := int(unfinished.sum()):
+        # The last few sentences should not pay for the rest. Removing finished ones copies the
+        # cache of the others, so it waits until there are several.
+        if n_unfinished <= SHRINK_AT * len(rows):
+            rows, tokens, cache = rows[unfinished], tokens[unfinished], cache.select(unfinished)
+            unfinished = torch.ones_like(rows, dtype=torch.bool)
+        logits, cache = next_logits(model, tokens, cache)
+        tokens = logits.argmax(dim=-1)  # (B,)
+        output[rows, cache.length - 1] = tokens
+        unfinished &= (tokens != EOS) & (cache.length < limits[rows])
+    hypotheses = [ids[:n] for ids, n in zip(output.tolist(), limits.tolist(), strict=True)]
+    return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in hypotheses]
+
+
+def length_normalized(log_probability: float, length: int, length_penalty: float) -> float:
+    """log P(y | x) / ((5 + |y|) / 6)^α (Wu et al. 2016, equation 14); α = 0 favors short ones."""
+    return log_probability / ((5 + length) / 6) ** length_penalty
+
+
+@dataclass
+class BeamState:
+    """The beam search of one sentence: (log-probability, ids) live, (score, ids) finished."""
+
+    beam: int
+    limit: int
+    length_penalty: float
+    live: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])
+    finished: list[tuple[float, list[int]]] = field(default_factory=list)
+
+    def advance(self, candidates: list[tuple[float, int, int]]) -> list[int]:
+        """Extend the live hypotheses by one token; returns the index that each of them had before.
+
+        ``candidates``, best first: (log-probability, index in ``live``, token).
+        """
+        before, self.live, parents = self.live, [], []
+        for rank, (log_probability, parent, token) in enumerate(candidates):
+            if log_probability == -math.inf or len(self.live) == self.beam:
+                break
+            ids = before[parent][1]
+            if token != EOS:
+                self.live.append((log_probability, [*ids, token]))
+                parents.append(parent)
+            elif rank < self.beam:
+                score = length_normalized(log_probability, len(ids) + 1, self.length_penalty)
+                self.finished.append((score, ids))
+        return parents
+
+    @property
+    def done(self) -> bool:
+        full = not self.live or len(self.finished) >= self.beam
+        return full or len(self.live[0][1]) >= self.limit
+
+    def best(self) -> list[int]:
+        """The best finished hypothesis, or the best live one where the limit came first."""
+        return max(self.finished or self.live)[1]
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Seq2Seq, src: Tensor, beam: int, length_penalty: float, max_length_ratio: float
+) -> list[list[int]]:
+    """The best translations among ``beam`` hypotheses kept at each step; 1 is ``greedy``."""
+    limits = max_lengths(src, max_length_ratio).tolist()
+    states = [BeamState(beam, limit, length_penalty) for limit in limits]
+    active = states
+    cache = model.start(*model.encode(src))
+    tokens = torch.full((len(src),), BOS, device=src.device)
+    while active:
+        logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
+        candidates = _candidates(logits.log_softmax(dim=-1), active)
+        rows, first = list[int](), 0
+        for state, choices in zip(active, candidates, strict=True):
+            n_before = len(state.live)
+            parents = state.advance(choices)
+            if not state.done:
+                rows += [first + parent for parent in parents]
+            first += n_before
+        active = [state for state in active if not state.done]
+        cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
+        last = [ids[-1] for state in active for _, ids in state.live]
+        tokens = torch.tensor(last, dtype=torch.long, device=src.device)
+    return [state.best() for state in states]
+
+
+def _candidates(log_p: Tensor, active: list[BeamState]) -> list[list[tuple[float, int, int]]]:
+    """The best continuations of each sentence, twice the beam: half may be EOS; log_p (rows, V)."""
+    beam = active[0].beam
+    best = log_p.topk(min(2 * beam, log_p.shape[1]))  # no hypothesis can contribute more
+    rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+    candidates = []
+    for state in active:
+        choices = [
+            (total + value, parent, token)
+            for parent, (total, _) in enumerate(state.live)
+            for value, token in zip(*next(rows), strict=True)
+        ]
+        candidates.append(sorted(choices, key=lambda choice: -choice[0])[: 2 * beam])
+    return candidates

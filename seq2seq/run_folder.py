@@ -1,0 +1,190 @@
+"""A run folder: the name of every file in it, one writer at a time, and safe reading.
+
+``config.toml``, ``corpus/``, ``tokenizer.model`` and ``model.safetensors`` are all that translation
+and evaluation need; ``last.pt`` is what training resumes from. Nothing read can execute code.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from seq2seq.config import (
+    RENAMED,
+    Config,
+    dump_config,
+    flatten,
+    flatten_toml,
+    load_config,
+    read_toml,
+    toml_value,
+)
+from seq2seq.utils import (
+    UserError,
+    file_name,
+    read_bytes,
+    remove_temp_files,
+    write_bytes,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 2  # of model.safetensors and last.pt; raised when older code could not read them
+
+# Settings that may differ when training resumes: they change no step already taken.
+MAY_CHANGE = (
+    "data.directory",  # the run holds its own copy of the corpus
+    "train.epochs",
+    "train.patience",
+    "train.tensorboard",
+    "decoding.",
+)
+
+
+class RunFolder:
+    """The folder of one training run."""
+
+    def __init__(self, path: "RunFolder | Path | str") -> None:
+        self.path: Path = path.path if isinstance(path, RunFolder) else Path(path)
+        self.config_file = self.path / "config.toml"  # every setting, resolved
+        self.corpus = self.path / "corpus"
+        self.report_file = self.corpus / "report.json"  # there when the corpus is complete
+        self.tokenizer_file = self.path / "tokenizer.model"
+        self.tgt_tokenizer_file = self.path / "tokenizer.tgt.model"  # if not joint
+        self.weights_file = self.path / "model.safetensors"  # the best on the validation split
+        self.state_file = self.path / "last.pt"  # what training resumes from
+        self.metrics_file = self.path / "metrics.jsonl"  # one line per validation
+        self.curves_file = self.path / "curves.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.summary_file = self.path / "training.json"  # there when training is done
+        self.diverged_file = self.path / "diverged.txt"  # of an experiment's run that diverged
+        self.hypotheses = self.path / "hypotheses"
+        self.eval_file = self.path / "eval.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def split_file(self, split: str, extension: str) -> Path:
+        """One side of a split (``extension``: its language), or an annotation of it."""
+        return self.corpus / f"{file_name(split)}.{extension}"
+
+    def hypotheses_file(self, split: str) -> Path:
+        return self.hypotheses / f"{file_name(split)}.txt"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let no other process write here (``UserError``); remove what a killed one left behind.
+
+        The lock is the system's and ends with its process; where a file system has none, filelock
+        uses a marker file. It follows no link.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / "lock", timeout=0):
+                for folder in (self.path, self.corpus, self.hypotheses):
+                    remove_temp_files(folder)
+                yield
+        except Timeout:
+            raise UserError(f"{self}: another process is at work in this folder") from None
+
+    # --- configuration ---
+
+    def load_config(self, overrides: dict[str, str] | None = None) -> Config:
+        if not self.path.is_dir():
+            raise UserError(f"{self}: no such run folder")
+        if RENAMED.keys() & flatten_toml(read_toml(self.config_file), str(self)).keys():
+            raise UserError(f"{self}: written by an earlier version of seq2seq: train again")
+        return load_config(self.config_file, overrides)
+
+    def save_config(self, config: Config) -> None:
+        write_text(self.config_file, dump_config(config))
+
+    @property
+    def has_started(self) -> bool:
+        """Whether training has started, or is done even if ``last.pt`` is gone since."""
+        return any(x.exists() for x in (self.state_file, self.summary_file, self.diverged_file))
+
+    def check_same_config(self, config: Config) -> None:
+        """``UserError`` if training has started with other settings, but for ``MAY_CHANGE``."""
+        if not self.has_started:
+            return
+        saved = flatten(self.load_config())
+        for key, value in flatten(config).items():
+            if saved[key] != value and not key.startswith(MAY_CHANGE):
+                raise UserError(
+                    f"{self} was trained with {key} = {toml_value(saved[key])}, not "
+                    f"{toml_value(value)}: use another folder (--run; make: RUN=), or remove it"
+                )
+
+    # --- weights and training state ---
+
+    def save_weights(self, tensors: "dict[str, Tensor]", fingerprint: str) -> None:
+        """Write the best model: tensors by name, with the fingerprint of their tokenizer."""
+        from safetensors.torch import save
+
+        # One key, because safetensors writes several in any order, and equal files should be equal.
+        metadata = {"provenance": json.dumps(self._provenance(fingerprint), sort_keys=True)}
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_bytes(self.weights_file, save(content, metadata))
+
+    def load_weights(self, fingerprint: str) -> "dict[str, Tensor]":
+        """What ``save_weights`` wrote; ``UserError`` if damaged, or of another tokenizer."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        content = read_bytes(self.weights_file)
+        try:
+            tensors = load(content)
+            size = int.from_bytes(content[:8], "little")
+            metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+            provenance = json.loads(metadata.get("provenance", "{}"))
+        except (SafetensorError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.weights_file}: not a safetensors file: {error}") from None
+        self._check_compatible(provenance, fingerprint, self.weights_file)
+        return tensors
+
+    def save_state(self, state: dict[str, Any], fingerprint: str) -> None:
+        """Write what training resumes from."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"provenance": self._provenance(fingerprint), **state}, buffer)
+        write_bytes(self.state_file, buffer.getvalue())
+
+    def load_state(self, fingerprint: str) -> dict[str, Any]:
+        """What ``save_state`` wrote (tensors and plain values, never code); or ``UserError``."""
+        import torch
+
+        try:
+            state = dict(torch.load(self.state_file, map_location="cpu", weights_only=True))
+        except Exception as error:  # pickle, zip and torch each raise their own
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{self.state_file}: not a training state: {reason}") from None
+        self._check_compatible(state.pop("provenance", {}), fingerprint, self.state_file)
+        return state
+
+    @staticmethod
+    def _provenance(fingerprint: str) -> dict[str, str | int]:
+        return {"format": FORMAT, "tokenizer": fingerprint}
+
+    @staticmethod
+    def _check_compatible(provenance: Any, fingerprint: str, path: Path) -> None:
+        match provenance:
+            case {"format": version, "tokenizer": str(tokenizer)} if version == FORMAT:
+                pass
+            case {"format": int(version)} if version != FORMAT:
+                age = "a later" if version > FORMAT else "an earlier"
+                raise UserError(f"{path}: written by {age} version of seq2seq (format {version})")
+            case _:
+                raise UserError(f"{path}: damaged, or written by an earlier version: train again")
+        if tokenizer != fingerprint:
+            raise UserError(
+                f"{path}: trained with the tokenizer {tokenizer[:20]!r}, but the tokenizer.model "
+                f"beside it is {fingerprint!r}"
+            )

@@ -1,0 +1,323 @@
+"""The training loop: steps, validation, checkpoints, and how a run stops and resumes.
+
+Every ``validate_every`` steps the running average of the weights (EMA) is scored on the validation
+split; the best by BLEU is kept as ``model.safetensors``. All that the next step depends on is in
+``Trainer.state_dict``, so an interrupted run continues as if it had not been interrupted.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from seq2seq import cpu
+from seq2seq.config import Config
+from seq2seq.data.batches import Batch, TrainingData, make_batch
+from seq2seq.data.corpus import load_split
+from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.evaluation.validation import log_validation, validation_bleu, validation_loss
+from seq2seq.model.loss import batch_loss
+from seq2seq.model.transformer import Seq2Seq, count_parameters
+from seq2seq.run_folder import RunFolder
+from seq2seq.training import distributed as dist
+from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at, restore_optimizer
+from seq2seq.translator import named_tensors
+from seq2seq.utils import TrainingDiverged, TrainingInterrupted, UserError, warn, write_json
+
+MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
+
+
+@dataclass
+class TrainState:
+    """Where training stands: everything that is not a tensor."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch already used
+    best_bleu: float = -1.0
+    best_step: int = 0
+    validations_without_gain: int = 0
+    loss: float = 0.0  # summed since the last validation
+    target_tokens: int = 0  # since the last validation
+    step_seconds: float = 0.0  # spent on steps since the last validation
+    seconds: float = 0.0  # spent on training, validation included
+    skipped: int = 0  # steps whose gradient was not finite
+    skipped_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():  # a file's; no number is less than its default
+            default = getattr(type(self), key)
+            if type(value) is not type(default) or not default <= value < 2**53:
+                raise ValueError(f"{key} is {value!r}")
+
+
+class Trainer:
+    """One training run, in a run folder that holds the prepared corpus and the tokenizer."""
+
+    def __init__(self, config: Config, run: RunFolder | Path | str) -> None:
+        if config.train.tensorboard and not find_spec("tensorboard"):
+            raise UserError("train.tensorboard needs a package: pip install tensorboard")
+        torch.manual_seed(config.train.seed)
+        self.config, self.run, self.device = config, RunFolder(run), cpu.pick_device()
+        self.tokenizer = Tokenizer.load(self.run, config)
+        self.data = TrainingData(config, self.run, self.tokenizer)
+        self.valid = load_split(self.run, config.data, "valid")
+        self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
+        self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
+        self.state = TrainState()
+        self.optimizer = make_optimizer(self.model, config.train)
+
+    def step(self, batches: list[Batch], lr: float, r_drop_alpha: float = 0.0) -> float:
+        """Update the weights once, by the mean loss over all target tokens of ``batches``.
+
+        Returns this process's share of the summed loss; 0 if the gradient is not finite: skipped.
+        """
+        config, state = self.config.train, self.state
+        # Seeded here, no random generator's state has to be saved.
+        seeds = np.random.SeedSequence((config.seed, state.step, dist.rank()))
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        self.model.train()
+        n_tokens, total = sum(batch.n_target_tokens for batch in batches), 0.0
+        for batch in batches:
+            part = dist.shard(batch, dist.rank(), dist.world_size()).to(self.device)
+            (n_pairs, n_src), n_tgt = part.src.shape, part.tgt_in.shape[1]
+            limit = config.max_tokens_per_batch
+            message = (
+                f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target "
+                f"tokens: lower train.max_tokens_per_batch = {limit} and raise grad_accum_steps"
+            )
+            with cpu.oom_as_user_error(message), cpu.float32_matmul(limit):
+                with cpu.autocast(config.precision, self.device):
+                    loss = batch_loss(self.model, part, config.label_smoothing, r_drop_alpha)
+                (loss / n_tokens).backward()
+                total += loss.item()
+        dist.sum_gradients(self.model)
+        # The gradients of all processes are the same by now, so all decide the same.
+        norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
+        state.step += 1
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self._update_ema()
+            state.target_tokens += n_tokens
+            state.skipped_in_a_row = 0
+        else:
+            total = 0.0
+            state.skipped += 1
+            state.skipped_in_a_row += 1
+        self.optimizer.zero_grad()
+        if state.skipped_in_a_row >= MAX_SKIPPED:
+            raise self._diverged(f"the gradient of {MAX_SKIPPED} steps in a row")
+        return total
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """average ← β average + (1 - β) weights, with β rising to ``ema_decay`` at first."""
+        if self.ema is self.model:
+            return
+        beta = min(self.config.train.ema_decay, (1 + self.state.step) / (10 + self.state.step))
+        new = named_tensors(self.model)
+        for name, average in named_tensors(self.ema).items():
+            if isinstance(average, nn.Parameter):
+                average.lerp_(new[name], 1 - beta)
+            else:  # a persistent buffer: a running statistic is averaged already, a counter never
+                average.copy_(new[name])
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        where = f"at step {self.state.step:,} (the best model is of step {self.state.best_step:,})"
+        hint = "in another folder, try a lower train.learning_rate or a longer train.warmup_steps"
+        return TrainingDiverged(f"{self.run}: {what} is not finite {where}; {hint}")
+
+    def sync_step(self, loss: float, signals: list[int]) -> int:
+        """Add up the losses of all processes; returns a signal that came to any of them, or 0."""
+        losses, first = zip(*dist.all_gather(loss, *(signals or [0])[:1]), strict=True)
+        self.state.loss += sum(losses)
+        if not math.isfinite(self.state.loss):
+            raise self._diverged("the loss")
+        return int(max(first))
+
+    def validate(self) -> dict[str, Any]:
+        """Score the average, keep it if it is the best, log and save; returns the new state."""
+        began, state = time.perf_counter(), self.state
+        to_score = self.ema, self.tokenizer, self.config, self.valid
+        valid_loss = validation_loss(*to_score)
+        if not math.isfinite(valid_loss):
+            raise self._diverged("the loss on the validation split")
+        valid_bleu = validation_bleu(*to_score)
+        state.validations_without_gain += 1
+        if valid_bleu > state.best_bleu:
+            state.best_bleu, state.best_step = valid_bleu, state.step
+            state.validations_without_gain = 0
+            self.run.save_weights(named_tensors(self.ema), self.tokenizer.fingerprint)
+        metrics = {
+            "step": state.step,
+            "epoch": state.epoch,
+            "loss": round(state.loss / max(1, state.target_tokens), 4),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "tokens_per_second": round(state.target_tokens / max(1e-9, state.step_seconds)),
+            "valid_loss": round(valid_loss, 4),
+            "valid_bleu": round(valid_bleu, 2),
+            "skipped_steps": state.skipped,
+        }
+        log_validation(self.run, metrics, self.config.train.tensorboard)
+        state.seconds += state.step_seconds + time.perf_counter() - began
+        state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
+        self.save_checkpoint()
+        return asdict(state)
+
+    def save_checkpoint(self) -> None:
+        checkpoint = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": asdict(self.state),
+        }
+        self.run.save_state(checkpoint, self.tokenizer.fingerprint)
+
+    def load_checkpoint(self) -> None:
+        """Continue from ``last.pt``; ``UserError`` if it does not fit."""
+        saved = self.run.load_state(self.tokenizer.fingerprint)
+        try:
+            restore_optimizer(self.optimizer, saved["optimizer"])  # first, as it changes weights
+            self.model.load_state_dict(saved["model"])
+            self.ema.load_state_dict(saved["ema"])
+            self.state = TrainState(**saved["state"])
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{self.run.state_file} does not fit this run: {reason}") from None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or BLEU has not risen for ``patience`` validations."""
+        patience, epochs = self.config.train.patience, self.config.train.epochs
+        return self.state.epoch >= epochs or 0 < patience <= self.state.validations_without_gain
+
+    def steps(self) -> Iterator[tuple[list[Batch], float]]:
+        """The batches of each remaining step, and the share of training done before it."""
+        config, state = self.config.train, self.state
+        while not self.is_finished:
+            plan, src, tgt = self.data.epoch(state.epoch)
+            while state.batch < len(plan) and not self.is_finished:
+                progress = (state.epoch + state.batch / len(plan)) / config.epochs
+                chosen = plan[state.batch : state.batch + config.grad_accum_steps]
+                state.batch += len(chosen)
+                yield [make_batch(src, tgt, rows) for rows in chosen], progress
+            if not self.is_finished:
+                state.epoch, state.batch = state.epoch + 1, 0
+            del plan, src, tgt  # before those of the next epoch are made
+
+    def fit(self, signals: list[int]) -> None:
+        """Train until ``is_finished``, or until a signal: ``TrainingInterrupted``, all saved."""
+        config, state = self.config.train, self.state
+        if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
+            raise UserError(f"{self.run}: is not the same folder for all processes")
+        n_steps = math.ceil(self.data.n_batches / config.grad_accum_steps) * config.epochs
+        hide = dist.rank() > 0 or None  # None: where there is no terminal
+        signal_number = 0
+        with tqdm(total=n_steps, initial=state.step, leave=None, disable=hide) as bar:
+            for batches, progress in self.steps():
+                began = time.perf_counter()
+                lr = lr_at(config, state.step, progress)
+                loss = self.step(batches, lr, r_drop_at(config, progress))
+                signal_number = self.sync_step(loss, signals)
+                state.step_seconds += time.perf_counter() - began
+                mean = state.loss / max(1, state.target_tokens)
+                notes = f"loss {mean:.2f}, BLEU {state.best_bleu:.1f}, {state.skipped} skipped"
+                bar.set_postfix_str(notes, refresh=False)
+                bar.update()
+                if state.step % 100 == 0:
+                    cpu.trim_memory()
+                if state.step % config.validate_every == 0:
+                    vars(state).update(dist.rank_zero(self.validate))
+                if signal_number:
+                    break
+        if state.target_tokens and not signal_number:
+            vars(state).update(dist.rank_zero(self.validate))
+        dist.rank_zero(self.save_checkpoint)
+        if signal_number := signal_number or self.sync_step(0.0, signals):  # or after the last step
+            how = f"stopped at step {state.step:,}; the same command continues from there"
+            raise TrainingInterrupted(how, signal_number)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """The SIGINT (Ctrl-C) and SIGTERM so far, none outside the main thread; a second ends at once.
+
+    ``torchrun`` may pass a signal on more than once: under it all are only noted.
+    """
+    received: list[int] = []
+    with ExitStack() as handlers:
+
+        def request(signal_number: int, _: object) -> None:
+            received.append(signal_number)
+            if not dist.is_launched():
+                handlers.close()
+            if len(received) == 1 and dist.rank() == 0:
+                again = "" if dist.is_launched() else "; again to stop at once"
+                warn(f"stopping after this step{again}")
+
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handlers.callback(signal.signal, number, signal.signal(number, request))
+        yield received
+
+
+def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
+    """Train the model of a prepared run folder, or resume; returns what ``training.json`` holds.
+
+    Raises:
+        UserError: the folder does not fit, or another process is at work in it.
+        TrainingDiverged: the loss or the gradients are not finite.
+        TrainingInterrupted: a signal stopped it; everything is saved.
+    """
+    run = RunFolder(run)
+    with ExitStack() as stack:
+        dist.rank_zero(lambda: stack.enter_context(run.lock()))
+        dist.rank_zero(lambda: run.check_same_config(config))
+        dist.rank_zero(lambda: run.save_config(config))
+        trainer = Trainer(config, run)
+        if (n := trainer.data.n_too_long) and dist.rank() == 0:
+            warn(f"left out {n:,} pairs longer than data.max_tokens = {config.data.max_tokens}")
+        stale = [run.summary_file]
+        if run.state_file.exists():
+            trainer.load_checkpoint()
+        elif not run.summary_file.exists():  # a run that was killed before its first checkpoint
+            stale = [run.metrics_file, run.weights_file]
+        for path in stale if dist.rank() == 0 and not trainer.is_finished else []:
+            path.unlink(missing_ok=True)
+        with stop_requests() as signals:
+            trainer.fit(signals)
+        state = trainer.state
+        summary = {
+            "steps": state.step,
+            "epochs": state.epoch,
+            "best_step": state.best_step,
+            "best_valid_bleu": round(state.best_bleu, 2),
+            "minutes": round(state.seconds / 60, 2),
+            "parameters": count_parameters(trainer.model),
+            "data_checksum": trainer.data.checksum,
+            "skipped_steps": state.skipped,
+            "pairs_left_out_as_too_long": trainer.data.n_too_long,
+            "device": trainer.device.type,
+            "precision": cpu.resolve_precision(config.train.precision, trainer.device),
+            "processes": dist.world_size(),
+            "threads": torch.get_num_threads(),
+            "versions": {"seq2seq": version("seq2seq"), "torch": torch.__version__},
+        }
+        dist.rank_zero(lambda: write_json(run.summary_file, summary))
+        return summary

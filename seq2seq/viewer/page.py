@@ -1,0 +1,240 @@
+"""Attention to look at: one self-contained web page, a plain figure, or the arrays as JSON.
+
+``page.html`` holds the layout and the program, and gets the traces as data. The page requests
+nothing from a network, and no text of the user's is ever markup.
+"""
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seq2seq.attention import MODIFIERS, NORMALIZERS, POSITIONS, SCORES, TYPES, AttentionModifier
+from seq2seq.config import AttentionConfig
+from seq2seq.data.tokenizer import SPACE
+from seq2seq.evaluation import plotting
+from seq2seq.evaluation.alignment import OFFSETS, Head
+from seq2seq.run_folder import RunFolder
+from seq2seq.translator import Translator
+from seq2seq.utils import UserError, warn, write_text
+from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace, trace
+
+TEMPLATE = Path(__file__).with_name("page.html")
+VIEWS = {"cross": "cross-attention"} | {x: f"{x} self-attention" for x in ("encoder", "decoder")}
+FORMULAS = {  # by type: score and weights, where they are no parts of their own
+    "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
+    "average": ("s = 0", "w = 1 / n for n visible keys"),
+}
+SUMS = {"one": "sum to one", "at most one": "sum to less than one", "any": "need not sum to one"}
+
+
+class ViewState(NamedTuple):
+    """Which attention is shown first. Layers and heads count from 1; 0 is their mean."""
+
+    view: str  # one of ``VIEWS``
+    layer: int
+    head: int
+    offset: str  # the step whose query a target token has: one of ``OFFSETS``
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What one run did with the sentence."""
+
+    name: str
+    trace: TranslationTrace
+    best_head: Head | None = None  # the one that aligns words best, where an evaluation found it
+
+    @classmethod
+    def load(cls, run: Path | str, sentence: str, overrides: dict[str, str]) -> "RunView":
+        """Translate ``sentence`` with a trained run; warns if the sentence had to be cut."""
+        from seq2seq.evaluation.evaluate import known_best_head  # loads sacrebleu
+
+        translator = Translator.load(run, overrides)
+        limit = translator.config.data.max_tokens
+
+        def on_cut(index: int, n_tokens: int) -> None:
+            warn(f"the sentence has {n_tokens:,} tokens, cut to {limit} (data.max_tokens)")
+
+        best_head = known_best_head(RunFolder(run), translator.config.model)
+        return cls(str(run), trace(translator, sentence, on_cut), best_head)
+
+    def record(self, view: str) -> AttentionRecord | None:
+        return getattr(self.trace, view)
+
+    def state(self, view: str, layer: int | None, head: int | None) -> ViewState:
+        """What to show first: the best aligning head, else the mean of the last layer's heads."""
+        best, record = self.best_head, self.record(view)
+        offset = best.offset if best else "predict"
+        n_layers, n_heads = record.weights.values.shape[:2] if record else (0, 0)
+        for what, number, n in (("layer", layer, n_layers), ("head", head, n_heads)):
+            if record and number is not None and not 0 <= number <= n:
+                problem = f"{self.name} has no {what} {number} in its {VIEWS[view]}"
+                raise UserError(f"{problem}: choose 1 to {n}, or 0 for the mean")
+        if best and view == "cross" and layer is None and head is None:
+            return ViewState(view, best.layer, best.head, offset)
+        return ViewState(view, n_layers if layer is None else layer, head or 0, offset)
+
+
+def select_views(
+    runs: list[RunView], view: str | None = None, layer: int | None = None, head: int | None = None
+) -> list[tuple[RunView, ViewState]]:
+    """What to show first of each run; a ``UserError`` if there is no such view, layer or head."""
+    views = [name for name in VIEWS if any(run.record(name) for run in runs)]
+    view = view or (views or ["attention"])[0]
+    if view not in views:
+        names = " and ".join(run.name for run in runs)
+        raise UserError(f"there is no {VIEWS.get(view, view)} in {names}")
+    return [(run, run.state(view, layer, head)) for run in runs]
+
+
+def write_attention(runs: list[tuple[RunView, ViewState]], path: Path, kind: str) -> None:
+    """Write one run, or several side by side: a page (html), a figure (png) or arrays (json)."""
+    if kind == "png":
+        draw(runs, path)
+    elif kind == "html":
+        write_text(path, page(runs))
+    else:
+        arrays = [{"name": run.name} | run.trace.to_json() for run, _ in runs]
+        content = arrays if len(arrays) > 1 else arrays[0]
+        write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class TokenGroup(NamedTuple):
+    """A word or a subword, and the queries and keys that belong to it."""
+
+    label: str
+    queries: list[int]
+    keys: list[int]
+
+
+def group_tokens(sentence: Sentence, whole_words: bool, offset: str | None) -> list[TokenGroup]:
+    """The words or subwords of one side; BOS and EOS are groups of their own.
+
+    Of a target, ``offset`` says which step's query a token has: that of the step that is to
+    ``predict`` it (BOS: none), or of the one with it as ``input`` (EOS: none).
+    """
+    n = len(sentence.tokens) - (offset is not None)
+    shift = int(offset == "predict")
+    word = [w if w >= 0 and whole_words else -1 - i for i, w in enumerate(sentence.words)]
+    groups = []
+    for _, indices in groupby(range(len(word)), key=word.__getitem__):
+        tokens = list(indices)
+        pieces = [sentence.tokens[i] for i in tokens]
+        label = (join_pieces(pieces) or SPACE) if whole_words else pieces[0]
+        queries = [i - shift for i in tokens if 0 <= i - shift < n]
+        groups.append(TokenGroup(label, queries, [i for i in tokens if i < n]))
+    return groups
+
+
+def join_pieces(pieces: list[str]) -> str:
+    """Subwords as text; bytes that spell a character become that character."""
+    raw = b""
+    for piece in pieces:
+        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+        raw += bytes.fromhex(byte.group(1)) if byte else piece.replace(SPACE, "").encode()
+    return raw.decode("utf-8", "replace")
+
+
+def draw(runs: list[tuple[RunView, ViewState]], path: Path) -> None:
+    """The weights of each run as a picture: queries down, keys across, darker for more."""
+    maps = [heatmap(run, state) for run, state in runs]
+    widths = [1.8 + 0.36 * len(keys) for _, _, keys, _ in maps]
+    size = sum(widths), 1.8 + 0.3 * max(len(queries) for _, queries, _, _ in maps)
+    with plotting.figure(path, figsize=size, layout="constrained") as figure:
+        grid = figure.subplots(1, len(maps), squeeze=False, width_ratios=widths)[0]
+        for axes, (title, queries, keys, weights) in zip(grid, maps, strict=True):
+            image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+            ticks = range(len(keys))
+            axes.set_xticks(ticks, keys, rotation=60, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(queries)), queries)
+            axes.grid(visible=False)
+            axes.tick_params(length=0)
+            axes.set_title(title, fontsize=10)
+        figure.colorbar(image, ax=grid, shrink=0.6, label="weight")
+
+
+def heatmap(run: RunView, state: ViewState) -> tuple[str, list[str], list[str], Any]:
+    """Title, words with queries, words with keys, and the weights between them."""
+    view, layer, head, offset = state
+    record = run.record(view)
+    if record is None:
+        raise UserError(f"{run.name} has no {VIEWS[view]}")
+    weights = record.weights.values
+    weights = weights[layer - 1 : layer] if layer else weights
+    weights = (weights[:, head - 1 : head] if head else weights).mean(axis=(0, 1))
+    src, tgt = group_tokens(run.trace.src, True, None), group_tokens(run.trace.tgt, True, offset)
+    queries = [group for group in (src if view == "encoder" else tgt) if group.queries]
+    keys = [group for group in (tgt if view == "decoder" else src) if group.keys]
+    # Means over queries, sums over keys: the sum of each row stays what it was.
+    rows = np.stack([weights[group.queries].mean(axis=0) for group in queries])
+    table = np.stack([rows[:, group.keys].sum(axis=1) for group in keys], axis=1)
+    where = [f"{x} {n}" if n else f"mean of {x}s" for x, n in (("layer", layer), ("head", head))]
+    title = ", ".join([f"{run.name}: {VIEWS[view]}", *where])
+    return title, [group.label for group in queries], [group.label for group in keys], table
+
+
+def page(runs: list[tuple[RunView, ViewState]]) -> str:
+    """The page of one run, or of several side by side."""
+    data = json.dumps([_pane(*run) for run in runs], ensure_ascii=False, separators=(",", ":"))
+    # Inside a script element only a "<" can end it.
+    return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", data.replace("<", "\\u003c"))
+
+
+def _pane(run: RunView, state: ViewState) -> dict[str, Any]:
+    seen, groups = run.trace, {}
+    for unit, whole_words in (("words", True), ("subwords", False)):
+        sides = {offset: group_tokens(seen.tgt, whole_words, offset) for offset in OFFSETS}
+        sides["src"] = group_tokens(seen.src, whole_words, None)
+        groups[unit] = {side: [x._asdict() for x in of_side] for side, of_side in sides.items()}
+    return {
+        "name": run.name,
+        "src": seen.src.text,
+        "tgt": seen.tgt.text,
+        "groups": groups,
+        "state": state._asdict(),
+        "best": run.best_head and vars(run.best_head),
+        "views": {x: (record := run.record(x)) and _packed(x, record) for x in VIEWS},
+        "chosen": seen.chosen,
+        "top_tokens": seen.top_tokens,
+    }
+
+
+def _packed(view: str, record: AttentionRecord) -> dict[str, Any]:
+    """Arrays as text: float32, with scale 0, or 16-bit integers times a scale."""
+    packed: dict[str, Any] = explain(record.config, view)
+    for name, array in vars(record).items():
+        if name == "config" or array is None:
+            continue
+        values, scale = array.values, 0.0
+        if name != "scores":  # which may be large and close to each other
+            scale = float(np.abs(values).max(initial=0)) / (2**15 - 1) or 1.0
+        numbers = np.rint(values / scale).astype("<i2") if scale else values.astype("<f4")
+        data = base64.b64encode(numbers.tobytes()).decode("ascii")
+        packed[name] = {"shape": list(values.shape), "scale": scale, "data": data}
+    return packed
+
+
+def explain(config: AttentionConfig, view: str) -> dict[str, str]:
+    """What the page says about the steps of an attention."""
+    masked = ["later tokens"] if view == "decoder" else []
+    masked += [f"tokens more than {config.window} away"] if config.window else []
+    if config.type == "multi_head":
+        normalizer, position = NORMALIZERS[config.normalizer], POSITIONS[config.position]
+        score, weights = SCORES[config.score].formula, normalizer.formula
+        modifiers = MODIFIERS.selected(config.modifiers)
+        signed = any(part.signed for part in modifiers)
+        sums = "need not sum to one, and may be negative" if signed else SUMS[normalizer.row_sum]
+        modifiers += [position] if position.is_a(AttentionModifier) else []
+        after = " ".join(f"Modified by {part.name}: {part.formula}." for part in modifiers)
+    else:
+        formula, sums = TYPES[config.type].formula, SUMS["one"]
+        score, weights = FORMULAS.get(config.type, (formula, "as in that formula"))
+        after = f"All in all: {formula}."
+    texts = {"score": score, "mask": " and ".join(masked), "normalize": weights}
+    return texts | {"sums": f"The weights {sums}.", "after": after}
