@@ -55,10 +55,10 @@ scale: setup ## time and memory as work grows, on the corpus in DATA repeated
 	$(VENV)/bin/python benchmarks/scale.py --data "$(DATA)"
 
 test: setup ## run the tests
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2
 
 quick: setup ## run the fast tests only
-	$(VENV)/bin/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m "not slow"
 
 check: test ## the tests, lint, format, imports and types
 	$(VENV)/bin/ruff check .

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from seq2seq.attention import KeyValue, MultiHeadAttention, causal_mask
 from seq2seq.attention.attention import attention
@@ -67,59 +68,39 @@ def test_parts_equal_attention() -> None:
 def torchs(module: Any, inputs: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
     """The same weights in torch's multi-head attention."""
     projections = [module.query_proj, module.key_proj, module.value_proj]
-    query, key, value = (x.transpose(0, 1) for x in inputs)
-    context, weights = F.multi_head_attention_forward(
-        query,
-        key,
-        value,
-        embed_dim_to_check=16,
-        num_heads=module.n_heads,
-        in_proj_weight=None,
-        in_proj_bias=torch.cat([projection.bias for projection in projections]),
-        bias_k=None,
-        bias_v=None,
-        add_zero_attn=False,
-        dropout_p=0.0,
-        out_proj_weight=module.output_proj.weight,
-        out_proj_bias=module.output_proj.bias,
-        attn_mask=~mask.repeat_interleave(module.n_heads, dim=0),
-        average_attn_weights=False,
-        use_separate_proj_weight=True,
-        q_proj_weight=projections[0].weight,
-        k_proj_weight=projections[1].weight,
-        v_proj_weight=projections[2].weight,
-    )
-    assert weights is not None
-    return context.transpose(0, 1), weights
+    parameters = {
+        "in_proj_weight": torch.cat([projection.weight for projection in projections]),
+        "in_proj_bias": torch.cat([projection.bias for projection in projections]),
+        "out_proj.weight": module.output_proj.weight,
+        "out_proj.bias": module.output_proj.bias,
+    }
+    theirs = nn.MultiheadAttention(16, module.n_heads, batch_first=True, dtype=torch.double)
+    hidden = ~mask.repeat_interleave(module.n_heads, dim=0)
+    options = {"attn_mask": hidden, "average_attn_weights": False}
+    return functional_call(theirs, parameters, tuple(inputs), options)
 
 
 @settings(deadline=None, max_examples=30)
 @given(
-    n_batch=st.integers(1, 3),
-    n_queries=st.integers(1, 7),
-    n_keys=st.integers(1, 7),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
     n_heads=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 2**31),
 )
-def test_multi_head_equals_torch_with_gradients(
-    n_batch: int, n_queries: int, n_keys: int, n_heads: int, seed: int
-) -> None:
+def test_multi_head_equals_torch(sizes: tuple[int, int, int], n_heads: int, seed: int) -> None:
+    """Contexts, weights and gradients."""
     torch.manual_seed(seed)
+    n_batch, t, s = sizes
     module = multi_head(16, n_heads).double()
-    inputs = [
-        torch.randn(n_batch, n, 16, dtype=torch.double, requires_grad=True)
-        for n in (n_queries, n_keys, n_keys)
-    ]
-    mask = random_mask(n_batch, n_queries, n_keys)
+    inputs = [torch.randn(n_batch, n, 16).double().requires_grad_() for n in (t, s, s)]
+    mask = random_mask(n_batch, t, s)
     context, weights = module(*inputs, mask[:, None])
     expected, expected_weights = torchs(module, inputs, mask)
     torch.testing.assert_close(context, expected)
     torch.testing.assert_close(weights, expected_weights)
 
     direction, wanted = torch.randn_like(context), [*inputs, *module.parameters()]
-    ours, theirs = (
-        torch.autograd.grad((out * direction).sum(), wanted) for out in (context, expected)
-    )
+    losses = [(out * direction).sum() for out in (context, expected)]
+    ours, theirs = (torch.autograd.grad(loss, wanted) for loss in losses)
     torch.testing.assert_close(ours, theirs)
 
 

@@ -21,18 +21,19 @@ from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import Tensor, nn
 
 from seq2seq import attention as catalogue
-from seq2seq.attention import AnyAttention, MultiHeadAttention, alternatives, check_attention
+from seq2seq.attention import AnyAttention, MultiHeadAttention, alternatives, build_attention
 from seq2seq.attention import attention as heart
 from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
 from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
-from seq2seq.config import AttentionConfig, Config, ModelConfig, load_config
+from seq2seq.config import AttentionConfig, ModelConfig, load_config
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import BOS
 from seq2seq.model.loss import batch_loss
-from seq2seq.utils import ConfigError, UserError
+from seq2seq.model.transformer import empty_model
+from seq2seq.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 D, H = 16, 4
@@ -44,9 +45,8 @@ each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS
 def attention(config: AttentionConfig) -> AnyAttention:
     """Away from any start at which a part does nothing."""
     torch.manual_seed(0)
-    made = catalogue.build_attention(
-        ModelConfig(d_model=D, encoder_attention=config), "encoder_attention"
-    )
+    model = ModelConfig(d_model=D, encoder_attention=config)
+    made = build_attention(model, "encoder_attention")
     assert made is not None
     torch.manual_seed(1)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def possible_pairs() -> dict[str, AttentionConfig]:
         if "none" not in (one[1], other[1]) and (one[0] != other[0] or one[0] == "modifiers"):
             config = AttentionConfig(**parts)
             with contextlib.suppress(ConfigError):
-                check_attention(Config(model=ModelConfig(d_model=D, encoder_attention=config)))
+                attention(config)
                 pairs[f"{one[1]}-{other[1]}"] = config
     return pairs
 
@@ -253,8 +253,8 @@ LEARNERS = {name: learner(variant) for name, variant in attention_variants().ite
 @pytest.mark.slow
 @pytest.mark.parametrize("config", LEARNERS.values(), ids=LEARNERS)
 def test_variant_learns_to_reverse(config: ModelConfig) -> None:
-    """Without positions two thirds would be right; of four seeds the worst gets 0.85."""
-    model, n_steps = small_model(config, vocab_size=12), 120
+    """Without positions 0.72 would be right; the worst variant and seed of three gets 0.95."""
+    model, n_steps = small_model(config, vocab_size=12), 160
     optimizer = torch.optim.AdamW(model.parameters())
 
     def reversals(n: int) -> Batch:
@@ -271,7 +271,7 @@ def test_variant_learns_to_reverse(config: ModelConfig) -> None:
         optimizer.zero_grad()
     batch = reversals(100)
     right = model.eval()(batch.src, batch.tgt_in).argmax(dim=-1) == batch.labels
-    assert right.float().mean() > 0.8
+    assert right.float().mean() > 0.9
 
 
 # --- each against a reference of its own ---
@@ -285,9 +285,7 @@ def random_heads(n_queries: int = 5, n_keys: int = 6) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("kind", "kv_heads"), [("multi_head", 0), ("multi_head", 1), ("multi_head", 2), ("linear", 0)]
 )
-def test_fast_path_equals_slow_path(
-    kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fast_path(kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without and with a trace: fused or explicit; linear in linear or in quadratic time."""
     monkeypatch.setattr(heart, "_sdpa_is_faster", lambda query: True)
     module, x = multi_head(type=kind, kv_heads=kv_heads), tokens(40)
@@ -535,10 +533,8 @@ def test_differential_attention_is_the_difference_of_two() -> None:
     (l1, l2), (m1, m2) = modifier.l, modifier.m
     factor = torch.exp(l1 @ m1) - torch.exp(l2 @ m2) + 0.8
     q, k, v = projected(module, x)
-    first, second = (
-        F.scaled_dot_product_attention(q[..., half], k[..., half], v)
-        for half in (slice(K // 2), slice(K // 2, None))
-    )
+    halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)
+    first, second = (F.scaled_dot_product_attention(*half, v) for half in halves)
     difference = first - factor * second
     root_mean_square = difference.square().mean(dim=-1, keepdim=True).sqrt()
     expected = joined(module, 0.2 * modifier.norm.weight * difference / root_mean_square)
@@ -605,6 +601,22 @@ def test_names_are_registered_once_and_properties_spelled_right() -> None:
     assert "other" not in registry
 
 
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("kv_heads", {"kv_heads": 3}),
+        ("position", {"score": "additive", "position": "rotary"}),
+        ("position", {"modifiers": "differential", "position": "shaw"}),
+        ("modifiers", {"modifiers": "differential", "n_heads": D}),
+        ("score", {"type": "linear", "score": "dot"}),
+    ],
+)
+def test_impossible_parts(key: str, parts: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        multi_head(**parts)
+    assert caught.value.key == f"model.encoder_attention.{key}"
+
+
 @pytest.fixture
 def far_away() -> Iterator[str]:
     """A score defined here, as a reader of the documentation would define one."""
@@ -620,10 +632,8 @@ def far_away() -> Iterator[str]:
 def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
     path = tmp_path / "new.toml"
     path.write_text(f'data.directory = "x"\nmodel.attention.score = "{far_away}"\n')
-    config = load_config(path, check=check_attention)
+    config = load_config(path, check=empty_model)
     assert config.model.cross_attention.score == far_away
-    with pytest.raises(UserError, match=r"command line: .*\.score.*'far_awy'.*'far_away'"):
-        load_config(path, {"model.cross_attention.score": "far_awy"}, check=check_attention)
     model = small_model(with_attention(catalogue.config_with(SCORES, far_away)))
     trace = model.trace(torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
     expected = torch.tensor([[0.0, 1, 2, 3], [1, 0, 1, 2]]).softmax(dim=-1)

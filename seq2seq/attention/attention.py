@@ -108,14 +108,16 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
-        n_parts = _check_parts(d_model, config)
+        _check_parts(d_model, config)
+        splits = any(part.splits_heads for part in MODIFIERS.selected(config.modifiers))
+        n_halves = 2 if splits else 1
         head_width = d_model // config.n_heads
         kv_width = head_width * (config.kv_heads or config.n_heads)
-        sizes = n_parts * config.n_heads, head_width // n_parts
+        sizes = n_halves * config.n_heads, head_width // n_halves
         content_based = SCORES[config.score].content_based
         self.n_heads, self.window = config.n_heads, config.window
 
-        # What the idea calls query weights, key weights and value weights.
+        # The matrices of step 1: query weights, key weights and value weights.
         self.query_proj = nn.Linear(d_model, d_model) if content_based else nn.Identity()
         self.key_proj = nn.Linear(d_model, kv_width) if content_based else nn.Identity()
         self.value_proj = nn.Linear(d_model, kv_width)
@@ -133,7 +135,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Attend from (B, T, D) to (B, S, D): context (B, T, D) and weights (B, H, T, S)."""
+        """``project`` and ``attend`` in one: context (B, T, D) and weights (B, H, T, S)."""
         context, trace = self.attend(query, self.project(key, value), mask, return_trace=True)
         return context, cast(AttentionTrace, trace).weights
 
@@ -159,6 +161,7 @@ class MultiHeadAttention(nn.Module):
         q = self.split_heads(self.query_proj(query))  # (B, H, T, K)
         k, v = self.repeat_kv(kv.key), self.repeat_kv(kv.value)
         trace = None
+        # Three ways to the same result: part by part, torch's kernel, or the function above.
         if return_trace or not self.is_published:
             output, trace = self.attend_by_parts(query, q, k, v, mask, start)
         elif _sdpa_is_faster(q):
@@ -186,7 +189,7 @@ class MultiHeadAttention(nn.Module):
             scores = scores.masked_fill(~mask, -math.inf)
         # 4. Normalize.
         weights = self.normalize(scores)
-        for modifier in reversed(modifiers):
+        for modifier in reversed(modifiers):  # they nest, see AttentionModifier
             weights = modifier.modify_weights(weights)
         # 5. Aggregate.
         output = weights @ v  # (B, H, T, K)
@@ -230,11 +233,11 @@ def _windowed(mask: Tensor | None, positions: Positions, window: int) -> Tensor:
     """
     distance = positions.relative.abs()
     near = distance <= window
-    return near if mask is None else mask & near | (distance == 0)
+    return near if mask is None else (mask & near) | (distance == 0)
 
 
-def _check_parts(d_model: int, config: AttentionConfig) -> int:
-    """Raise ``ConfigError`` where parts do not fit together; returns 2 if one splits heads."""
+def _check_parts(d_model: int, config: AttentionConfig) -> None:
+    """Raise ``ConfigError`` where parts do not fit together."""
     n_heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
     if not n_heads or d_model % n_heads:
         raise ConfigError("n_heads", f"must divide model.d_model = {d_model}")
@@ -252,4 +255,3 @@ def _check_parts(d_model: int, config: AttentionConfig) -> int:
             if part.needs_whole_heads and splits:
                 problem = f"{part.name!r} needs whole heads, which {config.modifiers!r} splits"
                 raise ConfigError(registry.setting, problem)
-    return 2 if splits else 1

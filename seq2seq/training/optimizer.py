@@ -51,8 +51,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
     optimizer.zero_grad()
     own = optimizer.state_dict()["state"]
     if own.keys() != saved["state"].keys():
-        raise ValueError("the optimizer's state is of other weights")
+        raise ValueError("the optimizer's state is of other weights, or of another optimizer")
     for number, state in own.items():
+        if state.keys() != saved["state"][number].keys():
+            names = [", ".join(sorted(keys)) for keys in (saved["state"][number], state)]
+            raise ValueError(f"it is of another optimizer, with {names[0]}, not {names[1]}")
         for name, value in state.items():
             new = saved["state"][number][name]
             kinds = [(type(x), getattr(x, "shape", None)) for x in (new, value)]
