@@ -55,7 +55,7 @@ scale: setup ## time and memory as work grows, on the corpus in DATA repeated
 	$(VENV)/bin/python benchmarks/scale.py --data "$(DATA)"
 
 test: setup ## run the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile
 
 quick: setup ## run the fast tests only
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m "not slow"

@@ -101,7 +101,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
         with suppress(ProcessLookupError):  # all is well: it has ended
             os.killpg(process.pid, signal.SIGKILL)
     assert "[rank" not in errors, errors  # a traceback of a process that torchrun started
-    return out, [line for line in errors.splitlines() if line.startswith("seq2seq:")]
+    lines = [line for line in errors.splitlines() if line.startswith("seq2seq:")]
+    return out, lines if process.returncode in (0, 130, 143) or lines else [errors]
 
 
 def train_alone(config: Config, run: Path) -> dict[str, Any]:
