@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 
 def load(run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
-    """The best model of a trained run, ready to ``translate``.
+    """The best model in the folder of a training run, ready to ``translate``.
 
-    Args:
-        run: folder that training wrote.
-        overrides: settings to change, such as ``{"decoding.beam": "4"}``.
-
-    Raises:
-        UserError: something is missing from the folder or does not fit.
+    ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``. ``UserError`` if something
+    is missing from the folder or does not fit.
     """
     from seq2seq.translator import Translator
 

@@ -5,17 +5,14 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal, get_args, get_origin
 
-from seq2seq.config import RENAMED, Config, ModelConfig, load_config, settings_and_aliases
+from seq2seq.config import Config, ModelConfig, flatten, hint, load_config, settings
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import TrainingInterrupted, UserError, did_you_mean, warn
-
-if TYPE_CHECKING:
-    from seq2seq.translator import Translator
+from seq2seq.utils import TrainingInterrupted, UserError, warn
 
 LINES_AT_A_TIME = 1000
 
@@ -27,35 +24,38 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser(with_part_names="--help" in arguments or "-h" in arguments)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        parser.error(_about_unknown(unknown[0]))
+        name = unknown[0].partition("=")[0].removeprefix("--")
+        fixed = ": what a run was trained with cannot change now"
+        parser.error(f"unknown argument {unknown[0]}{fixed if name in settings() else hint(name)}")
     try:
         if options.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("torchrun is for seq2seq train; all else runs in one process")
+        from seq2seq.cpu import tune_process
+
+        tune_process()
         options.command(options)
         sys.stdout.flush()
+        return 0
     except UserError as error:
-        _report(str(error))
-        return 1
+        message, status = str(error), 1
     except TrainingInterrupted as interrupted:
-        _report(str(interrupted))
-        return 128 + interrupted.signal_number
+        message, status = str(interrupted), 128 + interrupted.signal_number
     except KeyboardInterrupt:
-        _report("interrupted")
-        return 130
+        message, status = "interrupted", 130
     except BrokenPipeError:  # nobody reads our output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, MemoryError, RuntimeError) as error:
+    except OSError as error:
+        message, status = f"{error.filename or 'system'}: {error.strerror or error}", 1
+    except (MemoryError, RuntimeError) as error:
         from seq2seq.cpu import is_out_of_memory
 
-        if isinstance(error, OSError):
-            _report(f"{error.filename or 'system'}: {error.strerror or error}")
-        elif is_out_of_memory(error):
-            _report("out of memory; a smaller model or smaller batches take less")
-        else:
+        if not is_out_of_memory(error):
             raise
-        return 1
-    return 0
+        message, status = "out of memory; a smaller model or smaller batches take less", 1
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes that torchrun starts
+        warn(message)
+    return status
 
 
 def _prepare_streams() -> None:
@@ -68,30 +68,8 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
 
 
-def _report(line: str) -> None:
-    """A line on standard error, from one of the processes that torchrun starts on a machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        warn(line)
-
-
-def _about_unknown(argument: str) -> str:
-    """What is wrong with an argument that a subcommand does not take."""
-    name = argument.partition("=")[0].removeprefix("--")
-    if name in settings_and_aliases():
-        return f"--{name} is part of what a run was trained with and cannot change now"
-    if name in RENAMED:
-        return f"--{name} is called --{RENAMED[name]} now"
-    # Another command's flag is no misspelling.
-    known = [x for x in ("run", "config", "beam", *settings_and_aliases()) if x != name]
-    return f"unknown argument {argument}{did_you_mean(name, known)}"
-
-
 def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
-    """The subcommands and their arguments.
-
-    Args:
-        with_part_names: list the parts of attention as legal values; that loads torch.
-    """
+    """The subcommands; ``with_part_names`` shows the parts of attention, and loads torch."""
     parser = argparse.ArgumentParser(
         prog="seq2seq",
         description="A small, readable Transformer: train it, score it, translate with it.",
@@ -99,9 +77,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(
-        command: Callable[[argparse.Namespace], None], usage: str, text: str
-    ) -> argparse.ArgumentParser:
+    def add(command: Callable[..., None], usage: str, text: str) -> argparse.ArgumentParser:
         name = command.__name__.removeprefix("run_")
         usage = f"seq2seq {name} {usage}".rstrip()
         sub = commands.add_parser(
@@ -170,20 +146,34 @@ def _add_settings(
         from seq2seq.attention import REGISTRIES
 
         legal_parts = {registry.setting: "|".join(registry) for registry in REGISTRIES}
-    group = parser.add_argument_group("settings (on top of the configuration)")
-    for key, setting in settings_and_aliases().items():
+    title = "settings (on top of the configuration)"
+    group = parser.add_argument_group(title, argument_default=argparse.SUPPRESS)
+    defaults = flatten(Config())
+    for key, annotation in settings().items():
         if key.startswith(prefix):
             flags = [f"--{key}", "--beam"] if key == "decoding.beam" else [f"--{key}"]
-            name = key.rsplit(".", 1)[1]
-            legal = legal_parts.get(name, "") if "attention." in key else ""
-            text = f"{setting.help} ({setting.default!r})".replace("%", "%%")
-            metavar = (legal or setting.legal).replace("%", "%%")
-            group.add_argument(*flags, dest=key, metavar=metavar, default=None, help=text)
+            parts = legal_parts.get(key.rpartition(".")[2]) if "attention." in key else None
+            default = f" ({defaults[key]!r})" if key in defaults else ""  # an alias has several
+            text = (get_args(annotation)[-1] + default).replace("%", "%%")
+            metavar = (parts or legal_values(annotation)).replace("%", "%%")
+            group.add_argument(*flags, dest=key, metavar=metavar, help=text)
+
+
+def legal_values(annotation: Any) -> str:
+    """The legal values of a setting in words, without limits that nobody reaches."""
+    base, *ranges, _ = get_args(annotation)
+    if get_origin(base) is Literal:
+        return "|".join(get_args(base))
+    words = [{bool: "true|false", int: "integer", float: "number", str: "text"}[base]]
+    for limits in ranges:
+        for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+            limit = getattr(limits, name)
+            words += [f"{sign} {limit}"] if limit is not None and limit < 2**31 else []
+    return " ".join(words)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, str]:
-    given = {key: getattr(options, key, None) for key in settings_and_aliases()}
-    return {key: text for key, text in given.items() if text is not None}
+    return {key: text for key, text in vars(options).items() if key in settings()}
 
 
 def _config_and_run(options: argparse.Namespace) -> tuple[Config, RunFolder]:
@@ -202,7 +192,6 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from seq2seq.cpu import tune_process
     from seq2seq.data.prepare import is_prepared, prepare
     from seq2seq.evaluation.annotations import check_annotations
     from seq2seq.training import train
@@ -214,7 +203,6 @@ def run_train(options: argparse.Namespace) -> None:
             print(prepare(config, run, check=check_annotations))
         return config, run
 
-    tune_process()
     with init_distributed():
         config, run = rank_zero(prepared)
         summary = train(config, run)
@@ -227,32 +215,35 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    from seq2seq.cpu import tune_process
     from seq2seq.evaluation.evaluate import evaluate, format_evaluation
 
-    tune_process()
     print(format_evaluation(evaluate(options.run, _overrides(options))))
 
 
 def run_predict(options: argparse.Namespace) -> None:
-    from seq2seq.cpu import tune_process
     from seq2seq.translator import Translator
 
-    tune_process()
     translator = Translator.load(options.run, _overrides(options))
-    if options.sentences:
-        _translate_lines(translator, iter(options.sentences), LINES_AT_A_TIME)
-    elif sys.stdin.isatty():
-        _translate_lines(translator, _prompt(), 1)
-    else:
-        _translate_lines(translator, _lines(sys.stdin.buffer), LINES_AT_A_TIME)
+    longest = translator.config.data.max_tokens
+    lines, at_a_time, first = iter(options.sentences), LINES_AT_A_TIME, 1
+    if not options.sentences and sys.stdin.isatty():
+        lines, at_a_time = _prompt(), 1
+    elif not options.sentences:
+        lines = _lines(sys.stdin.buffer)
+
+    def warn_of_cut(index: int, n_tokens: int) -> None:
+        warn(f"line {first + index}: {n_tokens:,} tokens, cut to {longest} (data.max_tokens)")
+
+    while chunk := list(islice(lines, at_a_time)):
+        for translation in translator.translate(chunk, warn_of_cut):
+            sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
+        sys.stdout.flush()
+        first += len(chunk)
 
 
 def run_attend(options: argparse.Namespace) -> None:
-    from seq2seq.cpu import tune_process
     from seq2seq.viewer.page import RunView, select_views, write_attention
 
-    tune_process()
     folders = options.compare or [options.run]
     runs = [RunView.load(x, options.sentence, _overrides(options)) for x in folders]
     for run in runs:
@@ -265,11 +256,9 @@ def run_attend(options: argparse.Namespace) -> None:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    from seq2seq.cpu import tune_process
     from seq2seq.experiments.report import collect, summary, write_report
     from seq2seq.experiments.runs import load_experiment, plan_runs, run_all
 
-    tune_process()
     experiment = load_experiment(options.experiment)
     folder = options.run or Path("runs") / "compare" / options.experiment.stem
     runs = plan_runs(experiment, folder, _overrides(options))
@@ -280,16 +269,26 @@ def run_compare(options: argparse.Namespace) -> None:
     print(f"report: {report}")
 
 
+def n_parameters(model: ModelConfig, **parts: Any) -> int:
+    """Of one self-attention of these parts, and of the positions added to its embeddings."""
+    from seq2seq.attention import build_absolute_position, build_attention
+
+    attention = replace(model.encoder_attention, **{"position": "none"} | parts)
+    model, section = replace(model, encoder_attention=attention), "encoder_attention"
+    modules = build_attention(model, section), build_absolute_position(model, section)
+    return sum(p.numel() for module in modules if module is not None for p in module.parameters())
+
+
 def run_variants(options: argparse.Namespace) -> None:
     from tabulate import tabulate
 
-    from seq2seq.attention import extra_parameters
+    from seq2seq.attention import REGISTRIES
 
-    model = ModelConfig()
-    rows = [
-        [registry.setting, part.name, f"{extra:+,}", part.formula, part.paper]
-        for registry, part, extra in extra_parameters(model)
-    ]
+    model, rows = ModelConfig(), []
+    for registry in REGISTRIES:
+        for part in registry.values():
+            extra = n_parameters(model, **{registry.setting: part.name}) - n_parameters(model)
+            rows.append([registry.setting, part.name, f"{extra:+,}", part.formula, part.paper])
     headers = ["setting", "name", "parameters", "formula", "paper"]
     align = ("left", "left", "right", "left", "left")
     print(tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True))
@@ -318,19 +317,3 @@ def _prompt() -> Iterator[str]:
         except EOFError:
             print(file=sys.stderr)
             return
-
-
-def warn_of_cut(max_tokens: int, first: int, index: int, n_tokens: int) -> None:
-    """Say that sentence ``index`` of those from line ``first`` on was cut."""
-    warn(f"line {first + index}: {n_tokens:,} tokens, cut to {max_tokens} (data.max_tokens)")
-
-
-def _translate_lines(translator: "Translator", lines: Iterator[str], at_a_time: int) -> None:
-    """One line out for each line in, in order, ``at_a_time`` at a time."""
-    first = 1
-    while chunk := list(islice(lines, at_a_time)):
-        on_cut = partial(warn_of_cut, translator.config.data.max_tokens, first)
-        for translation in translator.translate(chunk, on_cut):
-            sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
-        sys.stdout.flush()
-        first += len(chunk)

@@ -1,20 +1,18 @@
 """Every setting: its meaning, its legal values, and how TOML files and the command line set it.
 
 A configuration is a TOML file over the defaults below; ``base = "other.toml"`` puts it over another
-file instead, and the command line comes last. Whatever is wrong is reported in one line that names
-the source, the key and the legal values before any work begins.
+file instead, and the command line comes last. One line names the source, the key and the legal
+values of whatever is wrong, before any work begins.
 """
 
 import json
-import math
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache, reduce
-from operator import attrgetter
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache, partial, reduce
+from operator import getitem
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 from unicodedata import category
 
 import msgspec
@@ -22,14 +20,17 @@ from msgspec import Meta
 
 from seq2seq.utils import ConfigError, UserError, did_you_mean, file_name, read_bytes
 
-MIN_VOCAB_SIZE = 4 + 256  # the special tokens and the bytes that every tokenizer holds
-
 # The annotation of a setting is its type, its range and its meaning.
 PositiveInt = Annotated[int, Meta(gt=0, lt=2**31)]
 NaturalInt = Annotated[int, Meta(ge=0, lt=2**31)]
 Natural = Annotated[float, Meta(ge=0, lt=2**31)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
+VocabSize = Annotated[int, Meta(gt=4 + 256, lt=2**31)]
+Ratio = Annotated[float, Meta(ge=0, le=100)]
+Language = Annotated[str, Meta(pattern=r"^[\w-]+$")]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+toml_value = partial(json.dumps, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class HubConfig:
     name: Annotated[str, "data set on the hub, such as bentrevett/multi30k"] = ""
     subset: Annotated[str, "configuration of the data set, where it has several"] = ""
     revision: Annotated[str, "commit, tag or branch of the data set; a commit never changes"] = ""
-    train: Annotated[str, "training split"] = "train"
+    train: Annotated[str, Meta(min_length=1), "training split"] = "train"
     valid: Annotated[str, "validation split; empty: held out of training"] = "validation"
     test: Annotated[str, "test splits, separated by spaces; empty: held out of training"] = "test"
 
@@ -48,22 +49,22 @@ class HubConfig:
 class DataConfig:
     """The parallel corpus: files ``directory/PREFIX.LANGUAGE``, or a data set on the hub."""
 
-    src: Annotated[str, "source language: file extension and hub field"] = "de"
-    tgt: Annotated[str, "target language: file extension and hub field"] = "en"
+    src: Annotated[Language, "source language: file extension and hub field"] = "de"
+    tgt: Annotated[Language, "target language: file extension and hub field"] = "en"
     directory: Annotated[str, "folder with the corpus files; empty: use the hub"] = ""
-    train: Annotated[str, "prefix of the training files"] = "train"
+    train: Annotated[str, Meta(min_length=1), "prefix of the training files"] = "train"
     valid: Annotated[str, "prefix of the validation files; empty: held out of training"] = "valid"
     test: Annotated[str, "prefixes of test files, separated by spaces; empty: held out"] = "test"
-    n_held_out: Annotated[PositiveInt, "training pairs held out for a missing split"] = 1000
+    n_held_out: Annotated[PositiveInt, "source sentences held out for a missing split"] = 1000
     max_tokens: Annotated[PositiveInt, "longer training pairs are dropped, input is cut"] = 256
-    hub: HubConfig = field(default_factory=HubConfig)
+    hub: HubConfig = HubConfig()
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """Subwords by byte-pair encoding (sentencepiece), learned from the training split."""
 
-    vocab_size: Annotated[PositiveInt, "subwords, with special tokens and 256 bytes"] = 8000
+    vocab_size: Annotated[VocabSize, "subwords, with special tokens and 256 bytes"] = 8000
     joint: Annotated[bool, "one vocabulary for both languages"] = True
     bpe_dropout: Annotated[Fraction, "of skipping a merge (Provilkov 2020)"] = 0.0
 
@@ -94,11 +95,9 @@ class ModelConfig:
     dropout: Annotated[Fraction, "dropout after embeddings and sublayers"] = 0.1
     norm: Annotated[Literal["pre", "post"], "layer norm before or after each sublayer"] = "pre"
     tie_embeddings: Annotated[bool, "one matrix for all tables of the same vocabulary"] = True
-    encoder_attention: AttentionConfig = field(default_factory=AttentionConfig)
-    decoder_attention: AttentionConfig = field(default_factory=AttentionConfig)
-    cross_attention: AttentionConfig = field(
-        default_factory=lambda: AttentionConfig(position="none")
-    )
+    encoder_attention: AttentionConfig = AttentionConfig()
+    decoder_attention: AttentionConfig = AttentionConfig()
+    cross_attention: AttentionConfig = AttentionConfig(position="none")
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,7 @@ class DecodingConfig:
 
     beam: Annotated[PositiveInt, "beam size; 1 is greedy"] = 1
     length_penalty: Annotated[Natural, "beam search's length penalty (Wu 2016)"] = 1.0
-    max_length_ratio: Annotated[
-        float, Meta(ge=0, le=100), "longest output: this times the input, plus 10 tokens"
-    ] = 2.0
+    max_length_ratio: Annotated[Ratio, "longest output: this times the input, plus 10 tokens"] = 2.0
     batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
     precision: Annotated[Precision, "auto: bfloat16 for batches where that is faster"] = "auto"
 
@@ -141,11 +138,11 @@ class DecodingConfig:
 class Config:
     """Everything that defines an experiment."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    decoding: DecodingConfig = DecodingConfig()
 
 
 SECTIONS = ("model.encoder_attention", "model.decoder_attention", "model.cross_attention")
@@ -161,74 +158,34 @@ RENAMED = {
     "decoding.max_ratio": "decoding.max_length_ratio",
 }
 for _section in (*SECTIONS, *ALIASES):
-    RENAMED |= {
-        f"{_section}.kind": f"{_section}.type",
-        f"{_section}.extras": f"{_section}.modifiers",
-    }
-
-
-class Setting(NamedTuple):
-    """A setting, described: ``model.dropout``, its annotated type, default and meaning."""
-
-    key: str
-    type: Any
-    default: Any
-    help: str
-
-    @property
-    def legal(self) -> str:
-        """The legal values, in words, without limits that nobody reaches."""
-        return self._legal(2**31 - 1)
-
-    def _legal(self, largest: float) -> str:
-        base, *bounds = get_args(self.type)
-        if get_origin(base) is Literal:
-            return "|".join(get_args(base))
-        words = [{bool: "true|false", int: "integer", float: "number", str: "text"}[base]]
-        for meta in bounds[:-1]:
-            for sign, limit in ((">", meta.gt), (">=", meta.ge), ("<", meta.lt), ("<=", meta.le)):
-                words += [f"{sign} {limit}"] if limit is not None and limit <= largest else []
-        return " ".join(words)
-
-    def convert(self, value: Any, is_text: bool) -> Any:
-        """``value``, or what a command line's text means; ``ValueError`` if it is not legal."""
-        try:
-            converted = msgspec.convert(value, self.type, strict=not is_text)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{value!r} is not legal: {self._legal(math.inf)}") from None
-        if isinstance(converted, str) and any(category(c) in ("Cc", "Cs") for c in converted):
-            raise ValueError(f"{value!r} holds control characters or is not UTF-8")
-        return converted
+    RENAMED[f"{_section}.kind"] = f"{_section}.type"
+    RENAMED[f"{_section}.extras"] = f"{_section}.modifiers"
 
 
 @cache
-def settings(section: Any = Config(), prefix: str = "") -> dict[str, Setting]:
-    """Every setting by its dotted key, in the order of the dataclasses above."""
-    described: dict[str, Setting] = {}
-    hints = get_type_hints(type(section), include_extras=True)
-    for item in fields(section):
-        hint, default, key = hints[item.name], getattr(section, item.name), prefix + item.name
-        if is_dataclass(default):
-            described |= settings(default, key + ".")  # type: ignore[arg-type]
+def settings(section: type = Config, prefix: str = "") -> dict[str, Any]:
+    """The annotation of every setting by its dotted key, in the order above; aliases at the end."""
+    annotations: dict[str, Any] = {}
+    for name, annotation in get_type_hints(section, include_extras=True).items():
+        if is_dataclass(annotation):
+            annotations |= settings(annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
-            described[key] = Setting(key, hint, default, help=get_args(hint)[-1])
-    return described
+            annotations[prefix + name] = annotation
+    for alias in ALIASES if section is Config else ():
+        annotations |= settings(AttentionConfig, f"{alias}.")
+    return annotations
 
 
-@cache
-def settings_and_aliases() -> dict[str, Setting]:
-    """``settings`` and those that stand for the same setting of several sections."""
-    described = settings().copy()
-    for alias, (first, *_) in ALIASES.items():
-        for key, setting in settings().items():
-            if key.startswith(first + "."):
-                described[key.replace(first, alias)] = setting
-    return described
-
-
-@cache
-def _sections() -> set[str]:
-    return {key.rsplit(".", depth)[0] for key in settings_and_aliases() for depth in (1, 2)}
+def hint(key: str) -> str:
+    """What may be meant by ``key``, which is no setting."""
+    if key in RENAMED:
+        return f": it is called {RENAMED[key]} now"
+    if any(known.startswith(f"{key}.") for known in settings()):
+        return ": it is a section"
+    guess = did_you_mean(key, [*settings(), *RENAMED])
+    for old, new in RENAMED.items():
+        guess = guess.replace(repr(old), repr(new))
+    return guess
 
 
 class ConfigSource(NamedTuple):
@@ -243,63 +200,50 @@ class ConfigSource(NamedTuple):
 
         ``UserError`` if a key is unknown, or a value has the wrong type or is out of range.
         """
-        known = settings_and_aliases()
         direct: dict[str, Any] = {}
-        shared: dict[str, Any] = {}
+        aliased: dict[str, Any] = {}
         for key, value in self.values.items():
-            if key in RENAMED:
-                raise UserError(f"{self.origin}: {key} is called {RENAMED[key]} now")
-            if key not in known:
-                hint = did_you_mean(key, [*known, *_sections()])
-                raise UserError(f"{self.origin}: unknown key {key!r}{hint}")
+            if key not in settings():
+                raise UserError(f"{self.origin}: unknown key {key!r}{hint(key)}")
+            choices = get_args(get_args(settings()[key])[0])  # of a Literal
             try:
-                converted = known[key].convert(value, self.is_text)
+                converted = msgspec.convert(value, settings()[key], strict=not self.is_text)
+                if isinstance(value, str) and any(category(c) in ("Cc", "Cs") for c in value):
+                    raise ValueError("holds control characters or is not UTF-8")
             except ValueError as error:
-                raise UserError(f"{self.origin}: {key}: {error}") from None
+                problem = f"must be one of {', '.join(choices)}" if choices else error
+                raise UserError(f"{self.origin}: {key} = {value!r}: {problem}") from None
             section, name = key.rsplit(".", 1)
-            if section in ALIASES:
-                shared |= {f"{each}.{name}": converted for each in ALIASES[section]}
-            else:
-                direct[key] = converted
-        return shared | direct
+            target = aliased if section in ALIASES else direct
+            target |= {f"{each}.{name}": converted for each in ALIASES.get(section, (section,))}
+        return aliased | direct
 
 
 def load_config(
     path: Path,
     overrides: dict[str, str] | None = None,
     changes: Sequence[ConfigSource] = (),
-    check: Callable[[Config], object] | None = None,
+    check: Callable[[Config], object] = lambda config: None,
 ) -> Config:
-    """The configuration in the TOML file ``path``, after its bases, with changes on top.
+    """The configuration in the TOML file ``path``, over its bases, under ``changes``.
 
-    Args:
-        path: the file.
-        overrides: settings from the command line, as text; they come last.
-        changes: sources between the two.
-        check: raises ``ConfigError`` if settings do not fit together (``check_attention``).
-
-    Raises:
-        UserError: something is wrong; the message names the source, the key and the value.
+    ``overrides`` are the command line's settings, as text, and come last. ``check`` raises
+    ``ConfigError`` if settings do not fit together (``check_attention``). ``UserError`` if
+    something is wrong; the message names the source, the key and the value.
     """
-    values = flatten(Config())
-    origin = dict.fromkeys(values, str(path))
+    tree, origins = asdict(Config()), dict[str, str]()
     command_line = ConfigSource("command line", overrides or {}, is_text=True)
     for source in (*_file_sources(path), *changes, command_line):
-        checked = source.checked()
-        values |= checked
-        origin |= dict.fromkeys(checked, source.origin)
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        reduce(lambda table, section: table.setdefault(section, {}), sections, tree)[name] = value
+        for key, value in source.checked().items():
+            *sections, name = key.split(".")
+            reduce(getitem, sections, tree)[name] = value
+            origins[key] = source.origin
     config = msgspec.convert(tree, Config)
     try:
         _check_consistency(config)
-        if check is not None:
-            check(config)
+        check(config)
     except ConfigError as error:
-        value = toml_value(values.get(error.key))
-        where = origin.get(error.key, path)
+        where, value = origins.get(error.key, path), toml_value(flatten(config)[error.key])
         raise UserError(f"{where}: {error.key} = {value}: {error.problem}") from None
     return config
 
@@ -309,34 +253,23 @@ def _file_sources(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[ConfigSou
     table = read_toml(path)  # first: it reports names that cannot be resolved
     if path.resolve() in seen:
         raise UserError(f"{path}: is its own base")
-    base = table.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base: {base!r} is not the name of a TOML file")
-        yield from _file_sources(path.parent / base, (*seen, path.resolve()))
-    yield ConfigSource(str(path), flatten_toml(table, str(path)))
+    if "base" in table:
+        base = path.parent / str(table.pop("base"))
+        yield from _file_sources(base, (*seen, path.resolve()))
+    yield ConfigSource(str(path), flatten_toml(table))
 
 
 def _check_consistency(config: Config) -> None:
     """Raise ``ConfigError`` where settings are impossible together (the model checks its own)."""
     data, train = config.data, config.train
-    for key, language in (("data.src", data.src), ("data.tgt", data.tgt)):
-        if not re.fullmatch(r"[\w-]+", language):
-            raise ConfigError(key, "must be a name")
     if data.src == data.tgt:
         raise ConfigError("data.tgt", f"must differ from data.src = {data.src!r}")
     if not (data.directory or data.hub.name):
         raise ConfigError("data.directory", "must name a folder, or data.hub.name a data set")
-    for key, split in (("data.train", data.train), ("data.hub.train", data.hub.train)):
-        if not split:
-            raise ConfigError(key, "must not be empty")
     for key, splits in (("data.test", data.test), ("data.hub.test", data.hub.test)):
-        names = [file_name(name) for name in splits.split()]
-        if len(set(names)) < len(names) or {"train", "valid"} & set(names):
+        names = ["train", "valid", *map(file_name, splits.split())]
+        if len(set(names)) < len(names):
             raise ConfigError(key, "must be different names, none of them train or valid")
-    if config.tokenizer.vocab_size <= MIN_VOCAB_SIZE:
-        problem = f"must be above {MIN_VOCAB_SIZE}: 4 special tokens and 256 bytes come first"
-        raise ConfigError("tokenizer.vocab_size", problem)
     if train.max_tokens_per_batch < data.max_tokens:
         problem = f"must hold the longest pair, data.max_tokens = {data.max_tokens}"
         raise ConfigError("train.max_tokens_per_batch", problem)
@@ -352,37 +285,26 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a TOML file: {error}") from None
 
 
-def flatten_toml(table: dict[str, Any], origin: str, prefix: str = "") -> dict[str, Any]:
-    """The settings in nested tables by dotted key; unknown tables stay as they are."""
+def flatten_toml(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values in nested tables by dotted key, down to the depth of settings."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
-        key = prefix + name
-        if key not in _sections():
-            flat[key] = value
-        elif isinstance(value, dict):
-            flat |= flatten_toml(value, origin, key + ".")
-        else:
-            raise UserError(f"{origin}: {key!r} is a section, not a value")
+        is_section = isinstance(value, dict) and prefix.count(".") < 2
+        flat |= flatten_toml(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
     return flat
 
 
 def flatten(config: Config) -> dict[str, Any]:
     """Every value of ``config`` by its dotted key."""
-    return {key: attrgetter(key)(config) for key in settings()}
-
-
-def toml_value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return flatten_toml(asdict(config))
 
 
 def dump_config(config: Config) -> str:
     """``config`` as TOML that ``load_config`` reads back to an equal one."""
     lines: list[str] = []
-    section = ""
     for key, value in flatten(config).items():
-        parent, name = key.rsplit(".", 1)
-        if parent != section:
-            lines += ["", f"[{parent}]"]
-            section = parent
+        section, name = key.rsplit(".", 1)
+        if f"[{section}]" not in lines:
+            lines += ["", f"[{section}]"]
         lines.append(f"{name} = {toml_value(value)}")
     return "\n".join(lines[1:]) + "\n"

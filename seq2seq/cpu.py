@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seq2seq.utils import UserError
 
-SMALL_BATCH = 8  # rows up to which float32 products are fastest by default (256 to 1,024 columns)
+SMALL_BATCH = 8  # rows below which float32 products are as fast as bfloat16 ones
 _POOL_LOCK = Lock()
 
 Task = TypeVar("Task")
@@ -43,18 +43,15 @@ def fast_bfloat16(device_type: str) -> bool:
     return device_type == "cpu" and (has("amx_bf16") or (has("avx512_bf16") and is_amd()))
 
 
-def has(capability: str) -> bool:
-    """Whether the CPU has these instructions."""
+def has(instructions: str) -> bool:
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return capabilities.get(capability, False)
+    return capabilities.get(instructions, False)
 
 
 @cache
 def is_amd() -> bool:
-    try:
-        return b"AuthenticAMD" in Path("/proc/cpuinfo").read_bytes()
-    except OSError:
-        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and b"AuthenticAMD" in cpuinfo.read_bytes()
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -64,7 +61,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if fast_bfloat16(device.type) else "float32"
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A context in which matrix products run in ``precision`` (see ``train.precision``)."""
     enabled = resolve_precision(precision, device) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
@@ -74,25 +71,6 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
     """``x`` in the format of matrix products under autocast, converted once for several of them."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-@contextmanager
-def float32_matmul(rows: int) -> Iterator[None]:
-    """Let AMD's CPUs multiply float32 matrices by oneDNN, twice as fast as by MKL for many rows.
-
-    The switch also allows bfloat16 inside, which oneDNN does not use without AMX: products stay
-    exact to float32 (a test checks this).
-    """
-    if not is_amd() or not has("avx512_f") or has("amx_bf16"):
-        yield
-        return
-    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = products.fp32_precision
-    products.fp32_precision = "bf16" if rows >= SMALL_BATCH else "ieee"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
 
 
 class Dropout(nn.Module):
@@ -122,23 +100,19 @@ class Dropout(nn.Module):
 def thread_map(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
     """``work`` on each task; on a CPU several at a time, with the cores divided among them.
 
-    Small operations gain little from a second core, a second task nearly all of it (measured on
-    two cores).
+    Small operations gain little from a second core; a second task gains nearly all of it.
     """
     if pick_device().type != "cpu" or len(tasks) < 2:
         return [work(task) for task in tasks]
     with _POOL_LOCK:  # a new thread takes the number set last: read it while no worker runs
         cores = torch.get_num_threads()
         n_workers = min(cores, len(tasks))
-        share = (cores // n_workers,)
-        with ThreadPoolExecutor(n_workers, "core", torch.set_num_threads, share) as pool:
+        threads_each = (cores // n_workers,)
+        with ThreadPoolExecutor(n_workers, "", torch.set_num_threads, threads_each) as pool:
             try:
                 return list(pool.map(work, tasks))
             finally:
                 torch.set_num_threads(cores)
-
-
-# --- memory ---
 
 
 @contextmanager
@@ -161,12 +135,10 @@ def is_out_of_memory(error: Exception) -> bool:
 def tune_process() -> None:
     """Settings of this whole process that make it faster; for our own commands only.
 
-    glibc keeps freed memory for the next allocation: training frees and allocates the same large
-    blocks at every step, and having the kernel map and zero them anew took a fifth of a step.
-
-    oneDNN keeps 10,000 kernels, one per matrix shape, where its default of 1,024 is less than the
-    shapes of an epoch: making them anew took a third of a step on a Xeon with AMX. It reads the
-    number at the process's first product; a value set by the user stays.
+    glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
+    blocks at every step took a fifth of it. oneDNN keeps 10,000 kernels, one per matrix shape,
+    unless the user has set a number: with its default of 1,024, less than the shapes of an epoch,
+    making them anew took a third of a step on a Xeon with AMX. It reads it at the first product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "10000")
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1

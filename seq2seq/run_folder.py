@@ -13,24 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from seq2seq.config import (
-    RENAMED,
-    Config,
-    dump_config,
-    flatten,
-    flatten_toml,
-    load_config,
-    read_toml,
-    toml_value,
-)
-from seq2seq.utils import (
-    UserError,
-    file_name,
-    read_bytes,
-    remove_temp_files,
-    write_bytes,
-    write_text,
-)
+from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
+from seq2seq.utils import UserError, file_name, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,14 +65,15 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Let no other process write here (``UserError``); remove what a killed one left behind.
 
-        The lock is the system's and ends with its process; where a file system has none, filelock
-        uses a marker file. It follows no link.
+        The lock follows no link and ends with its process; filelock uses a marker file where the
+        file system has no locks.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path / "lock", timeout=0):
                 for folder in (self.path, self.corpus, self.hypotheses):
-                    remove_temp_files(folder)
+                    for leftover in folder.glob("*.????????.tmp"):
+                        leftover.unlink(missing_ok=True)
                 yield
         except Timeout:
             raise UserError(f"{self}: another process is at work in this folder") from None
@@ -98,25 +83,25 @@ class RunFolder:
     def load_config(self, overrides: dict[str, str] | None = None) -> Config:
         if not self.path.is_dir():
             raise UserError(f"{self}: no such run folder")
-        if RENAMED.keys() & flatten_toml(read_toml(self.config_file), str(self)).keys():
+        if b"\nheld_out = " in read_bytes(self.config_file):  # every one of before had it
             raise UserError(f"{self}: written by an earlier version of seq2seq: train again")
         return load_config(self.config_file, overrides)
 
     def save_config(self, config: Config) -> None:
-        write_text(self.config_file, dump_config(config))
+        write_bytes(self.config_file, dump_config(config).encode())
 
     @property
     def has_started(self) -> bool:
         """Whether training has started, or is done even if ``last.pt`` is gone since."""
         return any(x.exists() for x in (self.state_file, self.summary_file, self.diverged_file))
 
-    def check_same_config(self, config: Config) -> None:
-        """``UserError`` if training has started with other settings, but for ``MAY_CHANGE``."""
+    def check_same_config(self, config: Config, fixed: tuple[str, ...] = ()) -> None:
+        """``UserError`` if training has started with other settings; ``fixed`` never may change."""
         if not self.has_started:
             return
         saved = flatten(self.load_config())
         for key, value in flatten(config).items():
-            if saved[key] != value and not key.startswith(MAY_CHANGE):
+            if saved[key] != value and (key in fixed or not key.startswith(MAY_CHANGE)):
                 raise UserError(
                     f"{self} was trained with {key} = {toml_value(saved[key])}, not "
                     f"{toml_value(value)}: use another folder (--run; make: RUN=), or remove it"
@@ -129,7 +114,7 @@ class RunFolder:
         from safetensors.torch import save
 
         # One key, because safetensors writes several in any order, and equal files should be equal.
-        metadata = {"provenance": json.dumps(self._provenance(fingerprint), sort_keys=True)}
+        metadata = {"provenance": json.dumps({"format": FORMAT, "tokenizer": fingerprint})}
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         write_bytes(self.weights_file, save(content, metadata))
 
@@ -146,7 +131,7 @@ class RunFolder:
             provenance = json.loads(metadata.get("provenance", "{}"))
         except (SafetensorError, ValueError, RecursionError) as error:
             raise UserError(f"{self.weights_file}: not a safetensors file: {error}") from None
-        self._check_compatible(provenance, fingerprint, self.weights_file)
+        _check_provenance(provenance, fingerprint, self.weights_file)
         return tensors
 
     def save_state(self, state: dict[str, Any], fingerprint: str) -> None:
@@ -154,7 +139,7 @@ class RunFolder:
         import torch
 
         buffer = io.BytesIO()
-        torch.save({"provenance": self._provenance(fingerprint), **state}, buffer)
+        torch.save({"provenance": {"format": FORMAT, "tokenizer": fingerprint}, **state}, buffer)
         write_bytes(self.state_file, buffer.getvalue())
 
     def load_state(self, fingerprint: str) -> dict[str, Any]:
@@ -166,25 +151,17 @@ class RunFolder:
         except Exception as error:  # pickle, zip and torch each raise their own
             reason = str(error).split("\n")[0]
             raise UserError(f"{self.state_file}: not a training state: {reason}") from None
-        self._check_compatible(state.pop("provenance", {}), fingerprint, self.state_file)
+        _check_provenance(state.pop("provenance", None), fingerprint, self.state_file)
         return state
 
-    @staticmethod
-    def _provenance(fingerprint: str) -> dict[str, str | int]:
-        return {"format": FORMAT, "tokenizer": fingerprint}
 
-    @staticmethod
-    def _check_compatible(provenance: Any, fingerprint: str, path: Path) -> None:
-        match provenance:
-            case {"format": version, "tokenizer": str(tokenizer)} if version == FORMAT:
-                pass
-            case {"format": int(version)} if version != FORMAT:
-                age = "a later" if version > FORMAT else "an earlier"
-                raise UserError(f"{path}: written by {age} version of seq2seq (format {version})")
-            case _:
-                raise UserError(f"{path}: damaged, or written by an earlier version: train again")
-        if tokenizer != fingerprint:
-            raise UserError(
-                f"{path}: trained with the tokenizer {tokenizer[:20]!r}, but the tokenizer.model "
-                f"beside it is {fingerprint!r}"
-            )
+def _check_provenance(saved: Any, fingerprint: str, path: Path) -> None:
+    """``UserError`` unless ``path`` was written by this version, for this tokenizer."""
+    saved = saved if isinstance(saved, dict) else {}
+    version, tokenizer = saved.get("format"), saved.get("tokenizer")
+    if version != FORMAT:
+        problem = f"written by another version of seq2seq (format {version!r:.20}, not {FORMAT})"
+        raise UserError(f"{path}: {problem}: train again")
+    if tokenizer != fingerprint:
+        beside = f"but the tokenizer.model beside it is {fingerprint!r}"
+        raise UserError(f"{path}: trained with the tokenizer {tokenizer!r:.20}, {beside}")

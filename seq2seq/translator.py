@@ -1,8 +1,4 @@
-"""The Python interface: a trained run that turns sentences into translations.
-
-model = seq2seq.load("runs/default")
-model.translate(["Ein Mann liest ein Buch."])
-"""
+"""From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -58,8 +54,7 @@ class Translator:
     def translate(self, sentences: Sequence[str], on_cut: OnCut = None) -> list[str]:
         """One translation per sentence, in order; blank sentences stay empty.
 
-        ``on_cut(index, n_tokens)`` is called for each sentence that is cut because it is longer
-        than ``data.max_tokens``.
+        ``on_cut(index, n_tokens)`` is called for each that is cut, to ``data.max_tokens``.
         """
         encoded = self.encode(sentences, on_cut)
         translations = [""] * len(sentences)
@@ -90,21 +85,20 @@ class Translator:
         order = sorted(range(len(src_ids)), key=lambda i: -len(src_ids[i]))
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         n_rows = min(size, len(order)) * config.beam
-        fast = device.type == "cpu" and n_rows >= cpu.SMALL_BATCH and cpu.fast_bfloat16("cpu")
-        bfloat16 = fast if config.precision == "auto" else config.precision == "bfloat16"
-        model = self._prepare(bfloat16)
+        precision = cpu.resolve_precision(config.precision, device)
+        if config.precision == "auto" and (device.type != "cpu" or n_rows < cpu.SMALL_BATCH):
+            precision = "float32"
+        model = self._prepare(precision == "bfloat16")
 
         def decode_batch(rows: list[int]) -> list[list[int]]:
             src = pad([src_ids[i] for i in rows]).to(device)
             what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
-            how = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
-            precision = "bfloat16" if bfloat16 else "float32"
-            with cpu.oom_as_user_error(how), cpu.autocast(precision, device):
+            hint = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
+            with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
                 if config.beam == 1:
                     return greedy(model, src, ratio)
                 return beam_search(model, src, config.beam, config.length_penalty, ratio)
 
-        with cpu.float32_matmul(n_rows):
-            decoded = cpu.thread_map(decode_batch, batches)
+        decoded = cpu.thread_map(decode_batch, batches)
         hypotheses = zip(order, chain.from_iterable(decoded), strict=True)
         return [ids for _, ids in sorted(hypotheses)]

@@ -1,5 +1,6 @@
 """Errors that a user can fix, strict reading, and writing that never leaves half a file."""
 
+import codecs
 import difflib
 import errno
 import json
@@ -7,10 +8,10 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class UserError(Exception):
@@ -43,15 +44,16 @@ def warn(line: str) -> None:
         print(f"seq2seq: {line}", file=sys.stderr, flush=True)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """A ``; did you mean 'x'?`` for a misspelled dotted name, or nothing."""
-    by_last: dict[str, list[str]] = {}
-    for key in known:
-        by_last.setdefault(key.rsplit(".", 1)[-1], []).append(key)
-    last = name.rsplit(".", 1)[-1]
-    close = by_last.get(last, []) if len(by_last.get(last, [])) == 1 else []  # another section's
-    close += difflib.get_close_matches(name, [k for keys in by_last.values() for k in keys], 1, 0.7)
-    close += [by_last[part][0] for part in difflib.get_close_matches(last, by_last, 1)]
+    section, _, last = name.rpartition(".")
+    by_last = {key.rpartition(".")[2]: key for key in known}
+    elsewhere = [key for key in known if key.endswith(f".{last}")]
+    is_section = not section or any(key.startswith(f"{section}.") for key in known)
+    if elsewhere and (is_section or len(elsewhere) == 1):  # in another section
+        return f"; did you mean {min(elsewhere, key=len)!r}?"
+    close = difflib.get_close_matches(name, known, 1, 0.7)
+    close = close or [by_last[part] for part in difflib.get_close_matches(last, by_last, 1)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -60,14 +62,18 @@ def file_name(split: str) -> str:
     return re.sub(r"[^\w.-]", "_", split)
 
 
-# --- reading ---
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file into a ``UserError`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
 
 
 def read_bytes(path: Path) -> bytes:
-    try:
+    with file_errors(path):
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
 
 
 def iter_lines(path: Path) -> Iterator[str]:
@@ -75,17 +81,15 @@ def iter_lines(path: Path) -> Iterator[str]:
 
     ``UserError`` if it cannot be read or a line, named by its number, is not UTF-8.
     """
-    number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                raw = line if number > 1 else line.removeprefix(b"\xef\xbb\xbf")
-                if raw:
-                    yield raw.removesuffix(b"\n").rstrip(b"\r").decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
+    with file_errors(path), path.open("rb") as file:
+        if file.peek(3).startswith(codecs.BOM_UTF8):
+            file.read(3)
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.removesuffix(b"\n").rstrip(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
+            yield text
 
 
 def read_lines(path: Path) -> list[str]:
@@ -107,45 +111,23 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [read_json(path, line) for line in iter_lines(path)]
 
 
-# --- writing ---
-
-
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Write ``path`` piece by piece; at every moment it is the old file or the new one, complete.
-
-    The content goes to a temporary file beside it, to the disk, and then takes the old file's name.
-    """
-    with _write_errors(path):
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of ``path``, complete and on the disk, at the end."""
+    with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    temporary, file = Path(name), os.fdopen(descriptor, "wb")
-
-    def write(content: bytes) -> None:
-        with _write_errors(path):
-            file.write(content)
-
-    try:
-        yield write
-        with _write_errors(path):
-            file.flush()
-            os.fsync(descriptor)
-            file.close()
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
             temporary.chmod(0o644)
             temporary.replace(path)
             _fsync_dir(path.parent)
-    finally:
-        with suppress(OSError):  # what could not be written has been reported
-            file.close()
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _fsync_dir(folder: Path) -> None:
@@ -163,8 +145,8 @@ def _fsync_dir(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    with atomic_write(path) as write:
-        write(content)
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -177,9 +159,3 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def remove_temp_files(folder: Path) -> None:
-    """Remove what a killed process left half written; nobody else may be writing there."""
-    for leftover in folder.glob("*.????????.tmp"):
-        leftover.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seq2seq.attention import POSITIONS, REGISTRIES, AttentionModifier, config_with
+from seq2seq.attention import POSITIONS, REGISTRIES, AttentionModifier
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.model.transformer import Seq2Seq
@@ -31,7 +31,7 @@ def attention_variants() -> dict[str, AttentionConfig]:
         f"{registry.setting}={name}": config
         for registry in REGISTRIES
         for name in registry
-        if (config := config_with(registry, name)) != plain
+        if (config := replace(plain, **{registry.setting: name})) != plain  # type: ignore[arg-type]
     }
     return by_part | {
         "kv_heads=1": replace(plain, kv_heads=1),

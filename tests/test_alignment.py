@@ -5,7 +5,9 @@ import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_model, write_lines
@@ -15,9 +17,12 @@ from seq2seq.cli import main
 from seq2seq.config import Config, TokenizerConfig
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import Tokenizer
-from seq2seq.evaluation.alignment import MAX_TOKENS, AlignmentCounts, Head, align, score_heads
+from seq2seq.evaluation import alignment
+from seq2seq.evaluation.alignment import OFFSETS, AlignmentCounts, Head, align, score_heads
 from seq2seq.evaluation.annotations import Links
 from seq2seq.evaluation.evaluate import evaluate, known_best_head
+from seq2seq.evaluation.tracing import trace_attentions
+from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
 from seq2seq.utils import UserError, read_json, read_lines, write_text
@@ -38,13 +43,14 @@ def translator() -> Translator:
 
 def test_error_rate_by_hand() -> None:
     """Four proposed, five gold, three shared: 1 - 2 · 3 / (4 + 5) = 1/3."""
-    counts = AlignmentCounts()
-    assert (counts.error_rate, counts.precision, counts.recall) == (100, 0, 0)
-    counts.add(links("0-0 1-1 2-0"), links("0-0 1-1 2-2"))
-    counts.add(links("0-1"), links("0-1 1-1"))
-    assert (counts.proposed, counts.gold, counts.correct) == (4, 5, 3)
-    assert counts.error_rate == pytest.approx(100 / 3)
-    assert (counts.precision, counts.recall) == pytest.approx((75, 60))
+    correct = np.array([[[0, 1], [2, 3]], [[3, 0], [0, 0]]])  # layers, heads, offsets
+    counts = AlignmentCounts(pairs=2, proposed=4, gold=5, correct=correct)
+    assert counts.best_head() == Head(1, 2, "predict")  # the first of two
+    scores = counts.scores(counts.best_head())
+    rates = [scores[key] for key in ("error_rate", "precision", "recall")]
+    assert rates == pytest.approx([100 / 3, 75, 60])
+    by_layer = 100 * np.array([[1 - 2 / 9, 1 / 3], [1, 1]])
+    np.testing.assert_allclose(scores["error_rate_by_layer_and_head"], by_layer)
 
 
 def test_align_sums_subwords() -> None:
@@ -62,15 +68,15 @@ def test_heads_match_loop_over_weights(translator: Translator) -> None:
     tokenizer, model = translator.tokenizer, translator.model.eval()
     corpus = Corpus(["das Haus ist rot", "ein rotes Haus"], ["the house is red", "das Haus brennt"])
     gold = [links("0-0 1-1 2-2 3-3"), links("0-0 2-1")]
-    heads = score_heads(translator, corpus, gold)
-    assert len(heads) == 2 * 4 * 2
-    for layer, head, offset in ((1, 2, "predict"), (2, 4, "input")):
-        expected = AlignmentCounts()
+    counts: Any = score_heads(translator, corpus, gold)
+    assert (counts.pairs, counts.proposed, counts.gold) == (2, 7, 6)
+    for layer, head, offset in product((1, 2), (1, 2, 3, 4), OFFSETS):
+        expected = 0
         for src_text, tgt_text, of_pair in zip(corpus.src, corpus.tgt, gold, strict=True):
             (src,) = tokenizer.src.encode([src_text])
             (tgt,) = tokenizer.tgt.encode([tgt_text], bos=True)
-            trace = model.trace(torch.tensor([src]), torch.tensor([tgt[:-1]]))
-            table = trace.cross[layer - 1].weights[0, head - 1].tolist()
+            traces, _ = trace_attentions(model, torch.tensor([src]), torch.tensor([tgt[:-1]]))
+            table = traces["cross"][layer - 1].weights[0, head - 1].tolist()
             src_words, tgt_words = tokenizer.src.words(src), tokenizer.tgt.words(tgt)
             proposed = set()
             for word in range(max(tgt_words) + 1):
@@ -80,32 +86,31 @@ def test_heads_match_loop_over_weights(translator: Translator) -> None:
                 for (i, src_word), row in product(enumerate(src_words), rows):
                     sums[src_word] += row[i] if src_word >= 0 else 0
                 proposed.add((sums.index(max(sums)), word))
-            expected.add(frozenset(proposed), of_pair)
-        assert heads[Head(layer, head, offset)] == expected
+            expected += len(proposed & of_pair)
+        assert counts.correct[layer - 1, head - 1, OFFSETS.index(offset)] == expected
 
 
 def test_long_and_blank_pairs_are_left_out(translator: Translator) -> None:
     config = replace(Config(), data=replace(Config().data, max_tokens=12))
     short = Translator(translator.model, translator.tokenizer, config)
     corpus = Corpus(["das Haus", "das Haus " * 9, ""], ["the house", "the house " * 9, ""])
-    heads = score_heads(short, corpus, [links("0-0 1-1"), links("0-0"), links("")])
-    assert {(counts.pairs, counts.gold) for counts in heads.values()} == {(1, 2)}
+    counts: Any = score_heads(short, corpus, [links("0-0 1-1"), links("0-0"), links("")])
+    assert (counts.pairs, counts.gold) == (1, 2)
 
 
 def test_memory_is_bounded(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are limited by tokens, not by sentences: a trace holds all attention scores."""
     sizes: list[int] = []
-    trace = translator.model.trace
 
-    def recorded(src: Tensor, tgt: Tensor) -> object:
+    def recorded(model: Seq2Seq, src: Tensor, tgt: Tensor, which: list[str]) -> object:
         sizes.append(max(src.numel(), tgt.numel()))
-        return trace(src, tgt)
+        return trace_attentions(model, src, tgt, which)
 
-    monkeypatch.setattr(translator.model, "trace", recorded)
+    monkeypatch.setattr(alignment, "trace_attentions", recorded)
     long = ["das " * 240] * 12
-    heads = score_heads(translator, Corpus(long, long), [links("0-0")] * 12)
-    assert {counts.pairs for counts in heads.values()} == {12}
-    assert sum(sizes) > MAX_TOKENS >= max(sizes)
+    counts: Any = score_heads(translator, Corpus(long, long), [links("0-0")] * 12)
+    assert counts.pairs == 12
+    assert sum(sizes) > alignment.MAX_TOKENS >= max(sizes)
 
 
 @pytest.fixture(params=[pytest.param("run", marks=pytest.mark.slow)])
@@ -130,14 +135,14 @@ def test_evaluation_reports_alignment_and_tags(
     assert not leftover.exists()
     out = capsys.readouterr().out
     result = read_json(run.eval_file)["tests"]["test"]
-    alignment = result["alignment"]
-    table = alignment["error_rate_by_layer_and_head"]
+    aligned = result["alignment"]
+    table = aligned["error_rate_by_layer_and_head"]
     model = run.load_config().model
     assert [len(row) for row in table] == [model.n_heads] * model.decoder_layers
-    best = Head(**alignment["best_head_on_validation"])
-    assert table[best.layer - 1][best.head - 1] == alignment["error_rate"] < 30
+    best = Head(**aligned["best_head_on_validation"])
+    assert table[best.layer - 1][best.head - 1] == aligned["error_rate"] < 30
     # All words on both sides are aligned one to one: precision and recall are the same.
-    assert math.isclose(alignment["precision"], alignment["recall"])
+    assert math.isclose(aligned["precision"], aligned["recall"])
     assert known_best_head(run, model) == best
     assert known_best_head(run, replace(model, n_heads=best.head - 1)) is None
     texts = (run.hypotheses_file("test"), run.split_file("test", "tgt"))
@@ -147,7 +152,7 @@ def test_evaluation_reports_alignment_and_tags(
         share = 100 * sum(exact[i] for i in rows) / len(rows)
         assert result["tags"][name] == {"pairs": len(rows), "exact_match": share}
         assert f"{share:.1f} ({len(rows)})" in out
-    for value in (f"{result['bleu']:.2f}", f"{alignment['error_rate']:.1f}", f"head {best.head}, "):
+    for value in (f"{result['bleu']:.2f}", f"{aligned['error_rate']:.2f}", f"head {best.head}, "):
         assert value in out
 
 

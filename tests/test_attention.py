@@ -14,6 +14,7 @@ from torch.func import functional_call
 from seq2seq.attention import KeyValue, MultiHeadAttention, causal_mask
 from seq2seq.attention.attention import attention
 from seq2seq.config import AttentionConfig
+from seq2seq.viewer.trace import project_values
 
 
 def multi_head(d_model: int, n_heads: int, **parts: Any) -> MultiHeadAttention:
@@ -55,14 +56,14 @@ def test_parts_equal_attention() -> None:
     q = module.split_heads(module.query_proj(x))
     kv = module.project(x, x)
     for mask in (None, random_mask(2, 1, 5, 5)):
-        output, trace = module.attend_by_parts(x, q, *kv, mask, 0)
+        published = module(x, kv, mask)
+        module.recorded = []
+        output = module.attend_by_parts(x, q, *kv, mask, 0)
         expected, weights = attention(q, *kv, mask)
         assert torch.equal(output, expected)
-        assert torch.equal(trace.weights, weights)
-        fast, no_trace = module.attend(x, kv, mask)
-        traced, _ = module.attend(x, kv, mask, return_trace=True)
-        assert torch.equal(fast, traced)
-        assert no_trace is None
+        assert torch.equal(module.recorded[0].weights, weights)
+        assert torch.equal(module(x, kv, mask), published)
+        module.recorded = None
 
 
 def torchs(module: Any, inputs: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,9 @@ def test_multi_head_equals_torch(sizes: tuple[int, int, int], n_heads: int, seed
     module = multi_head(16, n_heads).double()
     inputs = [torch.randn(n_batch, n, 16).double().requires_grad_() for n in (t, s, s)]
     mask = random_mask(n_batch, t, s)
-    context, weights = module(*inputs, mask[:, None])
+    module.recorded = []
+    context = module(inputs[0], module.project(*inputs[1:]), mask[:, None])
+    (_, _, _, weights, _), module.recorded = module.recorded[0], None
     expected, expected_weights = torchs(module, inputs, mask)
     torch.testing.assert_close(context, expected)
     torch.testing.assert_close(weights, expected_weights)
@@ -130,7 +133,8 @@ def test_heads_are_merged_as_they_were_split(n_heads: int) -> None:
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_projected_values_times_weights_are_the_output(kv_heads: int) -> None:
     module, x = multi_head(16, 4, kv_heads=kv_heads), torch.randn(2, 5, 16)
-    context, trace = module.attend(x, module.project(x, x), return_trace=True)
-    assert trace is not None
-    added = (trace.weights @ module.project_values(trace.value)).sum(dim=1)  # (B, T, D)
+    module.recorded = []
+    context = module(x, module.project(x, x))
+    added = module.recorded[0].weights @ project_values(module, module.recorded[0].value)
+    added = added.sum(dim=1)  # (B, T, D)
     torch.testing.assert_close(added + module.output_proj.bias, context)

@@ -189,14 +189,14 @@ def test_beam_search_of_a_batch(beam: int) -> None:
 
 def test_beam_state_by_hand() -> None:
     search = BeamState(beam=2, limit=10, length_penalty=0.0)
-    assert search.advance([(-0.5, 0, 7), (-1.0, 0, EOS), (-2.0, 0, 8), (-3.0, 0, 9)]) == [0, 0]
+    assert search.advance([[-0.5, -1.0, -2.0, -3.0]], [[7, EOS, 8, 9]]) == [0, 0]
     assert search.live == [(-0.5, [7]), (-2.0, [8])]
     assert search.finished == [(-1.0, [])]
     assert len(search.finished) < search.beam
     # An EOS outside the first two candidates does not count.
-    assert search.advance([(-0.6, 0, 4), (-2.5, 1, 5), (-2.6, 0, EOS), (-3.0, 1, 6)]) == [0, 1]
-    assert search.live == [(-0.6, [7, 4]), (-2.5, [8, 5])]
-    assert search.advance([(-0.7, 0, EOS), (-2.9, 1, 4), (-3.0, 1, 5)]) == [1, 1]
+    assert search.advance([[-0.25, -2.125], [-0.5, -1.0]], [[4, EOS], [5, 6]]) == [0, 1]
+    assert search.live == [(-0.75, [7, 4]), (-2.5, [8, 5])]
+    assert search.advance([[-0.125, -torch.inf], [-0.5, -0.75]], [[EOS, PAD], [4, 5]]) == [1, 1]
     assert search.done
     assert search.best() == [7, 4]
 

@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from torch.distributed.run import get_args_parser
 
-from seq2seq.cli import build_parser
-from seq2seq.config import load_config, settings, toml_value
+from seq2seq.cli import build_parser, legal_values
+from seq2seq.config import Config, flatten, load_config, settings, toml_value
 from seq2seq.model.transformer import empty_model
 
 ROOT = Path(__file__).parent.parent
@@ -25,13 +26,15 @@ def blocks(text: str, language: str) -> list[str]:
 
 def settings_tables() -> Iterator[str]:
     """The tables of docs/configuration.md, for all settings but those of the other attentions."""
-    shown = [x for x in settings().values() if "decoder_a" not in x.key and "cross" not in x.key]
-    for section, rows in groupby(shown, lambda setting: setting.key.rpartition(".")[0]):
+    defaults = flatten(Config())
+    shown = [key for key in defaults if "decoder_a" not in key and "cross" not in key]
+    for section, keys in groupby(shown, lambda key: key.rpartition(".")[0]):
         yield from ["", f"## `[{section}]`", "", "| setting | values | default | meaning |"]
         yield "| --- | --- | --- | --- |"
-        for row in rows:
-            name, values = row.key.rpartition(".")[2], row.legal.replace("|", ", ")
-            yield f"| `{name}` | {values} | `{toml_value(row.default)}` | {row.help} |"
+        for key in keys:
+            name, annotation = key.rpartition(".")[2], settings()[key]
+            values, meaning = legal_values(annotation).replace("|", ", "), get_args(annotation)[-1]
+            yield f"| `{name}` | {values} | `{toml_value(defaults[key])}` | {meaning} |"
 
 
 @pytest.mark.parametrize("page", TEXTS)

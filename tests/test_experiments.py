@@ -175,11 +175,12 @@ def test_parameters_are_matched(files: Path) -> None:
         ("seeds = [1, 2]", "seeds = [1, 1]", "seeds: [1, 1]"),
         ("seeds = [1, 2]", "seed = [1, 2]", "unknown key 'seed'; did you mean 'seeds'?"),
         ("seeds = [1, 2]", "seeds = [1, 2]\nparameter_tolerance = nan", "at `parameter_tolerance`"),
-        ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = 2", "within is called parameter_tolerance now"),
+        ("seeds = [1, 2]", "seeds = [1, 2]\npath = 'x'", "at `path`"),
+        ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = 2", "it is called parameter_tolerance now"),
         ("train.epochs = 3", "train.seed = 3", "variants.longer: train.seed"),
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants"),
         ("train.epochs = 3", "train.epochs = 2", "variants.longer: no setting differs"),
-        ("train.epochs = 3", "train.average = 0.5", "variants.longer: train.average is called train.ema_decay now"),
+        ("train.epochs = 3", "train.average = 0.5", "called train.ema_decay now"),
         ("train.epochs = 3", "model.n_heads = 3", "variants.longer: model.n_heads = 3"),
         ('"plain"', '"plane"', "baseline: 'plane'"),
         ("[variants.plain]", '[variants."../plain"]', "`key` in `variants`"),
@@ -281,7 +282,7 @@ def test_speed_is_measured_once(
     for rounds in (*results.speeds["gated"].values(), *results.speeds["longer"].values()):
         assert len(rounds) == runs_module.SPEED_ROUNDS
         assert min(rounds) > 0
-    runs = [variant.runs[0] for variant in results.complete[:2]]
+    runs = [variant.runs[0] for variant in results.variants[:2]]
     kept = {"plain": {}, "gated": {"training": [3.0]}}
     path = tmp_path / "relative_speed.json"
     path.write_text(json.dumps(kept), encoding="utf-8")

@@ -9,11 +9,12 @@ import torch
 from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import nn
 
-from seq2seq.attention.positions import Sinusoidal, sinusoids
+from seq2seq.attention.positions import Sinusoidal
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.cpu import Dropout
 from seq2seq.data.batches import Batch, pad
 from seq2seq.data.tokenizer import BOS, EOS
+from seq2seq.evaluation.tracing import attentions, trace_attentions
 from seq2seq.model.layers import SublayerConnection
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
@@ -129,29 +130,31 @@ def test_embeddings_are_shared_as_configured(joint: bool, tie: bool, tables: int
 def test_trace_of_every_layer() -> None:
     model = small_model().eval()
     src, tgt = pad([[5, 6, EOS], [5, 6, 7, 8, EOS]]), random_ids(2, 4)
-    trace = model.trace(src, tgt)
-    by_shape = {(5, 5): trace.encoder, (4, 4): trace.decoder, (4, 5): trace.cross}
-    for shape, layers in by_shape.items():
+    traces, x = trace_attentions(model, src, tgt)
+    by_shape = {(5, 5): "encoder", (4, 4): "decoder", (4, 5): "cross"}
+    for shape, layers in ((shape, traces[name]) for shape, name in by_shape.items()):
         assert [layer.weights.shape for layer in layers] == [(2, 4, *shape)] * 2
         for layer in layers:
             torch.testing.assert_close(layer.weights.sum(dim=-1), torch.ones(2, 4, shape[0]))
-    for layer in [*trace.encoder, *trace.cross]:
+    for layer in [*traces["encoder"], *traces["cross"]]:
         assert (layer.weights[0, :, :, 3:] == 0).all()  # the first source is three tokens long
-    for layer in trace.decoder:
+    for layer in traces["decoder"]:
         assert (layer.weights.triu(diagonal=1) == 0).all()
-    torch.testing.assert_close(model.logits(trace.x), model(src, tgt))
+    torch.testing.assert_close(model.logits(x), model(src, tgt))
+    only_cross, _ = trace_attentions(model, src, tgt, ["cross"])
+    assert only_cross.keys() == {"cross"}
+    assert all(x.recorded is None for stack in attentions(model).values() for x in stack)
 
 
 def test_sinusoids_by_hand_and_without_end() -> None:
     functions = [(i, f) for i in (0, 2) for f in (math.sin, math.cos)]
     by_hand = [[f(t / 10000 ** (i / 4)) for i, f in functions] for t in range(3)]
-    torch.testing.assert_close(sinusoids(3, 4), torch.tensor(by_hand))
+    torch.testing.assert_close(Sinusoidal(4)(0, 3), torch.tensor(by_hand))
+    assert Sinusoidal(5)(2, 4).shape == (2, 5)
     model = small_model(replace(SMALL, encoder_layers=1, decoder_layers=1)).eval()
     assert model(random_ids(1, 600), random_ids(1, 700)).shape == (1, 700, 40)
-    assert isinstance(model.tgt_position, Sinusoidal)
-    torch.testing.assert_close(model.tgt_position(0, 700), sinusoids(700, 32))
     embedded = model._embed(torch.tensor([[5, 6]]), model.tgt_embedding, model.tgt_position, 3)
-    expected = model.tgt_embedding.weight[5:7] * math.sqrt(32) + sinusoids(5, 32)[3:]
+    expected = model.tgt_embedding.weight[5:7] * math.sqrt(32) + Sinusoidal(32)(0, 5)[3:]
     torch.testing.assert_close(embedded[0], expected)
 
 
@@ -203,17 +206,17 @@ def test_controls() -> None:
     changed[0, 2] = (src[0, 2] - 3) % 36 + 4
     other, _ = model.encode(changed)
     assert [i for i in range(6) if not torch.equal(memory[0, i], other[0, i])] == [2]
-    trace = model.trace(src, src)
-    assert (len(trace.encoder), len(trace.cross)) == (0, 2)
-    for cross in small_model(UNIFORM).trace(src, src).cross:
+    traces, _ = trace_attentions(model, src, src)
+    assert (len(traces["encoder"]), len(traces["cross"])) == (0, 2)
+    for cross in trace_attentions(small_model(UNIFORM), src, src)[0]["cross"]:
         torch.testing.assert_close(cross.weights, torch.full((1, 4, 6, 6), 1 / 6))
 
 
 def test_each_stack_has_its_own_heads_and_positions() -> None:
     model = small_model(replace(SMALL, encoder_attention=AttentionConfig(n_heads=2)))
-    trace = model.trace(random_ids(1, 5), random_ids(1, 3))
-    assert trace.encoder[0].weights.shape == (1, 2, 5, 5)
-    assert trace.cross[0].weights.shape == (1, 4, 3, 5)
+    traces, _ = trace_attentions(model, random_ids(1, 5), random_ids(1, 3))
+    assert traces["encoder"][0].weights.shape == (1, 2, 5, 5)
+    assert traces["cross"][0].weights.shape == (1, 4, 3, 5)
     rotary = AttentionConfig(position="rotary")
     model = small_model(replace(SMALL, encoder_attention=rotary))
     assert model.src_position is None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY_CONFIG, write_corpus
-from test_training import load_state, metrics, no_curves, wait_for  # noqa: F401
+from test_training import load_state, metrics, no_curves, stop_after, wait_for  # noqa: F401
 
 from seq2seq.cli import main
 from seq2seq.config import Config, load_config
@@ -152,19 +152,6 @@ def test_two_processes_match_one(path: Path, tmp_path: Path) -> None:
         assert_close(moments[1], moments[0], 1e-4)
 
 
-def stop_after_a_step(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer.step
-
-    def step_and_stop(self: Trainer, *arguments: Any) -> float:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", step_and_stop)
-        with pytest.raises(TrainingInterrupted):
-            train(config, run)
-
-
 @pytest.mark.slow
 def test_ctrl_c_stops_all_and_any_number_resumes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -181,7 +168,10 @@ def test_ctrl_c_stops_all_and_any_number_resumes(
     assert not (run / "training.json").exists()
     stopped_at = load_state(run)["state"]["step"]
 
-    stop_after_a_step(config, run, monkeypatch)  # alone
+    with monkeypatch.context() as patch:  # alone
+        stop_after(patch, stopped_at + 1)
+        with pytest.raises(TrainingInterrupted):
+            train(config, run)
     assert load_state(run)["state"]["step"] == stopped_at + 1
     process = start(path, run, OVERRIDES | LONG)
     one = train_alone(config, tmp_path / "one")
@@ -243,10 +233,14 @@ def test_torchrun_repeats_signals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with stop_requests() as signals:
-        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *before):
             os.kill(os.getpid(), number)
     assert signals[0] == signal.SIGINT
+    for number, handler in before.items():
+        os.kill(os.getpid(), number)  # ignored: the process is saying how it ended
+        signal.signal(number, handler)
     assert capsys.readouterr().err == "seq2seq: stopping after this step\n"
 
 

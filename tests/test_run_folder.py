@@ -227,22 +227,22 @@ def test_other_settings_are_refused(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ([], "(damaged|written)"),
-        (None, "(damaged|written)"),
-        ({}, "(damaged|written)"),
-        ({"format": "1"}, "(damaged|written)"),
-        ({"format": FORMAT, "tokenizer": []}, "damaged"),
-        ({"format": FORMAT - 1, "tokenizer": "x"}, rf".*earlier version.*format {FORMAT - 1}"),
-        ({"format": FORMAT + 1, "tokenizer": "x"}, rf".*later version.*format {FORMAT + 1}"),
+        ([], "written by another version"),
+        (None, "written by another version"),
+        ({}, "written by another version"),
+        ({"format": "\n" * 99}, "written by another version"),
+        ({"format": FORMAT, "tokenizer": ["\n"]}, "trained with the tokenizer"),
+        ({"format": FORMAT - 1, "tokenizer": "x"}, rf"written by another .*format {FORMAT - 1}"),
+        ({"format": FORMAT + 1, "tokenizer": "x"}, rf"written by another .*format {FORMAT + 1}"),
     ],
 )
 def test_another_version(run: Path, changes: object, expected: str) -> None:
     weights = run / "model.safetensors"
     save_file(load_file(weights), weights, {"provenance": json.dumps(changes)})
-    with pytest.raises(UserError, match=rf"model\.safetensors: {expected}"):
+    with pytest.raises(UserError, match=rf"model\.safetensors: {expected}[^\n]*$"):
         Translator.load(run)
     edit_state(run, lambda state: state.update(provenance=changes))
-    with pytest.raises(UserError, match=rf"last\.pt: {expected}"):
+    with pytest.raises(UserError, match=rf"last\.pt: {expected}[^\n]*$"):
         resume(run)
 
 

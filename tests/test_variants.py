@@ -21,16 +21,24 @@ from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import Tensor, nn
 
 from seq2seq import attention as catalogue
-from seq2seq.attention import AnyAttention, MultiHeadAttention, alternatives, build_attention
+from seq2seq.attention import (
+    Attention,
+    KeyValue,
+    MultiHeadAttention,
+    alternatives,
+    build_attention,
+)
 from seq2seq.attention import attention as heart
 from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
 from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
+from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig, load_config
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import BOS
+from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import empty_model
 from seq2seq.utils import ConfigError
@@ -42,7 +50,7 @@ VARIANTS = {name: config for name, config in attention_variants().items() if con
 each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 
 
-def attention(config: AttentionConfig) -> AnyAttention:
+def attention(config: AttentionConfig) -> Attention:
     """Away from any start at which a part does nothing."""
     torch.manual_seed(0)
     model = ModelConfig(d_model=D, encoder_attention=config)
@@ -61,13 +69,18 @@ def multi_head(**parts: Any) -> MultiHeadAttention:
     return module
 
 
-def run(
-    module: AnyAttention, x: Tensor, mask: Tensor | None, start: int = 0
+def traced(
+    module: Attention, x: Tensor, kv: KeyValue, mask: Tensor | None, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    kv = module.project(x, x)
-    context, trace = module.attend(x[:, start:], kv, mask, start, return_trace=True)
-    assert trace is not None
+    """Context and weights."""
+    module.recorded = []
+    context = module(x, kv, mask, start)
+    (trace,), module.recorded = module.recorded, None
     return context, trace.weights
+
+
+def run(module: Attention, x: Tensor, mask: Tensor | None, start: int = 0) -> tuple[Tensor, Tensor]:
+    return traced(module, x[:, start:], module.project(x, x), mask, start)
 
 
 def projected(module: MultiHeadAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +102,7 @@ def causal(length: int) -> Tensor:
 
 
 def positions(n_queries: int, n_keys: int, start: int = 0) -> Positions:
-    return Positions.make(n_queries, n_keys, start, torch.device("cpu"))
+    return Positions(torch.arange(start, start + n_queries), torch.arange(n_keys))
 
 
 # --- what holds for all ---
@@ -149,12 +162,11 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
     for new in x[:, :6].split([1, 1, 3, 1], dim=1):
         end = start + new.shape[1]
         kv = kv.append(module.project(new, new))
-        for return_trace in (True, False):
-            context, trace = module.attend(new, kv, mask[start:end, :end], start, return_trace)
-            torch.testing.assert_close(context, expected[:, start:end])
-            assert (trace is not None) == return_trace
-            if trace is not None:
-                torch.testing.assert_close(trace.weights, expected_weights[:, :, start:end, :end])
+        context, weights = traced(module, new, kv, mask[start:end, :end], start)
+        torch.testing.assert_close(context, expected[:, start:end])
+        torch.testing.assert_close(weights, expected_weights[:, :, start:end, :end])
+        untraced = module(new, kv, mask[start:end, :end], start)
+        torch.testing.assert_close(untraced, expected[:, start:end])
         start = end
     real = torch.arange(9) < 6
     x[:, 6:] = 1e3
@@ -170,8 +182,8 @@ def test_cross_attention_in_pieces(config: AttentionConfig) -> None:
     """Queries go on, the memory does not grow."""
     module, x = attention(replace(config, window=0)), tokens(9)
     kv = module.project(x[:, :4], x[:, :4])
-    expected, _ = module.attend(x, kv)
-    pieces = [module.attend(x[:, t : t + 3], kv, None, t)[0] for t in (0, 3, 6)]
+    expected = module(x, kv)
+    pieces = [module(x[:, t : t + 3], kv, None, t) for t in (0, 3, 6)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
 
 
@@ -196,7 +208,7 @@ def test_gpu_agrees(config: AttentionConfig) -> None:
     expected, _ = run(module, x, mask)
     module, x, mask = module.cuda(), x.cuda(), mask.cuda()
     torch.testing.assert_close(run(module, x, mask)[0].cpu(), expected)
-    torch.testing.assert_close(module.attend(x, module.project(x, x), mask)[0].cpu(), expected)
+    torch.testing.assert_close(module(x, module.project(x, x), mask).cpu(), expected)
 
 
 @each_variant
@@ -291,10 +303,8 @@ def test_fast_path(kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) ->
     module, x = multi_head(type=kind, kv_heads=kv_heads), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, causal(40)):
         kv = module.project(x, x)
-        slow, trace = module.attend(x, kv, mask, return_trace=True)
-        fast, no_trace = module.attend(x, kv, mask)
-        assert trace is not None
-        assert no_trace is None
+        slow, _ = traced(module, x, kv, mask)
+        fast = module(x, kv, mask)
         torch.testing.assert_close(fast, slow)
         direction, parameters = torch.randn_like(slow), list(module.parameters())
         losses = ((out * direction).sum() for out in (slow, fast))
@@ -495,7 +505,7 @@ def test_window_by_loop(window: int) -> None:
         context, _ = run(module, x, mask)
         for t in range(7):
             near = x[:, max(0, t - window) : t + 1 + reach]
-            expected, _ = full(x[:, t : t + 1], near, near)
+            expected = full(x[:, t : t + 1], full.project(near, near))
             torch.testing.assert_close(context[:, t : t + 1], expected)
 
 
@@ -518,7 +528,7 @@ def test_linear_attention_by_loop() -> None:
 
 def test_average_attention_by_loop() -> None:
     module, x = attention(AttentionConfig(type="average", position="none")), tokens(5)
-    assert isinstance(module, catalogue.AverageAttention)
+    assert isinstance(module, alternatives.AverageAttention)
     context, _ = run(module, x, causal(5))
     for t in range(5):
         g = module.output_proj(torch.relu(module.value_proj(x[:, : t + 1].mean(dim=1))))
@@ -578,13 +588,16 @@ def test_gates_scale_each_dimension_of_each_head() -> None:
 # --- the registry ---
 
 
-def test_every_part_has_a_formula_and_a_paper() -> None:
-    rows = list(catalogue.extra_parameters(ModelConfig()))
-    assert len(rows) == sum(len(registry) for registry in REGISTRIES)
-    for _, part, _ in rows:
-        assert part.formula, part.name
-        assert re.search(r"\d{4}\.\d{4,5}|control", part.paper), part.name
-    extra = {part.name: count for _, part, count in rows}
+def test_every_part_has_a_formula_and_a_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["variants"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]
+    rows = [re.split(" {2,}", line.strip()) for line in table]
+    names = [(registry.setting, name) for registry in REGISTRIES for name in registry]
+    assert [(row[0], row[1]) for row in rows] == names
+    for _, name, _, formula, paper in rows:
+        assert formula, name
+        assert re.search(r"\d{4}\.\d{4,5}|control", paper), name
+    extra = {row[1]: int(row[2].replace(",", "")) for row in rows}
     expected = {"scaled_dot": 0, "sparsemax": 0, "rotary": 0, "cosine": 4, "additive": 256}
     expected |= {"t5": 4 * 32, "uniform": -2 * (256 * 256 + 256), "learned": 512 * 256}
     assert expected.items() <= extra.items()
@@ -634,8 +647,8 @@ def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
     path.write_text(f'data.directory = "x"\nmodel.attention.score = "{far_away}"\n')
     config = load_config(path, check=empty_model)
     assert config.model.cross_attention.score == far_away
-    model = small_model(with_attention(catalogue.config_with(SCORES, far_away)))
-    trace = model.trace(torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
+    model = small_model(with_attention(AttentionConfig(score=far_away, position="none")))
+    traces, _ = trace_attentions(model, torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
     expected = torch.tensor([[0.0, 1, 2, 3], [1, 0, 1, 2]]).softmax(dim=-1)
-    for layer in trace.cross:
+    for layer in traces["cross"]:
         torch.testing.assert_close(layer.weights[0, 0], expected)

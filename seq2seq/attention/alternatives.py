@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention.attention import AttentionTrace, KeyValue, MultiHeadAttention
+from seq2seq.attention.attention import Attention, KeyValue, MultiHeadAttention
 from seq2seq.attention.registry import TYPES
 from seq2seq.config import AttentionConfig
 
@@ -23,31 +23,21 @@ class LinearAttention(MultiHeadAttention):
     with fewer, or under a causal mask, the weights come first, as in any attention.
     """
 
-    def attend(
-        self,
-        query: Tensor,
-        kv: KeyValue,
-        mask: Tensor | None = None,
-        start: int = 0,
-        return_trace: bool = False,
-    ) -> tuple[Tensor, AttentionTrace | None]:
-        q = _phi(self.split_heads(self.query_proj(query)))  # (B, H, T, K)
-        k, v = _phi(kv.key), kv.value
-        trace = None
+    def attend_by_parts(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int
+    ) -> Tensor:
+        q, k = _phi(q), _phi(k)
         same_keys = mask is None or mask.shape[-2] == 1
-        if same_keys and not return_trace and k.shape[2] > k.shape[3]:
-            if mask is not None:
-                k = k * mask.transpose(-2, -1)
+        if same_keys and self.recorded is None and k.shape[2] > k.shape[3]:
+            k = k if mask is None else k * mask.transpose(-2, -1)
             total = q @ k.sum(dim=2).unsqueeze(-1)  # (B, H, T, 1)
-            output = q @ (k.transpose(-2, -1) @ v) / total
-        else:
-            scores = q @ k.transpose(-2, -1)  # (B, H, T, S), all positive
-            scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-            visible = scores if mask is None else scores.clamp(min=0)
-            weights = visible / visible.sum(dim=-1, keepdim=True)
-            output = weights @ v
-            trace = AttentionTrace(q, k, scores, weights, v) if return_trace else None
-        return self.output_proj(self.merge_heads(output)), trace
+            return q @ (k.transpose(-2, -1) @ v) / total
+        scores = q @ k.transpose(-2, -1)  # (B, H, T, S), all positive
+        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        visible = scores.clamp(min=0)
+        weights = visible / visible.sum(dim=-1, keepdim=True)
+        self.record(q, k, scores, weights, v)
+        return weights @ v
 
 
 def _phi(x: Tensor) -> Tensor:
@@ -60,7 +50,7 @@ def _phi(x: Tensor) -> Tensor:
     "out = i ⊙ x + f ⊙ g, g = FFN(mean of values), i, f = σ(W [x; g])",
     "arXiv:1805.00631",
 )
-class AverageAttention(nn.Module):
+class AverageAttention(Attention):
     """The gated mean of what may be attended to, without queries and keys (Zhang et al. 2018).
 
     x is the query's token; the inner layer of the FFN is as wide as x. All heads' weights would be
@@ -77,30 +67,18 @@ class AverageAttention(nn.Module):
         """The tokens as they are."""
         return KeyValue(value[:, None, :, :0], value[:, None])
 
-    def attend(
-        self,
-        query: Tensor,
-        kv: KeyValue,
-        mask: Tensor | None = None,
-        start: int = 0,
-        return_trace: bool = False,
-    ) -> tuple[Tensor, AttentionTrace | None]:
+    def forward(
+        self, query: Tensor, kv: KeyValue, mask: Tensor | None = None, start: int = 0
+    ) -> Tensor:
         visible = query.new_ones(len(query), 1, query.shape[1], kv.value.shape[2])  # (B, 1, T, S)
         visible = visible if mask is None else visible * mask
         weights = visible / visible.sum(dim=-1, keepdim=True)
+        self.record(query[:, None, :, :0], kv.key, visible.log(), weights, kv.value)
         mean = (weights @ kv.value).squeeze(1)  # (B, T, D)
         context = self.output_proj(torch.relu(self.value_proj(mean)))
         gates = torch.sigmoid(self.gate_proj(torch.cat([query, context], dim=-1)))
         input_gate, forget_gate = gates.chunk(2, dim=-1)
-        context = input_gate * query + forget_gate * context
-        if not return_trace:
-            return context, None
-        no_query = query[:, None, :, :0]
-        return context, AttentionTrace(no_query, kv.key, visible.log(), weights, kv.value)
-
-    def project_values(self, value: Tensor) -> Tensor:
-        """The values as they are: what becomes of their mean is not a sum over them."""
-        return value
+        return input_gate * query + forget_gate * context
 
 
 @TYPES.add("none", "x stays x", "a control: what is this attention for?")

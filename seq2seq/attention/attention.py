@@ -37,7 +37,6 @@ from seq2seq.attention.registry import (
     Positions,
 )
 from seq2seq.config import AttentionConfig
-from seq2seq.utils import ConfigError
 
 
 def attention(
@@ -78,8 +77,6 @@ class KeyValue(NamedTuple):
     value: Tensor
 
     def append(self, new: "KeyValue") -> "KeyValue":
-        if self.key.shape[2] == 0:
-            return new
         return KeyValue(*(torch.cat(pair, dim=2) for pair in zip(self, new, strict=True)))
 
     def select(self, rows: Tensor) -> "KeyValue":
@@ -97,20 +94,34 @@ class AttentionTrace(NamedTuple):
     value: Tensor  # (B, H, S, K)
 
 
+class Attention(nn.Module):
+    """What a layer uses: ``project`` for the tokens attended to, ``forward`` for those that attend.
+
+    Where ``recorded`` is a list, ``forward`` appends the results of the steps to it.
+    """
+
+    recorded: list[AttentionTrace] | None = None
+
+    def project(self, key: Tensor, value: Tensor) -> KeyValue:
+        raise NotImplementedError
+
+    def record(self, *steps: Tensor) -> None:
+        if self.recorded is not None:
+            self.recorded.append(AttentionTrace(*steps))
+
+
 @TYPES.add("multi_head", "softmax(Q Kᵀ / √K) V", "Vaswani et al. 2017, arXiv:1706.03762")
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Attention):
     """H attentions side by side, each on its own slice of the width, with exchangeable parts.
 
     With fewer heads for keys and values (``kv_heads``), groups of queries share them: Shazeer
-    2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245. ``ConfigError`` if the parts do
-    not fit together.
+    2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245.
     """
 
     def __init__(self, d_model: int, config: AttentionConfig) -> None:
         super().__init__()
-        _check_parts(d_model, config)
-        splits = any(part.splits_heads for part in MODIFIERS.selected(config.modifiers))
-        n_halves = 2 if splits else 1
+        chosen = MODIFIERS.selected(config.modifiers)
+        n_halves = 2 if any(part.splits_heads for part in chosen) else 1
         head_width = d_model // config.n_heads
         kv_width = head_width * (config.kv_heads or config.n_heads)
         sizes = n_halves * config.n_heads, head_width // n_halves
@@ -125,19 +136,13 @@ class MultiHeadAttention(nn.Module):
 
         self.score = SCORES.make(config.score, *sizes)
         self.normalize = NORMALIZERS.make(config.normalizer, *sizes)
-        modifiers = [MODIFIERS.make(x.name, *sizes) for x in MODIFIERS.selected(config.modifiers)]
+        modifiers = [MODIFIERS.make(part.name, *sizes) for part in chosen]
         if POSITIONS[config.position].is_a(AttentionModifier):
             modifiers.append(POSITIONS.make(config.position, *sizes))
         self.modifiers = nn.ModuleList(modifiers)
-        published = (config.score, config.normalizer) == ("scaled_dot", "softmax")
+        parts = config.type, config.score, config.normalizer
+        published = parts == ("multi_head", "scaled_dot", "softmax")
         self.is_published = published and not modifiers and not config.window
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """``project`` and ``attend`` in one: context (B, T, D) and weights (B, H, T, S)."""
-        context, trace = self.attend(query, self.project(key, value), mask, return_trace=True)
-        return context, cast(AttentionTrace, trace).weights
 
     def project(self, key: Tensor, value: Tensor) -> KeyValue:
         """Step 1 for keys and values (B, S, D), to be attended to now or at later steps."""
@@ -145,37 +150,31 @@ class MultiHeadAttention(nn.Module):
         v = self.split_heads(self.value_proj(value))
         return KeyValue(k.contiguous(), v.contiguous())  # read often, head by head
 
-    def attend(
-        self,
-        query: Tensor,
-        kv: KeyValue,
-        mask: Tensor | None = None,
-        start: int = 0,
-        return_trace: bool = False,
-    ) -> tuple[Tensor, AttentionTrace | None]:
-        """Steps 1 to 5 for ``query`` (B, T, D), where keys and values are already projected.
+    def forward(
+        self, query: Tensor, kv: KeyValue, mask: Tensor | None = None, start: int = 0
+    ) -> Tensor:
+        """Context (B, T, D): steps 1 to 5 for ``query`` (B, T, D) and projected keys and values.
 
-        The first key has position 0, the first query position ``start``; ``mask`` as for
-        ``attention``. Returns context (B, T, D), and the results of the steps if they are wanted.
+        ``mask`` as for ``attention``. The first key has position 0, the first query ``start``.
         """
         q = self.split_heads(self.query_proj(query))  # (B, H, T, K)
         k, v = self.repeat_kv(kv.key), self.repeat_kv(kv.value)
-        trace = None
         # Three ways to the same result: part by part, torch's kernel, or the function above.
-        if return_trace or not self.is_published:
-            output, trace = self.attend_by_parts(query, q, k, v, mask, start)
+        if self.recorded is not None or not self.is_published:
+            output = self.attend_by_parts(query, q, k, v, mask, start)
         elif _sdpa_is_faster(q):
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             output, _ = attention(q, k, v, mask)
-        return self.output_proj(self.merge_heads(output)), trace if return_trace else None
+        return self.output_proj(self.merge_heads(output))
 
     def attend_by_parts(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int
-    ) -> tuple[Tensor, AttentionTrace]:
+    ) -> Tensor:
         """``attention`` with exchangeable parts; x (B, T, D) are the tokens of the queries."""
         modifiers = [cast(AttentionModifier, module) for module in self.modifiers]
-        positions = Positions.make(q.shape[2], k.shape[2], start, q.device)
+        queries = torch.arange(start, start + q.shape[2], device=q.device)
+        positions = Positions(queries, torch.arange(k.shape[2], device=k.device))
         for modifier in modifiers:
             q, k = modifier.modify_qk(q, k, positions)
         # 2. Score.
@@ -195,7 +194,8 @@ class MultiHeadAttention(nn.Module):
         output = weights @ v  # (B, H, T, K)
         for modifier in reversed(modifiers):
             output = modifier.modify_output(output, weights, x, positions)
-        return output, AttentionTrace(q, k, scores, weights, v)
+        self.record(q, k, scores, weights, v)
+        return output
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, H, T, K): each head gets its own slice of the width."""
@@ -210,11 +210,6 @@ class MultiHeadAttention(nn.Module):
     def merge_heads(self, x: Tensor) -> Tensor:
         """(B, H, T, K) to (B, T, D): the heads' slices side by side again."""
         return x.transpose(1, 2).flatten(-2)
-
-    def project_values(self, value: Tensor) -> Tensor:
-        """What each value (B, H, S, K) adds to the context where its weight is 1: (B, H, S, D)."""
-        by_head = self.output_proj.weight.unflatten(1, (self.n_heads, -1))  # (D, H, K)
-        return value @ by_head.permute(1, 2, 0)
 
 
 def _sdpa_is_faster(query: Tensor) -> bool:
@@ -234,24 +229,3 @@ def _windowed(mask: Tensor | None, positions: Positions, window: int) -> Tensor:
     distance = positions.relative.abs()
     near = distance <= window
     return near if mask is None else (mask & near) | (distance == 0)
-
-
-def _check_parts(d_model: int, config: AttentionConfig) -> None:
-    """Raise ``ConfigError`` where parts do not fit together."""
-    n_heads, kv_heads = config.n_heads, config.kv_heads or config.n_heads
-    if not n_heads or d_model % n_heads:
-        raise ConfigError("n_heads", f"must divide model.d_model = {d_model}")
-    if n_heads % kv_heads:
-        raise ConfigError("kv_heads", f"must divide n_heads = {n_heads}")
-    splits = any(part.splits_heads for part in MODIFIERS.selected(config.modifiers))
-    if splits and d_model // n_heads % 2:
-        raise ConfigError("modifiers", f"head width {d_model // n_heads} cannot be halved")
-    (score,) = SCORES.selected(config.score)
-    for registry in (SCORES, NORMALIZERS, POSITIONS, MODIFIERS):
-        for part in registry.selected(getattr(config, registry.setting)):
-            if part.needs_inner_product and not score.inner_product:
-                problem = f"{part.name!r} needs an inner product; score = {score.name!r} is none"
-                raise ConfigError(registry.setting, problem)
-            if part.needs_whole_heads and splits:
-                problem = f"{part.name!r} needs whole heads, which {config.modifiers!r} splits"
-                raise ConfigError(registry.setting, problem)

@@ -14,29 +14,20 @@ from seq2seq.attention.registry import POSITIONS, AbsolutePosition, AttentionMod
 
 @POSITIONS.add("sinusoidal", "x₂ₙ += sin(i / 10000^(2n/D)), x₂ₙ₊₁ += cos(...)", "arXiv:1706.03762")
 class Sinusoidal(AbsolutePosition):
-    """Waves added to embeddings (Vaswani et al. 2017)."""
+    """Waves added to embeddings, at D / 2 rates (Vaswani et al. 2017)."""
 
-    table: Tensor
+    rates: Tensor
 
     def __init__(self, d_model: int) -> None:
-        super().__init__(d_model)
-        if d_model % 2:
-            raise ValueError("sinusoidal positions are pairs of sine and cosine: d_model is odd")
-        self.register_buffer("table", sinusoids(512, d_model), persistent=False)
+        super().__init__()
+        self.d_model = d_model
+        rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
+        self.register_buffer("rates", rates, persistent=False)
 
     def forward(self, start: int, end: int) -> Tensor:
-        table = self.table  # a local name: several threads may decode at once
-        if end > len(table):
-            self.table = table = sinusoids(2 * end, self.d_model).to(table)
-        return table[start:end]
-
-
-def sinusoids(n_positions: int, d_model: int) -> Tensor:
-    """(T, D) sines and cosines of each position, at D / 2 rates."""
-    positions = torch.arange(n_positions, dtype=torch.float32).unsqueeze(1)
-    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
-    angles = positions * rates  # (T, D / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+        angles = torch.arange(start, end, device=self.rates.device)[:, None] * self.rates
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1)  # (T, D / 2, 2)
+        return waves.flatten(1)[:, : self.d_model]
 
 
 @POSITIONS.add("learned", "x += p[i], i < 512; beyond, p[511]", "arXiv:1705.03122")
@@ -44,7 +35,7 @@ class Learned(AbsolutePosition):
     """A learned vector for each position (Gehring et al. 2017)."""
 
     def __init__(self, d_model: int) -> None:
-        super().__init__(d_model)
+        super().__init__()
         self.p = nn.Parameter(torch.randn(512, d_model) * d_model**-0.5)
 
     def forward(self, start: int, end: int) -> Tensor:

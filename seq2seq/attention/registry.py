@@ -9,15 +9,13 @@ The configuration, the tests and the experiments find it by its name. A part is 
 class that is constructed with ``(n_heads, head_width)``.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from seq2seq.utils import ConfigError
+from seq2seq.utils import ConfigError, did_you_mean
 
 Made = TypeVar("Made")
 
@@ -32,12 +30,6 @@ class Positions(NamedTuple):
     def relative(self) -> Tensor:
         """(T, S): how far to the right of each query each key is; negative to the left."""
         return self.key - self.query[:, None]
-
-    @classmethod
-    def make(cls, n_queries: int, n_keys: int, start: int, device: torch.device) -> "Positions":
-        """Queries from position ``start`` on, keys from the first position on."""
-        queries = torch.arange(start, start + n_queries, device=device)
-        return cls(queries, torch.arange(n_keys, device=device))
 
 
 class AttentionModifier(nn.Module):
@@ -69,10 +61,6 @@ class AttentionModifier(nn.Module):
 
 class AbsolutePosition(nn.Module):
     """Positions that are added to the embeddings (width D) a stack of layers starts from."""
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.d_model = d_model
 
     def forward(self, start: int, end: int) -> Tensor:
         """(T, D) for the positions from ``start`` to before ``end``."""
@@ -123,9 +111,8 @@ class Registry(dict[str, Part]):
         wanted = names.split() if self.several else [names]
         for name in wanted:
             if name not in self:
-                close = difflib.get_close_matches(name, self, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ConfigError(self.setting, f"{name!r} is not one of {', '.join(self)}{hint}")
+                problem = f"{name!r} is not one of {', '.join(self)}{did_you_mean(name, self)}"
+                raise ConfigError(self.setting, problem)
         if len(set(wanted)) < len(wanted):
             raise ConfigError(self.setting, f"{names!r} names a part twice")
         return [part for part in self.values() if part.name in wanted]

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, pairwise, repeat
+from itertools import compress, repeat
 from zlib import crc32
 
 import numpy as np
@@ -21,30 +21,23 @@ IntArray = NDArray[np.int32]
 
 
 class EncodedSentences:
-    """The ids of many sentences, all below ``vocab_size``: 2 or 4 bytes each, 8 per sentence."""
+    """The ids of many sentences in one array: 2 or 4 bytes each, and 8 per sentence."""
 
     def __init__(self, vocab_size: int, sentences: Iterable[Sequence[int]] = ()) -> None:
-        self._ids = array("H" if vocab_size <= 2**16 else "I")
-        self._ends = array("Q", [0])  # where each sentence ends, after the start of the first
+        self.ids = array("H" if vocab_size <= 2**16 else "I")
+        self.ends = array("Q", [0])  # where each sentence ends, after the start of the first
         for ids in sentences:
             self.append(ids)
 
     def append(self, ids: Sequence[int]) -> None:
-        self._ids.extend(ids)
-        self._ends.append(len(self._ids))
+        self.ids.extend(ids)
+        self.ends.append(len(self.ids))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, number: int) -> "array[int]":
-        return self._ids[self._ends[number] : self._ends[number + 1]]
-
-    @property
-    def lengths(self) -> IntArray:
-        return np.diff(np.frombuffer(self._ends, dtype=np.uint64)).astype(np.int32)
-
-    def checksum(self, start: int = 0) -> int:
-        return crc32(self._ends, crc32(self._ids, start))
+        return self.ids[self.ends[number] : self.ends[number + 1]]
 
 
 Sentences = Sequence[Sequence[int]] | EncodedSentences
@@ -75,10 +68,6 @@ class Batch:
         return Batch(self.src.to(device), self.tgt.to(device))
 
 
-def lengths(sentences: Sequence[Sequence[int]]) -> IntArray:
-    return np.array([len(ids) for ids in sentences], dtype=np.int32)
-
-
 def pad(sequences: Sequence[Sequence[int]]) -> Tensor:
     """(B, longest) ids, short rows filled up with PAD."""
     rows = np.full((len(sequences), max(map(len, sequences))), PAD, dtype=np.int64)
@@ -93,14 +82,17 @@ def make_batch(src: Sentences, tgt: Sentences, rows: Sequence[int] | IntArray) -
 
 
 def make_token_batches(
-    src_lengths: IntArray, tgt_lengths: IntArray, max_tokens: int, shuffle: tuple[int, int] | None
+    src: Sentences, tgt: Sentences, max_tokens: int, shuffle: tuple[int, int] | None = None
 ) -> list[IntArray]:
     """Indices of pairs of similar length: sentences times the longest is at most ``max_tokens``.
 
     A pair that is longer by itself gets its own batch. The order, but not the shapes, depends on
     ``shuffle``, a (seed, epoch); None for shortest first.
     """
-    order = np.arange(len(src_lengths), dtype=np.int32)
+    order = np.arange(len(src), dtype=np.int32)
+    src_lengths, tgt_lengths = (
+        np.fromiter((len(side[i]) for i in range(len(side))), np.int32) for side in (src, tgt)
+    )
     rng = np.random.default_rng(shuffle) if shuffle else None
     if rng:
         rng.shuffle(order)  # sorting is stable: pairs of equal length stay shuffled
@@ -111,7 +103,7 @@ def make_token_batches(
         if not starts or (place + 1 - starts[-1]) * width > max_tokens:
             starts.append(place)
             width = length
-    batches = [order[start:end] for start, end in pairwise([*starts, len(order)])]
+    batches = np.split(order, starts)[1:]  # there is nothing before the first start
     return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
 
 
@@ -125,40 +117,35 @@ class TrainingData:
         self.config, self.run, self.tokenizer = config, run, tokenizer
         self._fits = bytearray()  # whether each pair is short enough, without BPE-dropout
         src, tgt = EncodedSentences(len(tokenizer.src)), EncodedSentences(len(tokenizer.tgt))
-        sides = [self._encode(side, repeat(True)) for side in (0, 1)]
-        for src_ids, tgt_ids in zip(*sides, strict=True):
-            fits = max(len(src_ids), len(tgt_ids)) <= config.data.max_tokens
-            self._fits.append(fits)
-            if fits:
+        for src_ids, tgt_ids in zip(self._encode(0), self._encode(1), strict=True):
+            self._fits.append(max(len(src_ids), len(tgt_ids)) <= config.data.max_tokens)
+            if self._fits[-1]:
                 src.append(src_ids)
                 tgt.append(tgt_ids)
-        self.n_too_long = len(self._fits) - len(src)
         if not src:
             raise UserError(f"data.max_tokens = {config.data.max_tokens}: all pairs are longer")
-        max_tokens = config.train.max_tokens_per_batch
-        self.n_batches = len(make_token_batches(src.lengths, tgt.lengths, max_tokens, shuffle=None))
-        # Of the ids, to tell whether two processes, or two runs, have the same training data.
-        self.checksum = tgt.checksum(src.checksum())
+        self.n_too_long = self._fits.count(False)
+        self.n_batches = len(make_token_batches(src, tgt, config.train.max_tokens_per_batch))
+        self.checksum = 0  # to tell whether two processes, or two runs, have the same data
+        for column in (src.ids, src.ends, tgt.ids, tgt.ends):
+            self.checksum = crc32(column, self.checksum)
         self._encoded = None if config.tokenizer.bpe_dropout else (src, tgt)
 
     def epoch(self, number: int) -> tuple[list[IntArray], EncodedSentences, EncodedSentences]:
         """Batches of pair indices, and the ids they point into, of one epoch."""
-        train, tokenizer = self.config.train, self.tokenizer
-        if self._encoded:
-            src, tgt = self._encoded
-        else:
-            seed = (train.seed * 10_000 + number) % 2**32
-            sampling = self._fits, self.config.tokenizer.bpe_dropout, seed
-            src = EncodedSentences(len(tokenizer.src), self._encode(0, *sampling))
-            tgt = EncodedSentences(len(tokenizer.tgt), self._encode(1, *sampling))
+        train, dropout = self.config.train, self.config.tokenizer.bpe_dropout
+        seed = (train.seed * 10_000 + number) % 2**32
+        src, tgt = self._encoded or (
+            EncodedSentences(len(subwords), self._encode(side, self._fits, dropout, seed))
+            for side, subwords in enumerate((self.tokenizer.src, self.tokenizer.tgt))
+        )
         shuffle = (train.seed, number)
-        batches = make_token_batches(src.lengths, tgt.lengths, train.max_tokens_per_batch, shuffle)
-        return batches, src, tgt
+        return make_token_batches(src, tgt, train.max_tokens_per_batch, shuffle), src, tgt
 
     def _encode(
-        self, side: int, chosen: Iterable[int], bpe_dropout: float = 0.0, seed: int = 0
+        self, side: int, chosen: Iterable[int] = repeat(True), dropout: float = 0.0, seed: int = 0
     ) -> Iterator[list[int]]:
         """The ids of the sources (``side`` 0) or targets (1) of the chosen pairs."""
         subwords = (self.tokenizer.src, self.tokenizer.tgt)[side]
         pairs = compress(iter_split(self.run, self.config.data, "train"), chosen)
-        return subwords.encode((pair[side] for pair in pairs), side == 1, bpe_dropout, seed)
+        return subwords.encode((pair[side] for pair in pairs), side == 1, dropout, seed)

@@ -60,7 +60,7 @@ def load_report(run: RunFolder) -> CorpusReport:
 
 def iter_split(run: RunFolder, data: DataConfig, split: str) -> Iterator[Pair]:
     """The pairs of one split: ``train``, ``valid``, or the name of a test set."""
-    return _iter_pairs(run.split_file(split, data.src), run.split_file(split, data.tgt))
+    return _file_pairs(run.split_file(split, data.src), run.split_file(split, data.tgt))
 
 
 def load_split(run: RunFolder, data: DataConfig, split: str) -> Corpus:
@@ -71,30 +71,31 @@ def load_split(run: RunFolder, data: DataConfig, split: str) -> Corpus:
 
 
 def open_corpus(data: DataConfig) -> dict[str, PairReader]:
-    """A reader for each split that ``data`` names; what is wrong within a split, it finds."""
+    """A reader of each split that ``data`` names; what is wrong within a split, it finds."""
     if not data.directory:
-        return _open_hub(data)
+        names = _split_names(data.hub)
+        return {split: partial(_hub_pairs, data, name) for split, name in names.items()}
     if not Path(data.directory).is_dir():
         raise UserError(f"{data.directory}: no such folder (data.directory)")
     return {
-        split: partial(_iter_pairs, Path(f"{prefix}.{data.src}"), Path(f"{prefix}.{data.tgt}"))
+        split: partial(_file_pairs, Path(f"{prefix}.{data.src}"), Path(f"{prefix}.{data.tgt}"))
         for split, prefix in split_prefixes(data).items()
     }
 
 
 def split_prefixes(data: DataConfig) -> dict[str, Path]:
     """What the names of each split's files start with; nothing for a corpus on the hub."""
-    names = _named_splits(data) if data.directory else {}
+    names = _split_names(data) if data.directory else {}
     return {split: Path(data.directory) / name for split, name in names.items()}
 
 
-def _named_splits(names: DataConfig | HubConfig) -> dict[str, str]:
-    """The name of each split at its source."""
+def _split_names(names: DataConfig | HubConfig) -> dict[str, str]:
+    """What each split is called at its source; valid and test splits may be missing."""
     splits = {"train": names.train, "valid": names.valid} | {x: x for x in names.test.split()}
     return {split: name for split, name in splits.items() if name}
 
 
-def _iter_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
+def _file_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
     """Two files of which line n of one translates line n of the other, read side by side."""
     try:
         yield from zip(iter_lines(src), iter_lines(tgt), strict=True)
@@ -104,23 +105,20 @@ def _iter_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
         raise UserError(f"{src} has {n_src:,} lines but {tgt} has {n_tgt:,}: {rule}") from None
 
 
-def _open_hub(data: DataConfig) -> dict[str, PairReader]:
+def _hub_pairs(data: DataConfig, split: str) -> Iterator[Pair]:
+    """A split of a data set on the hub, or in the library's cache if the hub is out of reach."""
     import datasets  # here, because it takes seconds and few commands need it
 
     datasets.disable_progress_bars()
-    hub = data.hub
-    readers: dict[str, PairReader] = {}
-    for split, name in _named_splits(hub).items():
-        try:  # the library takes what it has in its cache where the hub is out of reach
-            options = {"split": name, "revision": hub.revision or None}
-            rows = datasets.load_dataset(hub.name, hub.subset or None, **options)
-        except Exception as error:  # the library raises many kinds, all of them the user's
-            reason = " ".join(str(error).split())[:300]
-            if isinstance(error, ConnectionError) or "LocalEntryNotFoundError" in reason:
-                reason = "neither cached nor reachable: go online, or use --data.directory PATH"
-            raise UserError(f"{hub.name}, split {name!r}: {reason}") from None
-        readers[split] = partial(iter_rows, rows, data)
-    return readers
+    name, subset, revision = data.hub.name, data.hub.subset or None, data.hub.revision or None
+    try:
+        rows = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except Exception as error:  # the library raises many kinds, all of them the user's
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, ConnectionError) or "LocalEntryNotFoundError" in reason:
+            reason = "neither cached nor reachable: go online, or use --data.directory PATH"
+        raise UserError(f"{name}, split {split!r}: {reason}") from None
+    return iter_rows(rows, data)
 
 
 def iter_rows(rows: Iterable[Mapping[str, Any]], data: DataConfig) -> Iterator[Pair]:

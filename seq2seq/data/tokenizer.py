@@ -49,24 +49,21 @@ class Subwords:
     @classmethod
     def train(cls, sentences: Iterable[str], vocab_size: int) -> "Subwords":
         """Learn from the sentences; ``UserError`` if they do not fit ``vocab_size``."""
-        rest = map(clean, sentences)
-        first = list(islice(rest, MAX_SENTENCES + 1))
-        longest = max([9, *(len(x.encode()) for x in first)])
-        options = {"max_sentence_length": longest + 1}  # longer ones would be skipped
-        if len(first) > MAX_SENTENCES:
-            options = {"max_sentence_length": 2**30, "input_sentence_size": MAX_SENTENCES}
-        options |= {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK, "num_threads": 1}
+        special_ids = {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK}
         model = io.BytesIO()
         try:
             spm.SentencePieceTrainer.train(
-                sentence_iterator=chain(first, rest),
+                sentence_iterator=map(clean, sentences),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
                 byte_fallback=True,  # no character is unknown
                 normalization_rule_name="identity",  # the scorer sees the text that people wrote
+                input_sentence_size=MAX_SENTENCES,
+                max_sentence_length=2**30,  # longer ones would be skipped
+                num_threads=1,
                 minloglevel=2,
-                **options,
+                **special_ids,
             )
         except RuntimeError as error:
             reason = f"sentencepiece cannot learn from this corpus: {error}"
@@ -94,13 +91,13 @@ class Subwords:
         # sentencepiece has a random generator per thread; nobody else draws from this one's.
         with ThreadPoolExecutor(1, "", spm.set_random_generator_seed, (seed,)) as thread:
             for chunk in chunks:
-                yield from thread.submit(lambda texts: [sample(x) for x in texts], chunk).result()
+                yield from thread.submit(list, map(sample, chunk)).result()
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self._processor.decode(list(ids)).splitlines())  # always one line
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self._processor.id_to_piece(i) for i in ids]
+        return self._processor.id_to_piece(list(ids))
 
     def words(self, ids: Sequence[int]) -> list[int]:
         """For each id the number of its word in ``split_words``; -1 for PAD, BOS and EOS."""
@@ -120,19 +117,15 @@ class Tokenizer:
     @classmethod
     def train(cls, config: TokenizerConfig, src: Iterable[str], tgt: Iterable[str]) -> "Tokenizer":
         if config.joint:
-            return cls(*2 * [Subwords.train(chain(src, tgt), config.vocab_size)])
+            both = Subwords.train(chain(src, tgt), config.vocab_size)
+            return cls(both, both)
         return cls(*(Subwords.train(side, config.vocab_size) for side in (src, tgt)))
 
     def save(self, run: RunFolder) -> None:
-        self.remove(run)
+        run.tgt_tokenizer_file.unlink(missing_ok=True)
         if not self.joint:
             write_bytes(run.tgt_tokenizer_file, self.tgt.model)
         write_bytes(run.tokenizer_file, self.src.model)  # last: where it is, both are
-
-    @staticmethod
-    def remove(run: RunFolder) -> None:
-        run.tokenizer_file.unlink(missing_ok=True)
-        run.tgt_tokenizer_file.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, run: RunFolder, config: Config) -> "Tokenizer":

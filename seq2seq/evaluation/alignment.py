@@ -7,53 +7,28 @@ rate, AER = 1 - 2 |A ∩ G| / (|A| + |G|), which for gold links that are all sur
 Ney (2003, "A Systematic Comparison of Various Statistical Alignment Models").
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from seq2seq.data.batches import lengths, make_batch, make_token_batches
+from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
 from seq2seq.evaluation.annotations import Links
+from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.translator import Translator
 
-# A target token's attention is read at the step that predicts it or at the step whose input it is.
-OFFSETS = ("predict", "input")
-# Sentences times the longest: a trace holds the scores and weights of every attention until the
-# cross-attention's are picked out, 5 GB for 256 pairs of 256 tokens, and 160 MB for 8.
+# A target token's attention is read at the step whose input it is or at the step that predicts it.
+OFFSETS = ("input", "predict")
+# Sentences times the longest: a trace holds the scores and weights of every layer, more than 1 GB
+# for 256 pairs of 256 tokens, and 50 MB for 8.
 MAX_TOKENS = 2048
 
 
-@dataclass
-class AlignmentCounts:
-    """Numbers of sentence pairs, of proposed and gold links, and of links that are both."""
-
-    pairs: int = 0
-    proposed: int = 0
-    gold: int = 0
-    correct: int = 0
-
-    def add(self, proposed: Links, gold: Links) -> None:
-        self.pairs += 1
-        self.proposed += len(proposed)
-        self.gold += len(gold)
-        self.correct += len(proposed & gold)
-
-    @property
-    def error_rate(self) -> float:
-        """AER, in per cent."""
-        return 100 - 200 * self.correct / max(1, self.proposed + self.gold)
-
-    @property
-    def precision(self) -> float:
-        return 100 * self.correct / max(1, self.proposed)
-
-    @property
-    def recall(self) -> float:
-        return 100 * self.correct / max(1, self.gold)
-
-
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Head:
     """A head of a decoder layer, read at one of ``OFFSETS``; layers and heads count from 1."""
 
@@ -62,20 +37,45 @@ class Head:
     offset: str = "predict"
 
 
+@dataclass(frozen=True)
+class AlignmentCounts:
+    """Numbers of sentence pairs and links. All heads propose as many: one for each target word."""
+
+    pairs: int
+    proposed: int
+    gold: int
+    correct: NDArray[np.int64]  # (layers, heads, offsets); both proposed and gold
+
+    def best_head(self) -> Head:
+        layer, head, offset = np.unravel_index(self.correct.argmax(), self.correct.shape)
+        return Head(int(layer) + 1, int(head) + 1, OFFSETS[offset])
+
+    def scores(self, best: Head) -> dict[str, Any]:
+        """AER, precision and recall of ``best`` in per cent, and the AER of all at its offset."""
+        correct = self.correct[:, :, OFFSETS.index(best.offset)]
+        error_rates = (100 - 200 * correct / (self.proposed + self.gold)).tolist()
+        n_correct = int(correct[best.layer - 1, best.head - 1])
+        return {
+            "best_head_on_validation": asdict(best),
+            "pairs": self.pairs,
+            "error_rate": error_rates[best.layer - 1][best.head - 1],
+            "precision": 100 * n_correct / self.proposed,
+            "recall": 100 * n_correct / max(1, self.gold),
+            "error_rate_by_layer_and_head": error_rates,
+        }
+
+
 @torch.inference_mode()
 def score_heads(
     translator: Translator, corpus: Corpus, gold: list[Links]
-) -> dict[Head, AlignmentCounts]:
+) -> AlignmentCounts | None:
     """Compare every head of the cross-attention with the gold links.
 
     The model reads the references (teacher forcing), so all heads align the same words. Pairs that
-    are longer than ``data.max_tokens`` or blank on one side are left out. The result is empty where
-    none is left, or where there is no cross-attention.
+    are longer than ``data.max_tokens`` or blank on one side are left out; None if none is left, or
+    there is no cross-attention.
     """
     config, model = translator.config, translator.model.eval()
-    counts: dict[Head, AlignmentCounts] = {}
-    if config.model.cross_attention.type == "none":
-        return counts
     src_subwords, tgt_subwords = translator.tokenizer.src, translator.tokenizer.tgt
     encoded = src_subwords.encode(corpus.src), tgt_subwords.encode(corpus.tgt, bos=True)
     pairs = [
@@ -83,38 +83,36 @@ def score_heads(
         for src, tgt, links in zip(*encoded, gold, strict=True)
         if max(len(src), len(tgt)) <= config.data.max_tokens and len(src) > 1 and len(tgt) > 2
     ]
-    all_src, all_tgt = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not pairs or config.model.cross_attention.type == "none":
+        return None
+    all_src, all_tgt, all_links = zip(*pairs, strict=True)
     device = next(model.parameters()).device
-    for rows in make_token_batches(lengths(all_src), lengths(all_tgt), MAX_TOKENS, shuffle=None):
+    n_proposed, correct = 0, []
+    for rows in make_token_batches(all_src, all_tgt, MAX_TOKENS):
         batch = make_batch(all_src, all_tgt, rows).to(device)
-        trace = model.trace(batch.src, batch.tgt_in)
-        weights = torch.stack([cross.weights for cross in trace.cross], dim=1).float().cpu()
-        del trace  # before the next one is made
+        traces, _ = trace_attentions(model, batch.src, batch.tgt_in, ["cross"])
+        weights = torch.stack([cross.weights for cross in traces["cross"]], dim=1).float().cpu()
         for row, padded in zip(rows, weights, strict=True):
             src, tgt, links = pairs[row]
             src_words, tgt_words = src_subwords.words(src), tgt_subwords.words(tgt)
             of_pair = padded[:, :, : len(tgt) - 1, : len(src)]  # (L, H, T, S)
-            for offset in OFFSETS:
-                # Row t of the weights has read token t and predicts token t + 1.
-                words = tgt_words[1:] if offset == "predict" else tgt_words[:-1]
-                for layer, heads in enumerate(align(of_pair, src_words, words).tolist(), start=1):
-                    for number, aligned in enumerate(heads, start=1):
-                        head = Head(layer, number, offset)
-                        proposed = frozenset((i, j) for j, i in enumerate(aligned))
-                        counts.setdefault(head, AlignmentCounts()).add(proposed, links)
-    return counts
+            # Row t of the weights has the input t and predicts token t + 1.
+            by_offset = [align(of_pair, src_words, x) for x in (tgt_words[:-1], tgt_words[1:])]
+            aligned = torch.stack(by_offset, dim=2)  # (L, H, 2, target words)
+            n_words = aligned.shape[-1]
+            is_gold = torch.zeros(len(src), n_words, dtype=torch.long)
+            for i, j in links:
+                is_gold[i, j] = 1
+            n_proposed += n_words
+            correct.append(is_gold[aligned, torch.arange(n_words)].sum(dim=-1).numpy())
+    n_gold = sum(map(len, all_links))
+    return AlignmentCounts(len(pairs), n_proposed, n_gold, np.sum(correct, axis=0))
 
 
 def align(weights: Tensor, src_words: list[int], tgt_words: list[int]) -> Tensor:
-    """The source word that each target word attends to most.
+    """The source word that each target word attends to most: (..., T, S) to (..., target words).
 
-    Args:
-        weights: (..., T, S) attention from target to source subwords.
-        src_words: the word of each source subword; -1 for a special token.
-        tgt_words: the same for the T target subwords.
-
-    Returns:
-        (..., target words).
+    ``src_words`` and ``tgt_words`` name the word of each subword; -1 is a special token.
     """
 
     def membership(words: list[int]) -> Tensor:  # (words, subwords)

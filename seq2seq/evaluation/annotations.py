@@ -12,48 +12,36 @@ from pathlib import Path
 from seq2seq.config import DataConfig
 from seq2seq.data.corpus import Corpus, split_prefixes
 from seq2seq.data.tokenizer import split_words
-from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, file_name, read_lines
+from seq2seq.utils import UserError, read_lines
 
 Links = frozenset[tuple[int, int]]  # (source word, target word), counted from 0
-
-
-def load_alignment(
-    run: RunFolder, data: DataConfig, split: str, corpus: Corpus
-) -> list[Links] | None:
-    """The gold alignment of each pair of a split, if any; ``UserError`` if it is faulty."""
-    return _read_alignment(run.corpus / file_name(split), data, corpus)
-
-
-def load_tags(run: RunFolder, split: str, corpus: Corpus) -> list[list[str]] | None:
-    """The tags of each pair of a split, if there are any."""
-    return _read_tags(run.corpus / file_name(split), corpus)
 
 
 def check_annotations(data: DataConfig, splits: Mapping[str, Corpus]) -> None:
     """Check the annotations of ``splits`` where the corpus is, before ``prepare`` copies them."""
     for split, prefix in split_prefixes(data).items():
         if corpus := splits.get(split):
-            _read_alignment(prefix, data, corpus)
-            _read_tags(prefix, corpus)
+            load_alignment(prefix, data, corpus)
+            load_tags(prefix, corpus)
 
 
-def _read_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links] | None:
-    src_first, tgt_first = f"{data.src}-{data.tgt}", f"{data.tgt}-{data.src}"
-    paths = [Path(f"{prefix}.{order}.align") for order in (src_first, tgt_first)]
+def load_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links] | None:
+    """The gold alignment of each pair of a split, if any; ``UserError`` if it is faulty."""
+    orders = (data.src, data.tgt), (data.tgt, data.src)
+    paths = [Path(f"{prefix}.{first}-{second}.align") for first, second in orders]
     found = [path for path in paths if path.exists()]
-    if len(found) == 2:
-        raise UserError(f"{found[0]} and {found[1]}: two alignments of the same pairs; keep one")
     if not found:
         return None
+    if len(found) == 2:
+        raise UserError(f"{found[0]} and {found[1]}: two alignments of the same pairs; keep one")
     alignment = []
     pairs = zip(_read_for(corpus, found[0]), corpus.src, corpus.tgt, strict=True)
     for number, (line, src, tgt) in enumerate(pairs, start=1):
-        where = f"{found[0]}, line {number}"
-        if not re.fullmatch(r"(\d+-\d+)?( +\d+-\d+)*", line.strip(), re.ASCII):
+        where, texts = f"{found[0]}, line {number}", line.split()
+        if not all(re.fullmatch(r"\d+-\d+", text, re.ASCII) for text in texts):
             raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}")
-        links = [(int(i), int(j)) for i, j in (link.split("-") for link in line.split())]
-        links = links if found[0] == paths[0] else [(j, i) for i, j in links]
+        numbers = [tuple(map(int, text.split("-"))) for text in texts]
+        links = [(i, j) if found[0] == paths[0] else (j, i) for i, j in numbers]
         n_src, n_tgt = len(split_words(src)), len(split_words(tgt))
         for i, j in links:
             if i >= n_src or j >= n_tgt:
@@ -62,7 +50,8 @@ def _read_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Link
     return alignment
 
 
-def _read_tags(prefix: Path, corpus: Corpus) -> list[list[str]] | None:
+def load_tags(prefix: Path, corpus: Corpus) -> list[list[str]] | None:
+    """The tags of each pair of a split, if there are any."""
     path = Path(f"{prefix}.tags")
     return [line.split() for line in _read_for(corpus, path)] if path.exists() else None
 

@@ -6,34 +6,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sacrebleu.metrics.chrf import CHRF
+
 from seq2seq.config import ModelConfig
 from seq2seq.data.corpus import Corpus, load_report, load_split
-from seq2seq.evaluation.alignment import OFFSETS, AlignmentCounts, Head, score_heads
+from seq2seq.evaluation.alignment import OFFSETS, Head, score_heads
 from seq2seq.evaluation.annotations import load_alignment, load_tags
-from seq2seq.evaluation.metrics import exact_match_by_tag, score, sentence_chrf
+from seq2seq.evaluation.metrics import exact_match_by_tag, score
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, read_json, write_json, write_lines
+from seq2seq.utils import UserError, file_name, read_json, write_json, write_lines
 
 N_EXAMPLES = 5  # best and worst translations listed
+LABELS = {"bleu": "BLEU", "bleu_lowercased": "BLEU lowercased", "chrf": "chrF"}
 
 
 def evaluate(
     run: RunFolder | Path | str, overrides: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Translate every test set of a run folder and score the result.
+    """Translate every test set of a trained run, and score the translations.
 
-    Args:
-        run: a trained run; gets ``hypotheses/NAME.txt`` for each test set, and ``eval.json``.
-        overrides: settings to change, such as ``{"decoding.beam": "4"}``.
-
-    Returns:
-        what ``eval.json`` holds.
-
-    Raises:
-        UserError: something is missing from the folder or does not fit, or another process is
-            writing to it.
+    Writes ``hypotheses/NAME.txt`` for each test set, and ``eval.json``, whose content it returns;
+    ``UserError`` if the folder lacks something, or another process is writing to it.
+    ``overrides`` change settings, such as ``{"decoding.beam": "4"}``.
     """
     run = RunFolder(run)
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
@@ -42,9 +38,9 @@ def evaluate(
 
         # The head that aligns best is chosen on the validation set and scored on the test sets.
         valid = load_split(run, config.data, "valid")
-        gold = load_alignment(run, config.data, "valid", valid)
-        heads = score_heads(translator, valid, gold) if gold else {}
-        best = min(heads, key=lambda head: (heads[head].error_rate, head), default=None)
+        gold = load_alignment(run.corpus / "valid", config.data, valid)
+        counts = score_heads(translator, valid, gold) if gold else None
+        best = counts.best_head() if counts else None
 
         tests: dict[str, dict[str, Any]] = {}
         hypotheses: dict[str, list[str]] = {}
@@ -54,19 +50,18 @@ def evaluate(
             start = time.perf_counter()
             hypotheses[name] = translator.translate(test.src, on_cut=cut.__setitem__)
             seconds = time.perf_counter() - start
-            result = tests[name] = asdict(score(hypotheses[name], test.tgt)) | {
+            tests[name] = score(hypotheses[name], test.tgt) | {
                 "sentences": len(test),
                 "sentences_cut": len(cut),
                 "decoding_seconds": round(seconds, 2),
                 "examples": examples(test, hypotheses[name]),
             }
-            if tags := load_tags(run, name, test):
-                by_tag = exact_match_by_tag(hypotheses[name], test.tgt, tags)
-                result["tags"] = {tag: asdict(tag_score) for tag, tag_score in by_tag.items()}
-            gold = load_alignment(run, config.data, name, test) if best else None
-            heads = score_heads(translator, test, gold) if gold else {}
-            if best in heads:
-                result["alignment"] = alignment_scores(heads, best)
+            annotations = run.corpus / file_name(name)
+            if tags := load_tags(annotations, test):
+                tests[name]["tags"] = exact_match_by_tag(hypotheses[name], test.tgt, tags)
+            gold = load_alignment(annotations, config.data, test)
+            if best and gold and (counts := score_heads(translator, test, gold)):
+                tests[name]["alignment"] = counts.scores(best)
 
         evaluation = {
             "decoding": asdict(config.decoding),
@@ -83,30 +78,13 @@ def evaluate(
 
 def examples(test: Corpus, hypotheses: list[str]) -> list[dict[str, Any]]:
     """The translations best and worst by chrF, best first; of equals, the longer first."""
-    scores = sentence_chrf(hypotheses, test.tgt)
-    order = sorted(range(len(test)), key=lambda i: (-scores[i], -len(test.src[i])))
-    if len(order) > 2 * N_EXAMPLES:
-        order = order[:N_EXAMPLES] + order[-N_EXAMPLES:]
-    keys = ("chrf", "src", "reference", "hypothesis")
-    rows = list(zip(scores, test.src, test.tgt, hypotheses, strict=True))
-    return [dict(zip(keys, rows[i], strict=True)) for i in order]
-
-
-def alignment_scores(heads: dict[Head, AlignmentCounts], best: Head) -> dict[str, Any]:
-    """AER, precision and recall of ``best``, and the AER of all heads at its offset."""
-    counts = heads[best]
-    layers: dict[int, list[float]] = {}
-    for head in sorted(heads):
-        if head.offset == best.offset:
-            layers.setdefault(head.layer, []).append(heads[head].error_rate)
-    return {
-        "best_head_on_validation": asdict(best),
-        "pairs": counts.pairs,
-        "error_rate": counts.error_rate,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "error_rate_by_layer_and_head": list(layers.values()),
-    }
+    metric = CHRF()
+    rows: list[dict[str, Any]] = []
+    for src, reference, hypothesis in zip(test.src, test.tgt, hypotheses, strict=True):
+        chrf = float(metric.sentence_score(hypothesis, [reference]).score)
+        rows.append({"chrf": chrf, "src": src, "reference": reference, "hypothesis": hypothesis})
+    rows.sort(key=lambda row: (-row["chrf"], -len(row["src"])))
+    return rows if len(rows) <= 2 * N_EXAMPLES else rows[:N_EXAMPLES] + rows[-N_EXAMPLES:]
 
 
 def known_best_head(run: RunFolder, model: ModelConfig) -> Head | None:
@@ -130,8 +108,8 @@ def git_commit() -> str | None:
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        quiet = subprocess.DEVNULL
+        return subprocess.check_output(["git", *words], cwd=root, text=True, stderr=quiet).strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # not a repository around the environment
@@ -144,47 +122,38 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     """What ``eval.json`` holds, as tables for a terminal."""
     from tabulate import tabulate
 
-    def add_table(headers: list[str], rows: list[list[str]]) -> None:
-        table = tabulate(rows, headers, disable_numparse=True, stralign="right", colalign=["left"])
-        blocks.append(table)
+    def table(corner: str, columns: dict[str, dict[str, str]]) -> str:
+        """A row for each key of any column."""
+        keys = dict.fromkeys(key for column in columns.values() for key in column)
+        rows = [[key, *(column.get(key, "-") for column in columns.values())] for key in keys]
+        headers = [corner, *columns]
+        return tabulate(rows, headers, disable_numparse=True, stralign="right", colalign=["left"])
 
-    blocks: list[str] = []
     tests: dict[str, dict[str, Any]] = evaluation["tests"]
-    values = tests.values()
-    labels = {"bleu": "BLEU", "bleu_lowercased": "BLEU lowercased", "chrf": "chrF"}
-    rows = [
-        [label, *(f"{test[key]:.2f}" for test in values)]
-        for key, label in (labels | {"exact_match": "exact match"}).items()
-    ]
-    for key in ("sentences", "sentences_cut", "decoding_seconds"):
-        rows.append([key.replace("_", " "), *(f"{test[key]:,}" for test in values)])
-    aligned = {name: test["alignment"] for name, test in tests.items() if "alignment" in test}
-    for key, label in (("error_rate", "AER"), ("precision", "precision"), ("recall", "recall")):
-        cells = [f"{aligned[name][key]:.1f}" if name in aligned else "-" for name in tests]
-        rows += [[f"alignment {label}", *cells]] if aligned else []
-    add_table([f"beam {evaluation['decoding']['beam']}", *tests], rows)
+    scores, tags = {}, {}
+    for name, test in tests.items():
+        alignment = {f"alignment {key}": value for key, value in test.get("alignment", {}).items()}
+        scores[name] = {
+            LABELS.get(key, key.replace("_", " ")): format(x, "," if isinstance(x, int) else ".2f")
+            for key, x in (test | alignment).items()
+            if isinstance(x, int | float)
+        }
+        of_tags = test.get("tags", {}).items()
+        tags[name] = {tag: f"{x['exact_match']:.1f} ({x['pairs']})" for tag, x in of_tags}
     name, first = next(iter(tests.items()))
-    blocks.append("\n".join(f"{labels[key]}: {first[key + '_signature']}" for key in labels))
-
-    rows = []
-    for tag in sorted({tag for test in values for tag in test.get("tags", {})}):
-        of_tag = [test.get("tags", {}).get(tag) for test in values]
-        rows.append(
-            [tag, *(f"{x['exact_match']:.1f} ({x['pairs']})" if x else "-" for x in of_tag)]
-        )
-    if rows:
-        add_table(["exact match (pairs)", *tests], rows)
-    for test_name, alignment in list(aligned.items())[:1]:
-        best = alignment["best_head_on_validation"]
-        rates = alignment["error_rate_by_layer_and_head"]
-        blocks.append(
-            f"Alignment: layer {best['layer']}, head {best['head']}, offset {best['offset']} "
-            f"(best on the validation set). AER of all heads on {test_name}:"
-        )
-        add_table(
-            ["layer", *(f"head {number + 1}" for number in range(len(rates[0])))],
-            [[str(layer), *(f"{x:.1f}" for x in row)] for layer, row in enumerate(rates, start=1)],
-        )
+    signatures = [f"{label}: {first[key + '_signature']}" for key, label in LABELS.items()]
+    blocks = [table(f"beam {evaluation['decoding']['beam']}", scores), "\n".join(signatures)]
+    if any(tags.values()):
+        blocks.append(table("exact match (pairs)", tags))
+    if aligned := [test["alignment"] for test in tests.values() if "alignment" in test]:
+        text = "Alignment: layer {layer}, head {head}, offset {offset} (best on the validation set)"
+        blocks.append(text.format(**aligned[0]["best_head_on_validation"]))
+        heads = zip(*aligned[0]["error_rate_by_layer_and_head"], strict=True)
+        columns = {
+            f"head {number}": {str(layer): f"{x:.1f}" for layer, x in enumerate(rates, start=1)}
+            for number, rates in enumerate(heads, start=1)
+        }
+        blocks.append(table("AER by layer", columns))
     blocks.append(f"{name}: best and worst translations by chrF")
     blocks += [
         f"{example['chrf']:6.1f}  source       {example['src']}\n"

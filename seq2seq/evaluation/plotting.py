@@ -12,10 +12,10 @@ from seq2seq.utils import warn, write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# For people who cannot tell red from green (Okabe and Ito 2008); markers and dashes differ too.
+# One after the other, for people who cannot tell red from green (Okabe and Ito 2008).
 COLORS = ["#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C8C00"]
 DASHES = ["-", "--", ":"]
-MARKERS = "osD^vPX*<>h"
+MARKERS = list("osD^vPX*<>h" * 3)[: len(COLORS) * len(DASHES)]
 
 STYLE: Any = {
     "font.size": 10,
@@ -27,22 +27,16 @@ STYLE: Any = {
 }
 
 
-def line_style(number: int) -> dict[str, Any]:
-    """Color, marker and dashes of the ``number``-th curve."""
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": DASHES[number // len(COLORS) % len(DASHES)],
-    }
-
-
 @contextmanager
 def figure(path: Path, **options: Any) -> Iterator["Figure"]:
     """A figure to draw on, saved as ``path`` (PNG) at the end; global settings stay untouched."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings(record=True) as caught:
+    curves = cycler(linestyle=DASHES) * cycler(color=COLORS) + cycler(marker=MARKERS)
+    style = STYLE | {"axes.prop_cycle": curves}
+    with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         drawing = Figure(**options)
         yield drawing
@@ -64,10 +58,10 @@ def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
         rows = drawing.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.6])
         for axes, (label, keys) in zip(rows, panels.items(), strict=True):
             axes.set_ylabel(label)
-            for number, key in enumerate(keys):
+            for key in keys:
                 points = [(line.get("step"), line.get(key)) for line in lines]
                 points = [p for p in points if all(isinstance(x, int | float) for x in p)]
                 x, y = [x for x, _ in points], [y for _, y in points]
-                axes.plot(x, y, label=key, markersize=4, **line_style(number))
+                axes.plot(x, y, label=key, markersize=4)
         rows[0].legend(["training (labels smoothed, dropout on)", "validation"], frameon=False)
         rows[2].set_xlabel("training step")

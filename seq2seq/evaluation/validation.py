@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from seq2seq import cpu
 from seq2seq.config import Config
-from seq2seq.data.batches import lengths, make_batch, make_token_batches
+from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import bleu
@@ -23,22 +22,20 @@ from seq2seq.utils import read_json_lines, write_lines
 @torch.inference_mode()
 def validation_loss(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid: Corpus) -> float:
     """Loss per target token in nats, unsmoothed; pairs longer than ``data.max_tokens`` are cut."""
-    limit, max_tokens = config.data.max_tokens, config.train.max_tokens_per_batch
+    limit, device = config.data.max_tokens, next(model.parameters()).device
     src = [ids[:limit] for ids in tokenizer.src.encode(valid.src)]
     tgt = [ids[:limit] for ids in tokenizer.tgt.encode(valid.tgt, bos=True)]
-    device = next(model.parameters()).device
     model.eval()
     loss, n_tokens = 0.0, 0
-    for rows in make_token_batches(lengths(src), lengths(tgt), max_tokens, shuffle=None):
+    for rows in make_token_batches(src, tgt, config.train.max_tokens_per_batch):
         batch = make_batch(src, tgt, rows).to(device)
-        with cpu.float32_matmul(max_tokens):
-            loss += batch_loss(model, batch, 0.0).item()
+        loss += batch_loss(model, batch, smoothing=0.0).item()
         n_tokens += batch.n_target_tokens
     return loss / n_tokens
 
 
 def validation_bleu(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid: Corpus) -> float:
-    """BLEU by greedy search, whatever ``decoding.beam`` is: it is fast, and ranks as well."""
+    """BLEU by greedy search, whatever ``decoding.beam`` is: it is faster, and ranks as well."""
     greedy = replace(config, decoding=replace(config.decoding, beam=1))
     return bleu(Translator(model, tokenizer, greedy).translate(valid.src), valid.tgt)
 
@@ -46,9 +43,9 @@ def validation_bleu(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid:
 def log_validation(run: RunFolder, metrics: dict[str, Any], tensorboard: bool) -> None:
     """Add a line to ``metrics.jsonl``, draw the curves, and write TensorBoard's events."""
     step = metrics["step"]
-    lines = read_json_lines(run.metrics_file) if run.metrics_file.exists() else []
+    before = read_json_lines(run.metrics_file) if run.metrics_file.exists() else []
     # A killed run may have logged steps that are now taken again.
-    lines = [*(line for line in lines if line.get("step") in range(step)), metrics]
+    lines = [line for line in before if line.get("step") in range(step)] + [metrics]
     write_lines(run.metrics_file, [json.dumps(line) for line in lines])
     plot_curves(lines, run.curves_file)
     if tensorboard:

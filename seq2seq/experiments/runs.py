@@ -5,7 +5,7 @@ ones resume.
 """
 
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,6 @@ from seq2seq.training.trainer import Trainer, train
 from seq2seq.translator import Translator
 from seq2seq.utils import TrainingDiverged, UserError, did_you_mean, read_json, write_json
 
-RENAMED = {"within": "parameter_tolerance"}
 SPEED_ROUNDS = 5
 SPEED_STEPS = 4  # training steps per round
 
@@ -35,8 +34,7 @@ Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Speeds = dict[str, dict[str, list[float]]]  # variant: "training" and "decoding", one per round
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(msgspec.Struct, frozen=True):
     """An experiment's TOML file: the fields but ``path`` are its keys.
 
     ``settings`` change the configuration ``base`` for all variants. The report warns of variants
@@ -50,7 +48,7 @@ class Experiment:
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=2)]
     baseline: str
     variants: Annotated[dict[Name, dict[str, Any]], Meta(min_length=2)]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = {}
     parameter_tolerance: Annotated[float, Meta(ge=0)] = 1.0
     match_parameters: bool = False
 
@@ -58,18 +56,15 @@ class Experiment:
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment's TOML file; the baseline becomes the first variant.
 
-    Raises:
-        UserError: the file cannot be read, or a key is unknown, missing or has an illegal value.
+    ``UserError`` if it cannot be read, or a key is unknown, missing or has an illegal value.
     """
     table = read_toml(path)
-    known = [item.name for item in fields(Experiment)][1:]
-    for key in table:
-        if key in RENAMED:
-            raise UserError(f"{path}: {key} is called {RENAMED[key]} now")
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
+    for key in table.keys() - set(Experiment.__struct_fields__):
+        hint = did_you_mean(key, Experiment.__struct_fields__)
+        hint = "; it is called parameter_tolerance now" if key == "within" else hint
+        raise UserError(f"{path}: unknown key {key!r}{hint}")
     try:
-        experiment = msgspec.convert({**table, "path": path}, Experiment)
+        experiment = msgspec.convert({"path": path} | table, Experiment)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {str(error).replace('$.', '')}") from None
     seeds, variants, baseline = experiment.seeds, experiment.variants, experiment.baseline
@@ -78,7 +73,7 @@ def load_experiment(path: Path) -> Experiment:
     if baseline not in variants:
         hint = did_you_mean(baseline, variants)
         raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants{hint}")
-    return replace(experiment, variants={baseline: variants[baseline]} | variants)
+    return msgspec.structs.replace(experiment, variants={baseline: variants[baseline]} | variants)
 
 
 @dataclass(frozen=True)
@@ -91,17 +86,13 @@ class Run:
     folder: RunFolder
 
     @property
-    def is_trained(self) -> bool:
-        return self.folder.summary_file.exists()
-
-    @property
     def has_diverged(self) -> bool:
         return self.folder.diverged_file.exists()
 
     @property
     def is_finished(self) -> bool:
         """Whether it is trained, and evaluated with the decoding settings wanted; or diverged."""
-        if not (self.is_trained and self.folder.eval_file.exists()):
+        if not (self.folder.summary_file.exists() and self.folder.eval_file.exists()):
             return self.has_diverged
         decoding = read_json(self.folder.eval_file).get("decoding")
         return bool(decoding == asdict(self.config.decoding))
@@ -110,42 +101,36 @@ class Run:
 def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -> list[Run]:
     """Every run of the experiment, all variants with the first seed first.
 
-    Raises:
-        UserError: a variant's configuration is impossible or equals the baseline's, or a run in
-            ``folder`` was started with other settings.
+    ``UserError`` if a variant's configuration is impossible or equals the baseline's, or a run in
+    ``folder`` was started with other settings.
     """
-    path = experiment.path
+    path, baseline_name = experiment.path, experiment.baseline
     base = path.parent / experiment.base
     load_config(base)  # must be valid by itself: the report names the differences from it
     origin = f"{path}, settings"
-    common = ConfigSource(origin, flatten_toml(experiment.settings, origin))
+    common = ConfigSource(origin, flatten_toml(experiment.settings))
     configs: dict[str, Config] = {}
     for name, changes in experiment.variants.items():
         origin = f"{path}, variants.{name}"
-        variant = ConfigSource(origin, flatten_toml(changes, origin))
+        variant = ConfigSource(origin, flatten_toml(changes))
         for source in (common, variant, ConfigSource("command line", overrides)):
             if "train.seed" in source.values:
                 raise UserError(f"{source.origin}: train.seed: seeds are set in {path}")
         config = load_config(base, overrides, [common, variant], empty_model)
-        baseline = configs.get(experiment.baseline, config)
+        baseline = configs.get(baseline_name, config)
         if config.data != baseline.data:
             raise UserError(f"{origin}: all variants must have the same data settings")
         if configs and config == baseline:
-            raise UserError(f"{origin}: no setting differs from those of {experiment.baseline}")
+            raise UserError(f"{origin}: no setting differs from those of {baseline_name}")
         if experiment.match_parameters and "model.d_ff" not in variant.values:
             config = match_parameters(config, baseline)
         configs[name] = config
     runs = []
     for seed, (name, unseeded) in product(experiment.seeds, configs.items()):
         config = replace(unseeded, train=replace(unseeded.train, seed=seed))
-        run = Run(name, seed, config, RunFolder(folder / name / f"seed-{seed}"))
-        run.folder.check_same_config(run.config)
-        saved = run.folder.load_config().train if run.folder.has_started else run.config.train
-        # These may change on resuming, but a run of an experiment is not to be extended.
-        for key in ("epochs", "patience"):
-            if (old := getattr(saved, key)) != getattr(run.config.train, key):
-                raise UserError(f"{run.folder} has train.{key} = {old}: use another folder (--run)")
-        runs.append(run)
+        run = RunFolder(folder / name / f"seed-{seed}")
+        run.check_same_config(config, fixed=("train.epochs", "train.patience"))
+        runs.append(Run(name, seed, config, run))
     return runs
 
 
@@ -161,23 +146,19 @@ def match_parameters(config: Config, baseline: Config) -> Config:
 
 def run_all(runs: list[Run]) -> None:
     """Train and evaluate every run that is not finished; one that diverges is recorded as such."""
-    done = sum(run.is_finished for run in runs)
-    with tqdm(total=len(runs), initial=done, unit="run", disable=None) as bar:
-        for run in runs:
-            if run.is_finished:
-                continue
-            bar.set_description(f"{run.variant}, seed {run.seed}")
-            try:
-                if not is_prepared(run.config, run.folder):
-                    prepare(run.config, run.folder, check=check_annotations)
-                if run.is_trained:
-                    run.folder.save_config(run.config)  # with the decoding settings wanted now
-                else:
-                    train(run.config, run.folder)
-                evaluate(run.folder)
-            except TrainingDiverged as error:
-                run.folder.diverged_file.write_text(f"{error}\n", encoding="utf-8")
-            bar.update()
+    bar = tqdm([run for run in runs if not run.is_finished], unit="run", disable=None)
+    for run in bar:
+        bar.set_description(f"{run.variant}, seed {run.seed}")
+        try:
+            if not is_prepared(run.config, run.folder):
+                prepare(run.config, run.folder, check=check_annotations)
+            if run.folder.summary_file.exists():
+                run.folder.save_config(run.config)  # with the decoding settings wanted now
+            else:
+                train(run.config, run.folder)
+            evaluate(run.folder)
+        except TrainingDiverged as error:
+            run.folder.diverged_file.write_text(f"{error}\n", encoding="utf-8")
 
 
 def measure_speed(runs: list[Run], folder: Path) -> Speeds:
@@ -198,8 +179,9 @@ def measure_speed(runs: list[Run], folder: Path) -> Speeds:
         variant = SpeedTest(run)
         rounds = speeds[run.variant] = {"training": [], "decoding": []}
         for _ in range(SPEED_ROUNDS):
-            rounds["training"].append(round(variant.train() / baseline.train(), 4))
-            rounds["decoding"].append(round(variant.decode() / baseline.decode(), 4))
+            speeds_now, of_baseline = variant.measure(), baseline.measure()
+            for kind, ratios in rounds.items():
+                ratios.append(round(speeds_now[kind] / of_baseline[kind], 4))
         del variant  # before the next one is built
     write_json(path, speeds)
     return speeds
@@ -214,20 +196,20 @@ class SpeedTest:
         self.translator = Translator.load(run.folder)
         test = next(iter(load_report(run.folder).test_pairs))
         self.sentences = load_split(run.folder, run.config.data, test).src
-        self.train(), self.decode()  # warm up
+        self.measure()  # warm up
 
-    def train(self) -> float:
-        """Target tokens per second, in steps that change nothing."""
+    def measure(self) -> dict[str, float]:
+        """Target tokens per second, EOS included: of steps that change nothing, and of decoding."""
         start = time.perf_counter()
         for number, batches in enumerate(self.batches):  # half of them in either half of training
             alpha = r_drop_at(self.trainer.config.train, number / len(self.batches))
             self.trainer.step(batches, 0.0, alpha)
-        n_tokens = sum(batch.n_target_tokens for batches in self.batches for batch in batches)
-        return n_tokens / (time.perf_counter() - start)
-
-    def decode(self) -> float:
-        """Target tokens per second, EOS included."""
-        start = time.perf_counter()
+        trained = time.perf_counter()
         hypotheses = self.translator.translate(self.sentences)
-        seconds = time.perf_counter() - start
-        return sum(map(len, self.translator.tokenizer.tgt.encode(hypotheses))) / seconds
+        decoded = time.perf_counter()
+        n_trained = sum(batch.n_target_tokens for batches in self.batches for batch in batches)
+        n_decoded = sum(map(len, self.translator.tokenizer.tgt.encode(hypotheses)))
+        return {
+            "training": n_trained / (trained - start),
+            "decoding": n_decoded / (decoded - trained),
+        }

@@ -6,7 +6,6 @@ take padded source ids (B, S) and return, for each sentence, the ids between BOS
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -76,38 +75,42 @@ def length_normalized(log_probability: float, length: int, length_penalty: float
     return log_probability / ((5 + length) / 6) ** length_penalty
 
 
-@dataclass
 class BeamState:
     """The beam search of one sentence: (log-probability, ids) live, (score, ids) finished."""
 
-    beam: int
-    limit: int
-    length_penalty: float
-    live: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])
-    finished: list[tuple[float, list[int]]] = field(default_factory=list)
+    def __init__(self, beam: int, limit: int, length_penalty: float) -> None:
+        self.beam, self.limit, self.length_penalty = beam, limit, length_penalty
+        self.live: list[tuple[float, list[int]]] = [(0.0, [])]
+        self.finished: list[tuple[float, list[int]]] = []
 
-    def advance(self, candidates: list[tuple[float, int, int]]) -> list[int]:
+    def advance(self, log_p: list[list[float]], tokens: list[list[int]]) -> list[int]:
         """Extend the live hypotheses by one token; returns the index that each of them had before.
 
-        ``candidates``, best first: (log-probability, index in ``live``, token).
+        ``log_p`` and ``tokens``: for each live hypothesis its best next tokens, the best first.
         """
+        candidates = [
+            (total + value, parent, token)
+            for parent, (total, _) in enumerate(self.live)
+            for value, token in zip(log_p[parent], tokens[parent], strict=True)
+            if value != -math.inf  # of a suppressed id
+        ]
+        candidates.sort(key=lambda candidate: -candidate[0])
         before, self.live, parents = self.live, [], []
-        for rank, (log_probability, parent, token) in enumerate(candidates):
-            if log_probability == -math.inf or len(self.live) == self.beam:
-                break
+        for rank, (total, parent, token) in enumerate(candidates):
             ids = before[parent][1]
             if token != EOS:
-                self.live.append((log_probability, [*ids, token]))
+                self.live.append((total, [*ids, token]))
                 parents.append(parent)
             elif rank < self.beam:
-                score = length_normalized(log_probability, len(ids) + 1, self.length_penalty)
+                score = length_normalized(total, len(ids) + 1, self.length_penalty)
                 self.finished.append((score, ids))
+            if len(self.live) == self.beam:
+                break
         return parents
 
     @property
     def done(self) -> bool:
-        full = not self.live or len(self.finished) >= self.beam
-        return full or len(self.live[0][1]) >= self.limit
+        return len(self.finished) >= self.beam or len(self.live[0][1]) >= self.limit
 
     def best(self) -> list[int]:
         """The best finished hypothesis, or the best live one where the limit came first."""
@@ -120,38 +123,21 @@ def beam_search(
 ) -> list[list[int]]:
     """The best translations among ``beam`` hypotheses kept at each step; 1 is ``greedy``."""
     limits = max_lengths(src, max_length_ratio).tolist()
-    states = [BeamState(beam, limit, length_penalty) for limit in limits]
-    active = states
-    cache = model.start(*model.encode(src))
-    tokens = torch.full((len(src),), BOS, device=src.device)
+    states = active = [BeamState(beam, limit, length_penalty) for limit in limits]
+    tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
         logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
-        candidates = _candidates(logits.log_softmax(dim=-1), active)
-        rows, first = list[int](), 0
-        for state, choices in zip(active, candidates, strict=True):
-            n_before = len(state.live)
-            parents = state.advance(choices)
+        # Twice the beam: half of the best candidates may be EOS. No hypothesis can give more.
+        best = logits.log_softmax(dim=-1).topk(min(2 * beam, logits.shape[1]))
+        log_p, candidates = best.values.tolist(), best.indices.tolist()
+        rows, end = list[int](), 0
+        for state in active:
+            start, end = end, end + len(state.live)
+            parents = state.advance(log_p[start:end], candidates[start:end])
             if not state.done:
-                rows += [first + parent for parent in parents]
-            first += n_before
+                rows += [start + parent for parent in parents]
         active = [state for state in active if not state.done]
-        cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         last = [ids[-1] for state in active for _, ids in state.live]
+        cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         tokens = torch.tensor(last, dtype=torch.long, device=src.device)
     return [state.best() for state in states]
-
-
-def _candidates(log_p: Tensor, active: list[BeamState]) -> list[list[tuple[float, int, int]]]:
-    """The best continuations of each sentence, twice the beam: half may be EOS; log_p (rows, V)."""
-    beam = active[0].beam
-    best = log_p.topk(min(2 * beam, log_p.shape[1]))  # no hypothesis can contribute more
-    rows = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    candidates = []
-    for state in active:
-        choices = [
-            (total + value, parent, token)
-            for parent, (total, _) in enumerate(state.live)
-            for value, token in zip(*next(rows), strict=True)
-        ]
-        candidates.append(sorted(choices, key=lambda choice: -choice[0])[: 2 * beam])
-    return candidates

@@ -4,13 +4,12 @@ With decoder vectors x (N, D), output weights W (V, D) and labels y (N), the log
 
     loss = Σ (log Σ exp(logits) - (1 - ε) logits[y] - ε mean(logits))
 
-which is cross-entropy with labels smoothed by ε (Szegedy et al. 2016). For 4,000 tokens and 8,000
-subwords the logits take 128 MB, and autograd would make several tensors of that size; moving them
-took half as long again as the matrix products, or more. ``ChunkedCrossEntropy`` works through the
-tokens in chunks and turns the logits of a chunk into their gradient at once.
+with labels smoothed by ε (Szegedy et al. 2016). For 4,000 tokens and 8,000 subwords the logits take
+128 MB, and autograd would make several tensors of that size; moving them took at least half as long
+as the matrix products. ``ChunkedCrossEntropy`` turns each chunk of logits into their gradient.
 
 R-Drop (Wu et al. 2021, arXiv:2106.14448) reads each batch twice. Dropout makes the predictions p
-and q of the two passes differ, and the loss asks them to agree:
+and q differ, and the loss asks them to agree:
 
     loss = Σ ((CE(p) + CE(q)) / 2 + α/4 (KL(p‖q) + KL(q‖p)))
 """
@@ -38,8 +37,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         n_passes = len(x)
         loss = torch.zeros((), device=x.device)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        mean_weight = weight.mean(dim=0)
-        weight = to_autocast_dtype(weight)
+        mean_weight, weight = weight.mean(dim=0), to_autocast_dtype(weight)
         for start in range(0, len(labels), CHUNK // n_passes):
             tokens = slice(start, start + CHUNK // n_passes)
             label = labels[tokens, None]
@@ -48,8 +46,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             label_log_p = log_p.gather(2, label.expand(n_passes, -1, 1))
             loss -= (1 - smoothing) / n_passes * label_log_p.sum()
             loss -= smoothing / n_passes * log_p.mean(dim=2).sum()
-            # The gradient by the logits is softmax - (1 - ε) onehot(y) - ε / V. Its last term
-            # is the same for the whole vocabulary: see mean_weight and the line after the loop.
+            # The gradient by the logits is softmax - (1 - ε) onehot(y) - ε / V. The last term is
+            # the same for the whole vocabulary: see mean_weight, and grad_weight after the loop.
             if n_passes == 1:
                 grad_logits = [log_p.exp_()[0]]  # in place: log_p is not needed any more
             else:
@@ -99,8 +97,7 @@ def chunked_cross_entropy(
     """``ChunkedCrossEntropy``, without gradients where autograd is off."""
     if not torch.is_grad_enabled():  # a custom function is asked for a parameter's all the same
         x, weight = x.detach(), weight.detach()
-    loss: Tensor = ChunkedCrossEntropy.apply(x, weight, labels, smoothing, r_drop_alpha)
-    return loss
+    return ChunkedCrossEntropy.apply(x, weight, labels, smoothing, r_drop_alpha)
 
 
 def batch_loss(model: Seq2Seq, batch: Batch, smoothing: float, r_drop_alpha: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention import AbsolutePosition, AttentionTrace, build_absolute_position, causal_mask
+from seq2seq.attention import AbsolutePosition, build_absolute_position, causal_mask
 from seq2seq.config import Config, ModelConfig
 from seq2seq.cpu import Dropout, to_autocast_dtype
 from seq2seq.data.tokenizer import PAD, Tokenizer
@@ -26,17 +26,8 @@ class DecoderCache(NamedTuple):
 
     def select(self, rows: Tensor) -> "DecoderCache":
         """Only these rows of the batch, in this order: to drop, repeat or reorder."""
-        layers = tuple(LayerCache(*(kv.select(rows) for kv in layer)) for layer in self.layers)
+        layers = tuple(layer.select(rows) for layer in self.layers)
         return DecoderCache(layers, self.src_mask[rows], self.length)
-
-
-class ModelTrace(NamedTuple):
-    """What every attention did, one trace per layer that has it, and the decoder's output."""
-
-    encoder: list[AttentionTrace]
-    decoder: list[AttentionTrace]
-    cross: list[AttentionTrace]
-    x: Tensor  # (B, T, D), the input of ``logits``
 
 
 class Seq2Seq(nn.Module):
@@ -72,8 +63,11 @@ class Seq2Seq(nn.Module):
 
     def encode(self, src: Tensor) -> tuple[Tensor, Tensor]:
         """Read source ids (B, S), padded; returns memory (B, S, D) and its mask (B, 1, 1, S)."""
-        memory, src_mask, _ = self._encode(src)
-        return memory, src_mask
+        src_mask = (src != PAD)[:, None, None, :]
+        x = self._embed(src, self.src_embedding, self.src_position, 0)
+        for layer in self.encoder:
+            x = layer(x, src_mask)
+        return to_autocast_dtype(self.encoder_norm(x)), src_mask
 
     def start(self, memory: Tensor, src_mask: Tensor) -> DecoderCache:
         """The decoder's cache before the first target token, for what ``encode`` returned."""
@@ -82,8 +76,15 @@ class Seq2Seq(nn.Module):
 
     def decode(self, tgt: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
         """From target ids (B, T) after those in ``cache`` to the input (B, T, D) of ``logits``."""
-        x, cache, _, _ = self._decode(tgt, cache)
-        return x, cache
+        n_new, start = tgt.shape[1], cache.length
+        # A single new token may attend to everything before it: nothing to mask.
+        tgt_mask = causal_mask(n_new, start + n_new, tgt.device) if n_new > 1 else None
+        x = self._embed(tgt, self.tgt_embedding, self.tgt_position, start)
+        layers = []
+        for layer, past in zip(self.decoder, cache.layers, strict=True):
+            x, present = layer(x, past, tgt_mask, cache.src_mask, start)
+            layers.append(present)
+        return self.decoder_norm(x), DecoderCache(tuple(layers), cache.src_mask, start + n_new)
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) to (..., V). Training computes the same chunk by chunk (``loss.py``)."""
@@ -93,42 +94,6 @@ class Seq2Seq(nn.Module):
         """Logits (B, T, V) of the token after each of ``tgt`` (B, T), for ``src`` (B, S)."""
         x, _ = self.decode(tgt, self.start(*self.encode(src)))
         return self.logits(x)
-
-    def trace(self, src: Tensor, tgt: Tensor) -> ModelTrace:
-        """What every attention does when ``tgt`` (B, T) is read after ``src`` (B, S)."""
-        memory, src_mask, encoder = self._encode(src, return_trace=True)
-        cache = self.start(memory, src_mask)
-        x, _, decoder, cross = self._decode(tgt, cache, return_trace=True)
-        return ModelTrace(encoder, decoder, cross, x)
-
-    def _encode(
-        self, src: Tensor, return_trace: bool = False
-    ) -> tuple[Tensor, Tensor, list[AttentionTrace]]:
-        src_mask = (src != PAD)[:, None, None, :]  # (B, 1, 1, S)
-        x = self._embed(src, self.src_embedding, self.src_position, 0)  # (B, S, D)
-        traces = []
-        for layer in self.encoder:
-            x, trace = layer(x, src_mask, return_trace)
-            traces.append(trace)
-        memory = to_autocast_dtype(self.encoder_norm(x))
-        return memory, src_mask, [trace for trace in traces if trace is not None]
-
-    def _decode(
-        self, tgt: Tensor, cache: DecoderCache, return_trace: bool = False
-    ) -> tuple[Tensor, DecoderCache, list[AttentionTrace], list[AttentionTrace]]:
-        n_new, start = tgt.shape[1], cache.length
-        # A single new token may attend to everything before it: nothing to mask.
-        tgt_mask = causal_mask(n_new, start + n_new, tgt.device) if n_new > 1 else None
-        masks = tgt_mask, cache.src_mask
-        x = self._embed(tgt, self.tgt_embedding, self.tgt_position, start)  # (B, T, D)
-        layer_caches, self_traces, cross_traces = [], [], []
-        for layer, layer_cache in zip(self.decoder, cache.layers, strict=True):
-            x, grown, self_trace, cross_trace = layer(x, layer_cache, masks, start, return_trace)
-            layer_caches.append(grown)
-            self_traces += [self_trace] if self_trace is not None else []
-            cross_traces += [cross_trace] if cross_trace is not None else []
-        cache = DecoderCache(tuple(layer_caches), cache.src_mask, start + n_new)
-        return self.decoder_norm(x), cache, self_traces, cross_traces
 
     def _embed(
         self, ids: Tensor, embedding: nn.Embedding, position: AbsolutePosition | None, start: int

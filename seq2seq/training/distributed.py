@@ -4,6 +4,7 @@ Rank 0 also prepares, validates and writes. In a single process all of this does
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import PAD
@@ -54,8 +56,6 @@ def rank() -> int:
 
 def rank_zero(work: Callable[[], Result]) -> Result:
     """Do ``work`` on rank 0 while the others wait; all return its result, or fail with it."""
-    if world_size() == 1:
-        return work()
     message: list[Any] = [None, None]  # the result, or what went wrong
     try:
         if rank() == 0:
@@ -64,20 +64,20 @@ def rank_zero(work: Callable[[], Result]) -> Result:
         message[1] = str(error) or type(error).__name__
         raise
     finally:
-        dist.broadcast_object_list(message)
+        if world_size() > 1:
+            dist.broadcast_object_list(message)
     if message[1] is not None:
+        time.sleep(1)  # rank 0 says why, before torchrun ends it because this process has failed
         raise UserError(message[1])
     return message[0]
 
 
 def all_gather(*numbers: float) -> list[tuple[float, ...]]:
     """The ``numbers`` of every process, by rank."""
-    if world_size() == 1:
-        return [numbers]
-    own = torch.tensor(numbers, dtype=torch.float64)
-    gathered = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(gathered, own)
-    return [tuple(row.tolist()) for row in gathered]
+    gathered = [numbers] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, numbers)
+    return gathered
 
 
 def shard(batch: Batch, rank: int, size: int) -> Batch:
@@ -89,11 +89,8 @@ def shard(batch: Batch, rank: int, size: int) -> Batch:
 
 def sum_gradients(model: nn.Module) -> None:
     """Replace each gradient by its sum over all processes, in one message."""
-    if world_size() == 1:
-        return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    total = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(total)
-    parts = total.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    if world_size() > 1:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        total = parameters_to_vector(gradients)
+        dist.all_reduce(total)
+        vector_to_parameters(total, gradients)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seq2seq.config import TrainConfig
 
@@ -25,8 +25,7 @@ def r_drop_at(config: TrainConfig, progress: float) -> float:
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019); any other that torch has can be returned instead.
 
-    Weight decay is for matrices of linear layers and embeddings: not for biases, norms, position
-    biases and so on.
+    Weight decay is for the matrices of linear layers and embeddings alone.
     """
     matrices = {m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)}
     groups: list[dict[str, Any]] = [
@@ -40,9 +39,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Copy a ``state_dict`` into an optimizer of any kind, or raise; changes its parameters.
 
-    ``load_state_dict`` would take over tensors of any size, and kernels write past the end of one
-    from a forged file. Here a step with zero gradients makes state of the right shapes to copy
-    into; of the settings, only the learning rate is taken over.
+    torch would load tensors of any shape, and its kernels write past the end of a forged one: so
+    a step with zero gradients makes tensors to copy into. Of the settings, only the learning rate
+    is restored.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number in saved["state"]:
@@ -50,17 +49,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -
     optimizer.step()
     optimizer.zero_grad()
     own = optimizer.state_dict()["state"]
-    if own.keys() != saved["state"].keys():
-        raise ValueError("the optimizer's state is of other weights, or of another optimizer")
-    for number, state in own.items():
-        if state.keys() != saved["state"][number].keys():
-            names = [", ".join(sorted(keys)) for keys in (saved["state"][number], state)]
-            raise ValueError(f"it is of another optimizer, with {names[0]}, not {names[1]}")
-        for name, value in state.items():
-            new = saved["state"][number][name]
-            kinds = [(type(x), getattr(x, "shape", None)) for x in (new, value)]
-            if kinds[0] != kinds[1]:
-                raise ValueError(f"the optimizer's {name} is {getattr(new, 'shape', new)}")
-            state[name] = value.copy_(new) if isinstance(value, Tensor) else new
+    for number in own.keys() | saved["state"].keys():
+        tensors, new = own.get(number, {}), saved["state"].get(number, {})
+        if tensors.keys() != new.keys() or any(tensors[k].shape != new[k].shape for k in new):
+            raise ValueError("the optimizer's state is of other weights, or of another optimizer")
+        for name, tensor in tensors.items():
+            tensor.copy_(new[name])
     for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         group["lr"] = float(saved_group["lr"])

@@ -1,8 +1,8 @@
 """The training loop: steps, validation, checkpoints, and how a run stops and resumes.
 
 Every ``validate_every`` steps the running average of the weights (EMA) is scored on the validation
-split; the best by BLEU is kept as ``model.safetensors``. All that the next step depends on is in
-``Trainer.state_dict``, so an interrupted run continues as if it had not been interrupted.
+split; the best by BLEU is kept as ``model.safetensors``. A checkpoint holds all that the next step
+depends on, so an interrupted run continues as if it had not been interrupted.
 """
 
 import math
@@ -95,41 +95,38 @@ class Trainer:
         for batch in batches:
             part = dist.shard(batch, dist.rank(), dist.world_size()).to(self.device)
             (n_pairs, n_src), n_tgt = part.src.shape, part.tgt_in.shape[1]
-            limit = config.max_tokens_per_batch
-            message = (
+            hint = (
                 f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target "
-                f"tokens: lower train.max_tokens_per_batch = {limit} and raise grad_accum_steps"
+                "tokens: lower train.max_tokens_per_batch and raise train.grad_accum_steps"
             )
-            with cpu.oom_as_user_error(message), cpu.float32_matmul(limit):
+            with cpu.oom_as_user_error(hint):
                 with cpu.autocast(config.precision, self.device):
                     loss = batch_loss(self.model, part, config.label_smoothing, r_drop_alpha)
                 (loss / n_tokens).backward()
                 total += loss.item()
-        dist.sum_gradients(self.model)
-        # The gradients of all processes are the same by now, so all decide the same.
+        dist.sum_gradients(self.model)  # now the same in all processes: so all decide the same
         norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
         state.step += 1
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-            self._update_ema()
+            if self.ema is not self.model:
+                self._update_ema()
             state.target_tokens += n_tokens
             state.skipped_in_a_row = 0
         else:
             total = 0.0
             state.skipped += 1
             state.skipped_in_a_row += 1
+            if state.skipped_in_a_row >= MAX_SKIPPED:
+                raise self._diverged(f"the gradient of {MAX_SKIPPED} steps in a row")
         self.optimizer.zero_grad()
-        if state.skipped_in_a_row >= MAX_SKIPPED:
-            raise self._diverged(f"the gradient of {MAX_SKIPPED} steps in a row")
         return total
 
     @torch.no_grad()
     def _update_ema(self) -> None:
         """average ← β average + (1 - β) weights, with β rising to ``ema_decay`` at first."""
-        if self.ema is self.model:
-            return
         beta = min(self.config.train.ema_decay, (1 + self.state.step) / (10 + self.state.step))
         new = named_tensors(self.model)
         for name, average in named_tensors(self.ema).items():
@@ -145,11 +142,11 @@ class Trainer:
 
     def sync_step(self, loss: float, signals: list[int]) -> int:
         """Add up the losses of all processes; returns a signal that came to any of them, or 0."""
-        losses, first = zip(*dist.all_gather(loss, *(signals or [0])[:1]), strict=True)
+        losses, received = zip(*dist.all_gather(loss, signals[0] if signals else 0), strict=True)
         self.state.loss += sum(losses)
         if not math.isfinite(self.state.loss):
             raise self._diverged("the loss")
-        return int(max(first))
+        return int(max(received))
 
     def validate(self) -> dict[str, Any]:
         """Score the average, keep it if it is the best, log and save; returns the new state."""
@@ -212,13 +209,12 @@ class Trainer:
         config, state = self.config.train, self.state
         while not self.is_finished:
             plan, src, tgt = self.data.epoch(state.epoch)
-            while state.batch < len(plan) and not self.is_finished:
+            while state.batch < len(plan):
                 progress = (state.epoch + state.batch / len(plan)) / config.epochs
                 chosen = plan[state.batch : state.batch + config.grad_accum_steps]
                 state.batch += len(chosen)
                 yield [make_batch(src, tgt, rows) for rows in chosen], progress
-            if not self.is_finished:
-                state.epoch, state.batch = state.epoch + 1, 0
+            state.epoch, state.batch = state.epoch + 1, 0
             del plan, src, tgt  # before those of the next epoch are made
 
     def fit(self, signals: list[int]) -> None:
@@ -227,24 +223,23 @@ class Trainer:
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         n_steps = math.ceil(self.data.n_batches / config.grad_accum_steps) * config.epochs
+        steps, signal_number = self.steps(), 0
         hide = dist.rank() > 0 or None  # None: where there is no terminal
-        signal_number = 0
-        with tqdm(total=n_steps, initial=state.step, leave=None, disable=hide) as bar:
-            for batches, progress in self.steps():
+        with tqdm(steps, total=n_steps, initial=state.step, leave=None, disable=hide) as bar:
+            for batches, progress in bar:
                 began = time.perf_counter()
                 lr = lr_at(config, state.step, progress)
                 loss = self.step(batches, lr, r_drop_at(config, progress))
                 signal_number = self.sync_step(loss, signals)
                 state.step_seconds += time.perf_counter() - began
                 mean = state.loss / max(1, state.target_tokens)
-                notes = f"loss {mean:.2f}, BLEU {state.best_bleu:.1f}, {state.skipped} skipped"
-                bar.set_postfix_str(notes, refresh=False)
-                bar.update()
+                notes = {"loss": mean, "BLEU": state.best_bleu, "skipped": state.skipped}
+                bar.set_postfix(notes, refresh=False)
                 if state.step % 100 == 0:
                     cpu.trim_memory()
                 if state.step % config.validate_every == 0:
                     vars(state).update(dist.rank_zero(self.validate))
-                if signal_number:
+                if signal_number or self.is_finished:
                     break
         if state.target_tokens and not signal_number:
             vars(state).update(dist.rank_zero(self.validate))
@@ -258,32 +253,32 @@ class Trainer:
 def stop_requests() -> Iterator[list[int]]:
     """The SIGINT (Ctrl-C) and SIGTERM so far, none outside the main thread; a second ends at once.
 
-    ``torchrun`` may pass a signal on more than once: under it all are only noted.
+    ``torchrun`` passes a signal on more than once: under it all are noted, and later ones ignored,
+    so that each process can say how it ended.
     """
     received: list[int] = []
+    launched = dist.is_launched()
     with ExitStack() as handlers:
 
         def request(signal_number: int, _: object) -> None:
             received.append(signal_number)
-            if not dist.is_launched():
+            if not launched:
                 handlers.close()
             if len(received) == 1 and dist.rank() == 0:
-                again = "" if dist.is_launched() else "; again to stop at once"
-                warn(f"stopping after this step{again}")
+                warn(f"stopping after this step{'' if launched else '; again to stop at once'}")
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                handlers.callback(signal.signal, number, signal.signal(number, request))
+                before = signal.signal(number, request)
+                handlers.callback(signal.signal, number, signal.SIG_IGN if launched else before)
         yield received
 
 
 def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
     """Train the model of a prepared run folder, or resume; returns what ``training.json`` holds.
 
-    Raises:
-        UserError: the folder does not fit, or another process is at work in it.
-        TrainingDiverged: the loss or the gradients are not finite.
-        TrainingInterrupted: a signal stopped it; everything is saved.
+    Raises ``UserError`` if the folder does not fit or is in use, ``TrainingDiverged``, and, after
+    a signal and with everything saved, ``TrainingInterrupted``.
     """
     run = RunFolder(run)
     with ExitStack() as stack:
@@ -297,9 +292,10 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         if run.state_file.exists():
             trainer.load_checkpoint()
         elif not run.summary_file.exists():  # a run that was killed before its first checkpoint
-            stale = [run.metrics_file, run.weights_file]
-        for path in stale if dist.rank() == 0 and not trainer.is_finished else []:
-            path.unlink(missing_ok=True)
+            stale += [run.metrics_file, run.weights_file]
+        if dist.rank() == 0 and not trainer.is_finished:
+            for path in stale:
+                path.unlink(missing_ok=True)
         with stop_requests() as signals:
             trainer.fit(signals)
         state = trainer.state

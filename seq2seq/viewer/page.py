@@ -64,33 +64,32 @@ class RunView:
         best_head = known_best_head(RunFolder(run), translator.config.model)
         return cls(str(run), trace(translator, sentence, on_cut), best_head)
 
-    def record(self, view: str) -> AttentionRecord | None:
-        return getattr(self.trace, view)
-
-    def state(self, view: str, layer: int | None, head: int | None) -> ViewState:
-        """What to show first: the best aligning head, else the mean of the last layer's heads."""
-        best, record = self.best_head, self.record(view)
-        offset = best.offset if best else "predict"
-        n_layers, n_heads = record.weights.values.shape[:2] if record else (0, 0)
-        for what, number, n in (("layer", layer, n_layers), ("head", head, n_heads)):
-            if record and number is not None and not 0 <= number <= n:
-                problem = f"{self.name} has no {what} {number} in its {VIEWS[view]}"
-                raise UserError(f"{problem}: choose 1 to {n}, or 0 for the mean")
-        if best and view == "cross" and layer is None and head is None:
-            return ViewState(view, best.layer, best.head, offset)
-        return ViewState(view, n_layers if layer is None else layer, head or 0, offset)
-
 
 def select_views(
     runs: list[RunView], view: str | None = None, layer: int | None = None, head: int | None = None
 ) -> list[tuple[RunView, ViewState]]:
-    """What to show first of each run; a ``UserError`` if there is no such view, layer or head."""
-    views = [name for name in VIEWS if any(run.record(name) for run in runs)]
+    """What to show first of each run; a ``UserError`` if there is no such view, layer or head.
+
+    By default the best aligning head of the cross-attention, else the mean of the last layer's.
+    """
+    views = [name for name in VIEWS if any(getattr(run.trace, name) for run in runs)]
     view = view or (views or ["attention"])[0]
     if view not in views:
         names = " and ".join(run.name for run in runs)
         raise UserError(f"there is no {VIEWS.get(view, view)} in {names}")
-    return [(run, run.state(view, layer, head)) for run in runs]
+    selected = []
+    for run in runs:
+        best, record = run.best_head, getattr(run.trace, view)
+        n_layers, n_heads = record.weights.values.shape[:2] if record else (0, 0)
+        for what, number, n in (("layer", layer, n_layers), ("head", head, n_heads)):
+            if record and number is not None and not 0 <= number <= n:
+                problem = f"{run.name} has no {what} {number} in its {VIEWS[view]}"
+                raise UserError(f"{problem}: choose 1 to {n}, or 0 for the mean")
+        shown = (n_layers if layer is None else layer), head or 0
+        if best and view == "cross" and layer is None and head is None:
+            shown = best.layer, best.head
+        selected.append((run, ViewState(view, *shown, best.offset if best else "predict")))
+    return selected
 
 
 def write_attention(runs: list[tuple[RunView, ViewState]], path: Path, kind: str) -> None:
@@ -162,7 +161,7 @@ def draw(runs: list[tuple[RunView, ViewState]], path: Path) -> None:
 def heatmap(run: RunView, state: ViewState) -> tuple[str, list[str], list[str], Any]:
     """Title, words with queries, words with keys, and the weights between them."""
     view, layer, head, offset = state
-    record = run.record(view)
+    record = getattr(run.trace, view)
     if record is None:
         raise UserError(f"{run.name} has no {VIEWS[view]}")
     weights = record.weights.values
@@ -181,31 +180,31 @@ def heatmap(run: RunView, state: ViewState) -> tuple[str, list[str], list[str], 
 
 def page(runs: list[tuple[RunView, ViewState]]) -> str:
     """The page of one run, or of several side by side."""
-    data = json.dumps([_pane(*run) for run in runs], ensure_ascii=False, separators=(",", ":"))
+    panes = []
+    for run, state in runs:
+        seen, groups = run.trace, {}
+        for unit, whole_words in (("words", True), ("subwords", False)):
+            sides = {offset: group_tokens(seen.tgt, whole_words, offset) for offset in OFFSETS}
+            sides["src"] = group_tokens(seen.src, whole_words, None)
+            groups[unit] = {side: [x._asdict() for x in of_side] for side, of_side in sides.items()}
+        pane = {
+            "name": run.name,
+            "src": seen.src.text,
+            "tgt": seen.tgt.text,
+            "groups": groups,
+            "state": state._asdict(),
+            "best": run.best_head and vars(run.best_head),
+            "views": {x: (record := getattr(seen, x)) and pack(x, record) for x in VIEWS},
+            "chosen": seen.chosen,
+            "top_tokens": seen.top_tokens,
+        }
+        panes.append(pane)
+    data = json.dumps(panes, ensure_ascii=False, separators=(",", ":"))
     # Inside a script element only a "<" can end it.
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", data.replace("<", "\\u003c"))
 
 
-def _pane(run: RunView, state: ViewState) -> dict[str, Any]:
-    seen, groups = run.trace, {}
-    for unit, whole_words in (("words", True), ("subwords", False)):
-        sides = {offset: group_tokens(seen.tgt, whole_words, offset) for offset in OFFSETS}
-        sides["src"] = group_tokens(seen.src, whole_words, None)
-        groups[unit] = {side: [x._asdict() for x in of_side] for side, of_side in sides.items()}
-    return {
-        "name": run.name,
-        "src": seen.src.text,
-        "tgt": seen.tgt.text,
-        "groups": groups,
-        "state": state._asdict(),
-        "best": run.best_head and vars(run.best_head),
-        "views": {x: (record := run.record(x)) and _packed(x, record) for x in VIEWS},
-        "chosen": seen.chosen,
-        "top_tokens": seen.top_tokens,
-    }
-
-
-def _packed(view: str, record: AttentionRecord) -> dict[str, Any]:
+def pack(view: str, record: AttentionRecord) -> dict[str, Any]:
     """Arrays as text: float32, with scale 0, or 16-bit integers times a scale."""
     packed: dict[str, Any] = explain(record.config, view)
     for name, array in vars(record).items():

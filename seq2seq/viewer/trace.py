@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seq2seq.attention import SCORES, AttentionTrace
+from seq2seq.attention import SCORES, Attention, AttentionTrace, MultiHeadAttention
 from seq2seq.config import AttentionConfig
 from seq2seq.data.tokenizer import BOS, EOS, Subwords
+from seq2seq.evaluation.tracing import attentions, trace_attentions
 from seq2seq.model.decoding import SUPPRESSED_IDS
 from seq2seq.translator import Translator
 from seq2seq.utils import UserError
@@ -120,9 +121,10 @@ def trace(
 def trace_pair(translator: Translator, src: list[int], tgt: list[int]) -> TranslationTrace:
     """Record every attention for source ids, EOS at the end, and target ids from BOS to EOS."""
     model, tokenizer, shape = translator.model.eval(), translator.tokenizer, translator.config.model
-    device = next(model.parameters()).device
-    traces = model.trace(torch.tensor([src]).to(device), torch.tensor([tgt[:-1]]).to(device))
-    logits = model.logits(traces.x)[0].float().cpu()  # (T, V)
+    device, found = next(model.parameters()).device, attentions(model)
+    ids = torch.tensor([src]).to(device), torch.tensor([tgt[:-1]]).to(device)
+    traces, x = trace_attentions(model, *ids)
+    logits = model.logits(x)[0].float().cpu()  # (T, V)
     logits[:, SUPPRESSED_IDS] = -torch.inf
     probabilities = logits.softmax(dim=-1)
     top = probabilities.topk(min(N_TOP_TOKENS, probabilities.shape[1]))
@@ -136,16 +138,16 @@ def trace_pair(translator: Translator, src: list[int], tgt: list[int]) -> Transl
     return TranslationTrace(
         sentence(tokenizer.src, src),
         sentence(tokenizer.tgt, tgt),
-        _record(shape.encoder_attention, model.encoder, "self_attention", traces.encoder),
-        _record(shape.decoder_attention, model.decoder, "self_attention", traces.decoder),
-        _record(shape.cross_attention, model.decoder, "cross_attention", traces.cross),
+        _record(shape.encoder_attention, found["encoder"], traces["encoder"]),
+        _record(shape.decoder_attention, found["decoder"], traces["decoder"]),
+        _record(shape.cross_attention, found["cross"], traces["cross"]),
         tokens(tgt[1:], probabilities[torch.arange(len(tgt) - 1), tgt[1:]]),
         [tokens(ids, p) for ids, p in zip(top.indices.tolist(), top.values, strict=True)],
     )
 
 
 def _record(
-    config: AttentionConfig, stack: nn.ModuleList, sublayer: str, traces: list[AttentionTrace]
+    config: AttentionConfig, modules: list[Attention], traces: list[AttentionTrace]
 ) -> AttentionRecord | None:
     if not traces:
         return None
@@ -155,8 +157,7 @@ def _record(
         return NamedArray(("layer", *axes.split()), values)
 
     query, key, scores, weights, value = zip(*traces, strict=True)
-    attentions = [getattr(layer, sublayer).attention for layer in stack]
-    norms = [a.project_values(v).norm(dim=-1) for a, v in zip(attentions, value, strict=True)]
+    norms = [project_values(a, v).norm(dim=-1) for a, v in zip(modules, value, strict=True)]
     content_based = SCORES[config.score].content_based and query[0].shape[-1] > 0
     return AttentionRecord(
         config,
@@ -167,3 +168,14 @@ def _record(
         stacked("head query key", weights),
         stacked("head key", tuple(norms)),
     )
+
+
+def project_values(attention: Attention, value: Tensor) -> Tensor:
+    """What each value (B, H, S, K) adds to the context where its weight is 1: (B, H, S, D).
+
+    Where the context is not a sum over values (``average``): the values as they are.
+    """
+    if not isinstance(attention, MultiHeadAttention):
+        return value
+    by_head = attention.output_proj.weight.unflatten(1, (attention.n_heads, -1))  # (D, H, K)
+    return torch.einsum("bhsk,dhk->bhsd", value, by_head)
