@@ -1,7 +1,6 @@
 """Speed and memory: devices, number formats, and what makes CPUs fast."""
 
 import ctypes
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -132,29 +131,15 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or re.search(signs, str(error)) is not None
 
 
-def tune_process() -> None:
-    """Settings of this whole process that make it faster; for our own commands only.
-
-    glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
-    blocks at every step took a fifth of it. oneDNN keeps 10,000 kernels, one per matrix shape,
-    unless the user has set a number: with its default of 1,024, less than the shapes of an epoch,
-    making them anew took a third of a step on a Xeon with AMX. It reads it at the first product.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "10000")
-    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
-    _call_glibc("mallopt", m_mmap_threshold, largest)
-    _call_glibc("mallopt", m_trim_threshold, largest)
-
-
 def trim_memory() -> None:
     """Return freed memory to the system: gaps between blocks of many sizes only ever grow.
 
     Called every hundred steps it held a run with 6 million weights at 3.3 GB instead of 4.7.
     """
-    _call_glibc("malloc_trim", 0)
+    call_glibc("malloc_trim", 0)
 
 
-def _call_glibc(function: str, *arguments: int) -> None:
+def call_glibc(function: str, *arguments: int) -> None:
     call = getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
     if call is not None:
         call(*arguments)

@@ -19,7 +19,7 @@ from seq2seq.utils import UserError, file_name, read_bytes, write_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2  # of model.safetensors and last.pt; raised when older code could not read them
+FORMAT = 3  # of model.safetensors and last.pt; raised when older code could not read them
 
 # Settings that may differ when training resumes: they change no step already taken.
 MAY_CHANGE = (

@@ -24,7 +24,7 @@ from seq2seq.config import (
     settings,
     toml_value,
 )
-from seq2seq.model.transformer import empty_model
+from seq2seq.experiments.runs import empty_model
 from seq2seq.utils import UserError
 
 ROOT = Path(__file__).parent.parent

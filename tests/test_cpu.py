@@ -84,7 +84,8 @@ def test_thread_map() -> None:
 MEMORY = """
 import resource, torch
 from pathlib import Path
-from seq2seq.cpu import trim_memory, tune_process
+from seq2seq.cli import tune_process
+from seq2seq.cpu import trim_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -113,7 +114,7 @@ def test_freed_memory_is_kept_until_trimmed() -> None:
 
 PRODUCTS = """
 import torch
-from seq2seq.cpu import tune_process
+from seq2seq.cli import tune_process
 tune_process()
 x, weight = torch.ones(1500, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16)
 for rows in 2 * list(range(400, 1450)):

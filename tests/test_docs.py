@@ -12,7 +12,7 @@ from torch.distributed.run import get_args_parser
 
 from seq2seq.cli import build_parser, legal_values
 from seq2seq.config import Config, flatten, load_config, settings, toml_value
-from seq2seq.model.transformer import empty_model
+from seq2seq.experiments.runs import empty_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), ROOT / "data" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -19,9 +19,16 @@ from seq2seq.config import flatten
 from seq2seq.evaluation.metrics import bleu
 from seq2seq.experiments import runs as runs_module
 from seq2seq.experiments.report import Results, collect
-from seq2seq.experiments.runs import Run, load_experiment, measure_speed, plan_runs, run_all
+from seq2seq.experiments.runs import (
+    Run,
+    empty_model,
+    load_experiment,
+    measure_speed,
+    plan_runs,
+    run_all,
+)
 from seq2seq.experiments.statistics import RESAMPLES, compare, resampled_bleu
-from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import train
 from seq2seq.utils import TrainingInterrupted, UserError, read_json, read_lines, write_text

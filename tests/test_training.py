@@ -452,7 +452,7 @@ def test_process_is_left_alone(
 ) -> None:
     """Neither loading nor training changes the allocator: only our commands may."""
     called: list[str] = []
-    monkeypatch.setattr(cpu, "_call_glibc", lambda function, *_: called.append(function))
+    monkeypatch.setattr(cpu, "call_glibc", lambda function, *_: called.append(function))
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     Translator.load(uninterrupted).translate(["ba du"])
     work = threading.Thread(target=train, args=(changed(config, epochs=1), run))

@@ -13,9 +13,9 @@ from tabulate import tabulate
 from seq2seq.config import flatten, flatten_toml, load_config, toml_value
 from seq2seq.data.corpus import load_split
 from seq2seq.evaluation.plotting import figure
-from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
+from seq2seq.experiments.runs import Experiment, Run, Speeds, empty_model, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
-from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.model.transformer import count_parameters
 from seq2seq.utils import UserError, read_json, read_json_lines, read_lines, write_text
 
 SCORES = ["bleu", "bleu_lowercased", "chrf", "exact_match"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import torch
 from msgspec import Meta
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate
-from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.model.transformer import Seq2Seq, count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.optimizer import r_drop_at
 from seq2seq.training.trainer import Trainer, train
@@ -132,6 +133,13 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         run.check_same_config(config, fixed=("train.epochs", "train.patience"))
         runs.append(Run(name, seed, config, run))
     return runs
+
+
+def empty_model(config: Config) -> Seq2Seq:
+    """The model that ``config`` describes, without memory or values, before any corpus is read."""
+    size = config.tokenizer.vocab_size
+    with torch.device("meta"):
+        return Seq2Seq(config.model, size, size, config.tokenizer.joint)
 
 
 def match_parameters(config: Config, baseline: Config) -> Config:

@@ -7,11 +7,10 @@ calls it once with the whole target, translation once per token, so the two cann
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from seq2seq.attention import AbsolutePosition, build_absolute_position, causal_mask
-from seq2seq.config import Config, ModelConfig
+from seq2seq.config import ModelConfig
 from seq2seq.cpu import Dropout, to_autocast_dtype
 from seq2seq.data.tokenizer import PAD, Tokenizer
 from seq2seq.model.layers import DecoderLayer, EncoderLayer, LayerCache
@@ -119,10 +118,3 @@ def _initialize(module: nn.Module) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Learned numbers in ``model``, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def empty_model(config: Config) -> Seq2Seq:
-    """The model that ``config`` describes, without memory or values, before any corpus is read."""
-    size = config.tokenizer.vocab_size
-    with torch.device("meta"):
-        return Seq2Seq(config.model, size, size, config.tokenizer.joint)
