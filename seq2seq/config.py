@@ -203,6 +203,8 @@ class ConfigSource(NamedTuple):
         direct: dict[str, Any] = {}
         aliased: dict[str, Any] = {}
         for key, value in self.values.items():
+            if value == {} and hint(key) == ": it is a section":
+                continue
             if key not in settings():
                 raise UserError(f"{self.origin}: unknown key {key!r}{hint(key)}")
             choices = get_args(get_args(settings()[key])[0])  # of a Literal
@@ -289,7 +291,7 @@ def flatten_toml(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values in nested tables by dotted key, down to the depth of settings."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
-        is_section = isinstance(value, dict) and prefix.count(".") < 2
+        is_section = isinstance(value, dict) and prefix.count(".") < 2 and value != {}
         flat |= flatten_toml(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
     return flat
 

@@ -53,7 +53,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     if elsewhere and (is_section or len(elsewhere) == 1):  # in another section
         return f"; did you mean {min(elsewhere, key=len)!r}?"
     close = difflib.get_close_matches(name, known, 1, 0.7)
-    close = close or [by_last[part] for part in difflib.get_close_matches(last, by_last, 1)]
+    close = close or [by_last[part] for part in difflib.get_close_matches(last, by_last, 1, 0.7)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -102,7 +102,7 @@ def test_five_steps_recomputed(translator: Translator, monkeypatch: pytest.Monke
     inputs: dict[int, Any] = {}
 
     def linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        inputs[id(self)] = x[0].numpy()
+        inputs[id(self.weight)] = x[0].numpy()
         return F.linear(x, self.weight, self.bias)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", linear)
@@ -120,7 +120,9 @@ def test_five_steps_recomputed(translator: Translator, monkeypatch: pytest.Monke
             module = getattr(sublayer.attention, name)
             matrix, bias = (x.detach().numpy() for x in module.parameters())
             merged = heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
-            np.testing.assert_allclose(merged, inputs[id(module)] @ matrix.T + bias, atol=1e-4)
+            np.testing.assert_allclose(
+                merged, inputs[id(module.weight)] @ matrix.T + bias, atol=1e-4
+            )
         # 2. Score and 3. mask.
         scores = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])
         if view == "decoder":
@@ -132,7 +134,9 @@ def test_five_steps_recomputed(translator: Translator, monkeypatch: pytest.Monke
         np.testing.assert_allclose(record.weights.values[0], weights, atol=1e-5)
         # 5. Aggregate: the output projection reads the heads' sums side by side.
         output = (weights @ v).transpose(1, 0, 2).reshape(q.shape[1], -1)
-        np.testing.assert_allclose(inputs[id(sublayer.attention.output_proj)], output, atol=1e-4)
+        np.testing.assert_allclose(
+            inputs[id(sublayer.attention.output_proj.weight)], output, atol=1e-4
+        )
 
 
 def test_contributions_by_hand(translator: Translator, traced: TranslationTrace) -> None:

@@ -1,5 +1,6 @@
 """Batches: every pair once, within the limit, in reproducible order; ids in little memory."""
 
+import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from seq2seq.data.corpus import load_split
 from seq2seq.data.prepare import prepare
 from seq2seq.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_lines
 
 Lengths = list[tuple[int, int]]
 PAIRS = st.lists(st.tuples(st.integers(1, 30), st.integers(2, 30)), max_size=60)
@@ -117,6 +118,16 @@ def load(prepared: Prepared, max_tokens: int = 256, bpe_dropout: float = 0.0) ->
     tokenizer = replace(config.tokenizer, bpe_dropout=bpe_dropout)
     config = replace(config, data=data, tokenizer=tokenizer)
     return TrainingData(config, run, Tokenizer.load(run, config))
+
+
+def test_checksum_tells_data_apart(small: Prepared, tmp_path: Path) -> None:
+    config, run = small
+    assert load(small).checksum == load(small).checksum
+    for side in ("src", "tgt"):
+        other = RunFolder(shutil.copytree(run.path, tmp_path / side))
+        lines = other.split_file("train", side).read_text().splitlines()
+        write_lines(other.split_file("train", side), [lines[1], lines[0], *lines[2:]])
+        assert load((config, other)).checksum != load(small).checksum
 
 
 @pytest.mark.parametrize("max_tokens", [10, 256])

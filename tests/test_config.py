@@ -45,6 +45,12 @@ def error(tmp_path: Path, text: str, **overrides: str) -> str:
     return message.replace(str(tmp_path) + "/", "")
 
 
+def test_empty_tables(tmp_path: Path) -> None:
+    load(tmp_path, BASE + "[model]\n[train]")
+    assert "unknown key 'modle'" in error(tmp_path, BASE + "[modle]")
+    assert "model.dropout = {}" in error(tmp_path, BASE + "[model.dropout]")
+
+
 def test_later_sources_win(tmp_path: Path) -> None:
     """Defaults, the file, changes in their order, the command line."""
     text = BASE + "[model]\ndropout = 0.3\nd_model = 64"

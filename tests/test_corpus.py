@@ -243,6 +243,23 @@ def test_unreachable_hub_is_one_line(monkeypatch: Any, kind: type[OSError]) -> N
         corpora.open_corpus(HUB)["train"]()
 
 
+def test_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Mock(return_value=[{"de": "a", "en": "b"}])
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    hub = replace(HUB.hub, subset="news", revision="abc")
+    assert list(corpora.open_corpus(replace(HUB, hub=hub))["valid"]()) == [("a", "b")]
+    load.assert_called_once_with("some/set", "news", split="validation", revision="abc")
+
+
+def test_a_run_is_not_prepared_from_itself(run: RunFolder) -> None:
+    data = DataConfig(directory=str(run.corpus))
+    (run.corpus / "train.de").parent.mkdir(parents=True, exist_ok=True)
+    (run.corpus / "train.de").write_text("a\n")
+    with pytest.raises(UserError, match="own copy"):
+        prepare_corpus(data, run)
+    assert (run.corpus / "train.de").read_text() == "a\n"
+
+
 UNREACHABLE = """
 import datasets, shutil, time
 from seq2seq.data.corpus import DataConfig, UserError, open_corpus

@@ -182,7 +182,7 @@ def test_parameters_are_matched(files: Path) -> None:
         ("seeds = [1, 2]", "seeds = [1, 1]", "seeds: [1, 1]"),
         ("seeds = [1, 2]", "seed = [1, 2]", "unknown key 'seed'; did you mean 'seeds'?"),
         ("seeds = [1, 2]", "seeds = [1, 2]\nparameter_tolerance = nan", "at `parameter_tolerance`"),
-        ("seeds = [1, 2]", "seeds = [1, 2]\npath = 'x'", "at `path`"),
+        ("seeds = [1, 2]", "seeds = [1, 2]\npath = 'x'", "unknown key 'path'"),
         ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = 2", "it is called parameter_tolerance now"),
         ("train.epochs = 3", "train.seed = 3", "variants.longer: train.seed"),
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants"),

@@ -246,6 +246,13 @@ def test_another_version(run: Path, changes: object, expected: str) -> None:
         resume(run)
 
 
+def test_configuration_of_an_earlier_version(run: Path) -> None:
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("n_held_out = ", "held_out = "))
+    with pytest.raises(UserError, match=r"earlier version .*: train again$"):
+        Translator.load(run)
+
+
 def test_equal_weights_are_equal_files(run: Path) -> None:
     folder = RunFolder(run)
     fingerprint = Tokenizer.load(folder, folder.load_config()).fingerprint

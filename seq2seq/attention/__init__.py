@@ -84,9 +84,14 @@ def check_attention(config: Config) -> None:
     with torch.device("meta"):
         for section in ("encoder_attention", "decoder_attention", "cross_attention"):
             build_attention(config.model, section)
+            try:
+                build_absolute_position(config.model, section)
+            except ConfigError as error:
+                raise ConfigError(f"model.{section}.{error.key}", error.problem) from None
 
 
 def build_absolute_position(model: ModelConfig, section: str) -> AbsolutePosition | None:
     """What is added to the embeddings of a stack of layers with this self-attention."""
-    position = POSITIONS[getattr(model, section).position]
-    return position.make(model.d_model) if position.is_a(AbsolutePosition) else None
+    name = getattr(model, section).position
+    is_absolute = POSITIONS[name].is_a(AbsolutePosition)
+    return POSITIONS.make(name, model.d_model) if is_absolute else None

@@ -70,6 +70,8 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
     faulty, the one in the run is still there.
     """
     source = data.directory or data.hub.name
+    if data.directory and Path(data.directory).resolve() == run.corpus.resolve():
+        raise UserError(f"{source}: is the run's own copy of a corpus; use another run folder")
     readers = open_corpus(data)
     read_train = readers.pop("train")
     splits = {split: Corpus.of(read()) for split, read in readers.items()}

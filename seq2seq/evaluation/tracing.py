@@ -1,7 +1,7 @@
 """What the attentions of a model do with a pair of sentences, step by step."""
 
 from collections.abc import Sequence
-from itertools import chain
+from copy import deepcopy
 
 from torch import Tensor
 
@@ -25,14 +25,11 @@ def trace_attentions(
 
     Returns the traces of those called ``which``, and the decoder's x (B, T, D).
     """
+    # A copy that shares the weights: whoever else uses the model at this time is not recorded.
+    own = deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     traces: dict[str, list[AttentionTrace]] = {name: [] for name in which}
-    found = attentions(model)
-    try:
-        for name in which:
-            for attention in found[name]:
-                attention.recorded = traces[name]
-        x, _ = model.decode(tgt, model.start(*model.encode(src)))
-        return traces, x
-    finally:
-        for attention in chain(*found.values()):
-            attention.recorded = None
+    for name in which:
+        for attention in attentions(own)[name]:
+            attention.recorded = traces[name]
+    x, _ = own.decode(tgt, own.start(*own.encode(src)))
+    return traces, x

@@ -60,12 +60,13 @@ def load_experiment(path: Path) -> Experiment:
     ``UserError`` if it cannot be read, or a key is unknown, missing or has an illegal value.
     """
     table = read_toml(path)
-    for key in table.keys() - set(Experiment.__struct_fields__):
-        hint = did_you_mean(key, Experiment.__struct_fields__)
+    known = Experiment.__struct_fields__[1:]
+    for key in table.keys() - set(known):
+        hint = did_you_mean(key, known)
         hint = "; it is called parameter_tolerance now" if key == "within" else hint
         raise UserError(f"{path}: unknown key {key!r}{hint}")
     try:
-        experiment = msgspec.convert({"path": path} | table, Experiment)
+        experiment = msgspec.convert(table | {"path": path}, Experiment)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {str(error).replace('$.', '')}") from None
     seeds, variants, baseline = experiment.seeds, experiment.variants, experiment.baseline

@@ -258,6 +258,10 @@ def stop_requests() -> Iterator[list[int]]:
     """
     received: list[int] = []
     launched = dist.is_launched()
+
+    def restore(number: int, before: Any) -> None:
+        signal.signal(number, signal.SIG_IGN if launched and received else before)
+
     with ExitStack() as handlers:
 
         def request(signal_number: int, _: object) -> None:
@@ -269,8 +273,7 @@ def stop_requests() -> Iterator[list[int]]:
 
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(number, request)
-                handlers.callback(signal.signal, number, signal.SIG_IGN if launched else before)
+                handlers.callback(restore, number, signal.signal(number, request))
         yield received
 
 
