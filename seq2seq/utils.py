@@ -41,7 +41,7 @@ class TrainingInterrupted(Exception):
 def warn(line: str) -> None:
     """Print a line on standard error; never fails, even where nobody reads it."""
     with suppress(OSError, ValueError):
-        print(f"seq2seq: {line}", file=sys.stderr, flush=True)
+        print(f"seq2seq: {line}\n", end="", file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

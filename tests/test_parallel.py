@@ -175,8 +175,8 @@ def test_ctrl_c_stops_all_and_any_number_resumes(
     assert load_state(run)["state"]["step"] == stopped_at + 1
     process = start(path, run, OVERRIDES | LONG)
     one = train_alone(config, tmp_path / "one")
-    finish(process)
-    assert process.returncode == 0
+    _, errors = finish(process)
+    assert process.returncode == 0, errors
     two = json.loads((run / "training.json").read_text(encoding="utf-8"))
     assert all(one[key] == two[key] for key in ("steps", "data_checksum"))
     # Rounding decides the sign of the smallest gradients, which Adam's steps do not shrink.

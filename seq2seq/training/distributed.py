@@ -44,6 +44,7 @@ def init_distributed() -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+            time.sleep(0.5)  # a gloo thread that lets go of a tensor later aborts the interpreter
 
 
 def world_size() -> int:
