@@ -143,7 +143,9 @@ def _add_attend_arguments(attend: argparse.ArgumentParser) -> None:
     kind = attend.add_mutually_exclusive_group()
     kind.add_argument("--png", action="store_true", help="a plain figure instead of a page")
     kind.add_argument("--json", action="store_true", help="all arrays instead of a page")
-    attend.add_argument("-o", "--output", type=Path, help="file (attention.html, .png or .json)")
+    attend.add_argument(
+        "-o", "--output", type=Path, help="file; its ending says what it is (attention.html)"
+    )
     views = ("cross", "encoder", "decoder")
     attend.add_argument("--view", choices=views, help="the attention shown first (cross)")
     text = "shown first, from 1; 0 is the mean of all (the best aligning head's, or {})"
@@ -258,14 +260,17 @@ def run_predict(options: argparse.Namespace) -> None:
 def run_attend(options: argparse.Namespace) -> None:
     from seq2seq.viewer.page import RunView, select_views, write_attention
 
+    kind = "png" if options.png else "json" if options.json else None
+    path = options.output or Path(f"attention.{kind or 'html'}")
+    ending = path.suffix.removeprefix(".")
+    if ending not in ((kind,) if kind else ("html", "png", "json")):
+        raise UserError(f"{path}: the file's name must end in .{kind or 'html, .png or .json'}")
     folders = options.compare or [options.run]
     runs = [RunView.load(x, options.sentence, _overrides(options)) for x in folders]
     for run in runs:
         print(f"{run.name}: {run.trace.tgt.text}")
     views = select_views(runs, options.view, options.layer, options.head)
-    kind = "png" if options.png else "json" if options.json else "html"
-    path = options.output or Path(f"attention.{kind}")
-    write_attention(views, path, kind)
+    write_attention(views, path, ending)
     print(f"written: {path}")
 
 

@@ -127,8 +127,10 @@ class TrainConfig:
 class DecodingConfig:
     """How a translation is searched for."""
 
-    beam: Annotated[PositiveInt, "beam size; 1 is greedy"] = 1
-    length_penalty: Annotated[Natural, "beam search's length penalty (Wu 2016)"] = 1.0
+    beam: Annotated[int, Meta(gt=0, le=1000), "beam size; 1 is greedy"] = 1
+    length_penalty: Annotated[
+        float, Meta(ge=0, le=10), "beam search's length penalty (Wu 2016)"
+    ] = 1.0
     max_length_ratio: Annotated[Ratio, "longest output: this times the input, plus 10 tokens"] = 2.0
     batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
     precision: Annotated[Precision, "auto: bfloat16 for batches where that is faster"] = "auto"

@@ -416,6 +416,8 @@ def test_errors_are_one_line(
         (["--run", trained_run, SENTENCE, "--head", "-1", "-o", out], "no head -1"),
         (["--run", trained_run, SENTENCE, "-o", tmp_path / "folder.html"], "folder.html"),
         (["--run", trained_run, SENTENCE, "--decoding.beam", "x", "-o", out], "decoding.beam"),
+        (["--run", trained_run, SENTENCE, "-o", tmp_path / "x.svg"], "x.svg"),
+        (["--run", trained_run, SENTENCE, "--png", "-o", out], "must end in .png"),
     ]
     for arguments, named in cases:
         assert attend(*arguments) == 1

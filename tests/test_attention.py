@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seq2seq.attention import KeyValue, MultiHeadAttention, causal_mask
+from seq2seq.attention import MultiHeadAttention, causal_mask
 from seq2seq.attention.attention import attention
 from seq2seq.config import AttentionConfig
 from seq2seq.viewer.trace import project_values
@@ -113,21 +113,6 @@ def test_causal_mask() -> None:
     # Two new tokens after two earlier ones.
     expected = [[True, True, True, False], [True, True, True, True]]
     assert causal_mask(2, 4, torch.device("cpu")).tolist() == expected
-
-
-def test_select_takes_rows() -> None:
-    kv = KeyValue(torch.arange(3.0).view(3, 1, 1, 1), -torch.arange(3.0).view(3, 1, 1, 1))
-    chosen = kv.select(torch.tensor([2, 0, 0]))
-    assert chosen.key.flatten().tolist() == [2, 0, 0]
-    assert chosen.value.flatten().tolist() == [-2, 0, 0]
-
-
-@pytest.mark.parametrize("n_heads", [1, 3, 6])
-def test_heads_are_merged_as_they_were_split(n_heads: int) -> None:
-    module = multi_head(12, n_heads)
-    x = torch.randn(2, 5, 12)
-    assert module.split_heads(x).shape == (2, n_heads, 5, 12 // n_heads)
-    assert torch.equal(module.merge_heads(module.split_heads(x)), x)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])

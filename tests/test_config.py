@@ -88,6 +88,8 @@ def test_command_line_values(tmp_path: Path) -> None:
         ("model.dropout", "1.0", "< 1.0"), ("model.dropout", "nan", ">= 0.0"),
         ("train.learning_rate", "inf", "< 2147483648.0"),
         ("train.learning_rate", "1" + 400 * "0", "out of range"),
+        ("decoding.beam", "1001", "<= 1000"),
+        ("decoding.length_penalty", "11", "<= 10"),
         ("decoding.max_length_ratio", "101", "<= 100"), ("tokenizer.joint", "1", "`bool`"),
         ("model.norm", "'both'", "one of pre, post"), ("data.hub.name.x", "1", "`str`"),
         ("data.src", "2020-01-01", "`str`"), ("data.directory", '"a\\u0000b"', "control"),

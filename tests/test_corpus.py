@@ -251,6 +251,22 @@ def test_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     load.assert_called_once_with("some/set", "news", split="validation", revision="abc")
 
 
+def test_words_too_long_for_sentencepiece(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would abort the process at 65,536 characters."""
+    write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
+    for side in ("src", "tgt"):
+        with (tmp_path / "corpus" / f"train.{side}").open("a") as file:
+            file.write("x" * 70_000 + "\n" + "x " * 40_000 + "\n")
+    data = DataConfig(src="src", tgt="tgt", directory=str(tmp_path / "corpus"))
+    prepare(Config(data=data, tokenizer=TokenizerConfig(vocab_size=290)), tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("characters: 1, the first is line 61" in line for line in lines)
+    assert load_report(RunFolder(tmp_path / "run")).train_pairs == 62
+
+
 def test_a_run_is_not_prepared_from_itself(run: RunFolder) -> None:
     data = DataConfig(directory=str(run.corpus))
     (run.corpus / "train.de").parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Decoding against plain decoders without a cache, and against exhaustive search."""
 
+import math
 import zlib
 from typing import NamedTuple, cast
 
@@ -205,3 +206,4 @@ def test_length_penalty_by_hand() -> None:
     assert length_normalized(-6.0, 7, 0.0) == -6.0
     assert length_normalized(-6.0, 7, 1.0) == -3.0
     assert length_normalized(-8.0, 19, 0.5) == -4.0
+    assert math.isfinite(length_normalized(-1e6, 10**6, 10.0))  # the largest that is legal

@@ -4,7 +4,7 @@ What is replaced is removed first; the file that says that the preparation is co
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,9 @@ from seq2seq.config import Config, DataConfig
 from seq2seq.data.corpus import Corpus, CorpusReport, Pair, load_report, open_corpus, split_prefixes
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write_lines
+from seq2seq.utils import UserError, atomic_write, iter_lines, warn, write_json, write_lines
+
+LONGEST_WORD = 60_000  # characters; sentencepiece counts to 65,535
 
 Check = Callable[[DataConfig, Mapping[str, Corpus]], None]  # raises UserError
 
@@ -44,12 +46,25 @@ def prepare(
             if run.load_config().data != data:
                 raise UserError(f"{run} holds another corpus: prepare it again")
             run.tokenizer_file.unlink(missing_ok=True)
-            src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
+            src, tgt = (learnable(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
             tokenizer.save(run)
             done.append(f"{run.tokenizer_file}: {len(tokenizer.tgt):,} subwords")
         return "\n".join(done)
+
+
+def learnable(path: Path) -> Iterator[str]:
+    """The lines that subwords can be learned from: sentencepiece dies of a word too long."""
+    skipped = []
+    for number, line in enumerate(iter_lines(path), start=1):
+        if len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD:
+            skipped.append(number)
+        else:
+            yield line
+    if skipped:
+        what = f"lines with words of over {LONGEST_WORD:,} characters: {len(skipped):,}"
+        warn(f"{path}: no subwords are learned from {what}, the first is line {skipped[0]:,}")
 
 
 def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
