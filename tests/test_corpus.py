@@ -251,10 +251,8 @@ def test_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     load.assert_called_once_with("some/set", "news", split="validation", revision="abc")
 
 
-def test_words_too_long_for_sentencepiece(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It would abort the process at 65,536 characters."""
+def test_words_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """sentencepiece would abort the process at 65,536 characters."""
     write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
     for side in ("src", "tgt"):
         with (tmp_path / "corpus" / f"train.{side}").open("a") as file:
