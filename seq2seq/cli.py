@@ -4,9 +4,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,7 +13,7 @@ from seq2seq.config import Config, ModelConfig, flatten, hint, load_config, sett
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import TrainingInterrupted, UserError, warn
 
-LINES_AT_A_TIME = 1000
+BYTES_AT_A_TIME = 2**16  # of standard input
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,16 +240,16 @@ def run_predict(options: argparse.Namespace) -> None:
 
     translator = Translator.load(options.run, _overrides(options))
     longest = translator.config.data.max_tokens
-    lines, at_a_time, first = iter(options.sentences), LINES_AT_A_TIME, 1
-    if not options.sentences and sys.stdin.isatty():
-        lines, at_a_time = _prompt(), 1
-    elif not options.sentences:
-        lines = _lines(sys.stdin.buffer)
+    first = 1
+    if options.sentences:
+        chunks = iter([options.sentences])
+    else:
+        chunks = _prompt() if sys.stdin.isatty() else _arriving(sys.stdin.buffer)
 
     def warn_of_cut(index: int, n_tokens: int) -> None:
         warn(f"line {first + index}: {n_tokens:,} tokens, cut to {longest} (data.max_tokens)")
 
-    while chunk := list(islice(lines, at_a_time)):
+    for chunk in chunks:
         for translation in translator.translate(chunk, warn_of_cut):
             sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
         sys.stdout.flush()
@@ -319,20 +318,26 @@ def run_variants(options: argparse.Namespace) -> None:
     )
 
 
-def _lines(stream: Iterable[bytes]) -> Iterator[str]:
-    """The lines of standard input, whatever bytes they hold."""
-    for number, raw in enumerate(stream):
-        line = raw if number else raw.removeprefix(b"\xef\xbb\xbf")
-        yield line.rstrip(b"\r\n").decode("utf-8", "replace")
+def _arriving(stream: Any) -> Iterator[list[str]]:
+    """The lines of standard input, whatever bytes they hold: those that are there at a time."""
+    rest, is_first = b"", True
+    while data := stream.read1(BYTES_AT_A_TIME):
+        *lines, rest = (rest + data).split(b"\n")
+        if lines and is_first:
+            lines[0], is_first = lines[0].removeprefix(b"\xef\xbb\xbf"), False
+        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
+    if rest:
+        rest = rest.removeprefix(b"\xef\xbb\xbf") if is_first else rest
+        yield [rest.rstrip(b"\r").decode("utf-8", "replace")]
 
 
-def _prompt() -> Iterator[str]:
+def _prompt() -> Iterator[list[str]]:
     """What the user types, line by line, until the end of input (Ctrl-D)."""
     print("One sentence per line; Ctrl-D ends.", file=sys.stderr)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         try:
-            yield input()
+            yield [input()]
         except EOFError:
             print(file=sys.stderr)
             return

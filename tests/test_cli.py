@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
@@ -161,7 +161,7 @@ HARD = [
 def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> None:
     """One line out for each line in, and a warning for each line that is cut."""
     lines = HARD * 10
-    monkeypatch.setattr(seq2seq.cli, "LINES_AT_A_TIME", 100)
+    monkeypatch.setattr(seq2seq.cli, "BYTES_AT_A_TIME", 5000)
     out = predict("".join(line + "\n" for line in lines).encode(), *SHORT).decode("utf-8")
     translations = out.removesuffix("\n").split("\n")
     assert translations == translations[: len(HARD)] * 10
@@ -221,22 +221,21 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
 
 
 def test_chunks_and_batches(trained_run: Path, monkeypatch: Patch) -> None:
-    """The order is kept, and no more lines are read ahead than are translated at a time."""
+    """The order is kept, and all lines that are there are answered before more are read."""
     words = ["ba", "du", "ke", "lo", "mi"]
     lines = [" ".join(words[j % 5] for j in range(i, i + 2 + i % 3)) for i in range(63)]
-    out, waiting = io.BytesIO(), []
+    out, text = io.BytesIO(), io.BytesIO(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\n")
 
-    def stdin() -> Iterator[bytes]:
-        for i, line in enumerate(lines):
-            waiting.append(i - out.getvalue().count(b"\n"))
-            yield (b"" if i else b"\xef\xbb\xbf") + line.encode() + b"\n"  # the mark is no text
-        raise KeyboardInterrupt
+    def read1(size: int) -> bytes:
+        assert text.getvalue()[: text.tell()].count(b"\n") == out.getvalue().count(b"\n")
+        if text.tell() == len(text.getvalue()):
+            raise KeyboardInterrupt
+        return text.read(50)
 
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stdin(), isatty=lambda: False))
+    buffer = SimpleNamespace(read1=read1)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=buffer, isatty=lambda: False))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
-    monkeypatch.setattr(seq2seq.cli, "LINES_AT_A_TIME", 7)
     assert main(["predict", "--run", str(trained_run), "--decoding.batch_size", "4"]) == 130
-    assert max(waiting) == 6
     assert out.getvalue().decode().splitlines() == [" ".join(x.split()[::-1]) for x in lines]
 
 
@@ -254,10 +253,10 @@ def test_pipe_is_answered_before_it_ends(trained_run: Path) -> None:
     assert process.stdout
     watchdog = Timer(120, process.kill)
     watchdog.start()
-    for _ in range(2):
-        process.stdin.write(b"ba du\n" * seq2seq.cli.LINES_AT_A_TIME)
+    for n in (1, 1000, 1):
+        process.stdin.write(b"ba du\n" * n)
         process.stdin.flush()
-        for _ in range(seq2seq.cli.LINES_AT_A_TIME):
+        for _ in range(n):
             assert process.stdout.readline() == b"du ba\n"
     rest, _ = process.communicate(b"ke lo\n")
     watchdog.cancel()
