@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2seq import utils
-from seq2seq.utils import UserError, atomic_write, iter_lines, read_bytes, read_lines, write_bytes
+from seq2seq.utils import UserError, atomic_write, read_bytes, read_lines, write_bytes
 
 
 @pytest.fixture
@@ -128,14 +128,6 @@ def test_lines_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: l
             read_lines(path)
     else:
         assert read_lines(path) == [line.rstrip(b"\r").decode() for line in expected]
-
-
-def test_lines_are_streamed(file: Path) -> None:
-    write_bytes(file, b"one\ntwo\n\xff\n")
-    lines = iter_lines(file)
-    assert [next(lines), next(lines)] == ["one", "two"]
-    with pytest.raises(UserError, match="line 3: not UTF-8"):
-        next(lines)
 
 
 def test_json(file: Path) -> None:

@@ -761,9 +761,9 @@ def test_out_of_memory_names_the_batch(run: Path) -> None:
     code = (
         "import resource; from pathlib import Path; step = trainer.Trainer.step\n"
         "def limited(self, batches, *rest):\n"
-        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**22, -1))\n"
         "    many = [trainer.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
+        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, -1))\n"
         "    return step(self, many, *rest)\n"
         "trainer.Trainer.step = limited"
     )
@@ -780,6 +780,15 @@ def test_out_of_memory_names_the_batch(run: Path) -> None:
         r"out of memory at step 0, for \d+ pairs of \d+ source and \d+ .*max_tokens_per_batch"
     )
     assert re.search(expected, ended.stderr)
+
+
+def test_finished_run_without_its_state_is_kept(uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    (run / "last.pt").unlink()
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="is finished"):
+        train(RunFolder(run).load_config(), run)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("name", ["train", "predict"])

@@ -287,6 +287,9 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
     with ExitStack() as stack:
         dist.rank_zero(lambda: stack.enter_context(run.lock()))
         dist.rank_zero(lambda: run.check_same_config(config))
+        if run.summary_file.exists() and not run.state_file.exists():
+            how = "and without last.pt it cannot go on; to train again, use another folder (--run)"
+            raise UserError(f"{run}: training is finished, {how}")
         dist.rank_zero(lambda: run.save_config(config))
         trainer = Trainer(config, run)
         if (n := trainer.data.n_too_long) and dist.rank() == 0:
@@ -294,7 +297,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         stale = [run.summary_file]
         if run.state_file.exists():
             trainer.load_checkpoint()
-        elif not run.summary_file.exists():  # a run that was killed before its first checkpoint
+        else:  # a run may have been killed before its first checkpoint
             stale += [run.metrics_file, run.weights_file]
         if dist.rank() == 0 and not trainer.is_finished:
             for path in stale:
