@@ -99,6 +99,7 @@ class Translator:
                     return greedy(model, src, ratio)
                 return beam_search(model, src, config.beam, config.length_penalty, ratio)
 
-        decoded = cpu.thread_map(decode_batch, batches)
+        with cpu.float32_matmul(n_rows):
+            decoded = cpu.thread_map(decode_batch, batches)
         hypotheses = zip(order, chain.from_iterable(decoded), strict=True)
         return [ids for _, ids in sorted(hypotheses)]

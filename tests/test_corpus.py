@@ -25,7 +25,7 @@ from seq2seq.data.corpus import Corpus, iter_rows, load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare, prepare_corpus
 from seq2seq.evaluation.annotations import check_annotations, load_alignment, load_tags
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, write_text
 
 SPLITS = ("train", "valid", "test")
 FULL = {
@@ -266,11 +266,9 @@ def test_words_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_run_is_not_prepared_from_itself(run: RunFolder) -> None:
-    data = DataConfig(directory=str(run.corpus))
-    (run.corpus / "train.de").parent.mkdir(parents=True, exist_ok=True)
-    (run.corpus / "train.de").write_text("a\n")
+    write_text(run.corpus / "train.de", "a\n")
     with pytest.raises(UserError, match="own copy"):
-        prepare_corpus(data, run)
+        prepare_corpus(DataConfig(directory=str(run.corpus)), run)
     assert (run.corpus / "train.de").read_text() == "a\n"
 
 

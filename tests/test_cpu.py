@@ -10,9 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.nn import functional
 
 from seq2seq import cpu
-from seq2seq.cpu import fast_bfloat16, pick_device, thread_map
+from seq2seq.cpu import SMALL_BATCH, fast_bfloat16, float32_matmul, pick_device, thread_map
+
+
+@pytest.mark.parametrize("rows", [1, SMALL_BATCH, 5000])
+def test_float32_matmul_is_exact(rows: int) -> None:
+    """bfloat16 inside would be wrong by 0.3 here. The setting is restored."""
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    x, w = torch.randn(2, max(rows, 64), 256), torch.randn(512, 256)
+    with float32_matmul(rows):
+        results = [functional.linear(x, w), x.transpose(1, 2) @ x]
+    exact = [x.double() @ w.double().T, x.double().transpose(1, 2) @ x.double()]
+    for result, expected in zip(results, exact, strict=True):
+        assert (result - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert products.fp32_precision == before
 
 
 def test_fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

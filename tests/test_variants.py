@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import entmax
@@ -72,7 +71,6 @@ def multi_head(**parts: Any) -> MultiHeadAttention:
 def traced(
     module: Attention, x: Tensor, kv: KeyValue, mask: Tensor | None, start: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Context and weights."""
     module.recorded = []
     context = module(x, kv, mask, start)
     (trace,), module.recorded = module.recorded, None
@@ -310,14 +308,6 @@ def test_fast_path(kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) ->
         losses = ((out * direction).sum() for out in (slow, fast))
         gradients = [torch.autograd.grad(x, parameters, retain_graph=True) for x in losses]
         torch.testing.assert_close(*gradients)
-
-
-def test_sdpa_is_for_single_queries_and_gpus() -> None:
-    assert heart._sdpa_is_faster(torch.zeros(2, 4, 1, 8))
-    assert not heart._sdpa_is_faster(torch.zeros(2, 4, 5, 8))
-    assert heart._sdpa_is_faster(torch.zeros(1, 4, 1, 8).bfloat16())
-    assert not heart._sdpa_is_faster(torch.zeros(2, 4, 1, 8).bfloat16())
-    assert heart._sdpa_is_faster(cast(Tensor, SimpleNamespace(is_cuda=True, shape=(2, 4, 5, 8))))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

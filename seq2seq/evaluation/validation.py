@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from seq2seq import cpu
 from seq2seq.config import Config
 from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
@@ -29,7 +30,8 @@ def validation_loss(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid:
     loss, n_tokens = 0.0, 0
     for rows in make_token_batches(src, tgt, config.train.max_tokens_per_batch):
         batch = make_batch(src, tgt, rows).to(device)
-        loss += batch_loss(model, batch, smoothing=0.0).item()
+        with cpu.float32_matmul(config.train.max_tokens_per_batch):
+            loss += batch_loss(model, batch, smoothing=0.0).item()
         n_tokens += batch.n_target_tokens
     return loss / n_tokens
 

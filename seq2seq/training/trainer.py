@@ -99,7 +99,7 @@ class Trainer:
                 f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target "
                 "tokens: lower train.max_tokens_per_batch and raise train.grad_accum_steps"
             )
-            with cpu.oom_as_user_error(hint):
+            with cpu.oom_as_user_error(hint), cpu.float32_matmul(config.max_tokens_per_batch):
                 with cpu.autocast(config.precision, self.device):
                     loss = batch_loss(self.model, part, config.label_smoothing, r_drop_alpha)
                 (loss / n_tokens).backward()
