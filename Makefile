@@ -25,7 +25,7 @@ CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict attend compare bench scale test quick check soak clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend compare bench scale test quick check soak mutants clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -69,8 +69,13 @@ check: test ## the tests, lint, format, imports and types
 soak: setup ## kill training runs a hundred times: they end as if not killed
 	KILLS=100 $(VENV)/bin/pytest tests/test_kill.py
 
+mutants: setup ## change the core in thousands of ways, and list what no test notices (hours)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"
+	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run $(MUTANTS)
+	$(VENV)/bin/mutmut results
+
 clean: ## remove everything made: environment, corpora, runs
-	rm -rf $(VENV) $(PEERS) runs data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) runs mutants data/tandem/corpus build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find seq2seq data tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -117,18 +117,25 @@ def first_steps(run: Path) -> dict[str, float]:
     }
 
 
-def measure_predict(run: Path, text: Path, n_lines: int) -> Row:
+def write_hard_lines(data: Path, path: Path) -> None:
+    """500 lines of 1 to 20 sentences, of nearly as many lengths."""
+    lines = (data / "train.de").read_text("utf-8").splitlines()
+    write_lines(path, [" ".join(lines[i : i + 1 + i % 20]) for i in range(500)])
+
+
+def measure_predict(run: Path, text: Path, n_lines: int, ratio: int = 0) -> Row:
     """Seconds until the first line comes out of a pipe, lines per second, peak memory."""
     # Ten subwords per line: a model that has hardly learned anything does not know when to stop.
-    command = [*SEQ2SEQ, "predict", "--run", str(run), "--decoding.max_length_ratio", "0"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [*SEQ2SEQ, "predict", "--run", str(run), "--decoding.max_length_ratio", str(ratio)]
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet)
     assert process.stdin
     assert process.stdout
-    pipe = process.stdin
+    stdin = process.stdin
 
     def feed() -> None:
-        with pipe:
-            pipe.writelines(repeated(text, n_lines))
+        with stdin:
+            stdin.writelines(repeated(text, n_lines))
 
     began = time.perf_counter()
     Thread(target=feed).start()
@@ -148,7 +155,9 @@ def growth(sizes: list[int], peaks: list[float]) -> str:
     return f"{(peaks[-1] - peaks[-2]) * 1e6 / (sizes[-1] - sizes[-2]):,.0f}"
 
 
-def tables(training: dict[int, Row], translating: dict[int, Row]) -> Iterator[str]:
+def tables(
+    training: dict[int, Row], translating: dict[int, Row], hard: dict[int, Row]
+) -> Iterator[str]:
     """The results as lines of Markdown."""
     yield (
         "`make scale DATA=PATH`: Multi30k repeated; a tiny model, so steps and translations say "
@@ -166,8 +175,12 @@ def tables(training: dict[int, Row], translating: dict[int, Row]) -> Iterator[st
     yield f"| bytes per additional pair | | {prepare} | | {start} | | {steps} |"
     yield from ("", "| lines from a pipe | first line after, s | lines/s | MB |")
     yield "| --- | --- | --- | --- |"
-    for n_lines, (first, rate, peak) in translating.items():
-        yield f"| {n_lines:,} | {first:,.1f} | {rate:,.0f} | {peak:,.1f} |"
+    rows = [(f"{n_lines:,}", row) for n_lines, row in translating.items()]
+    rows += [
+        (f"{n_lines:,}, hard: all lengths, to the limit", row) for n_lines, row in hard.items()
+    ]
+    for name, (first, rate, peak) in rows:
+        yield f"| {name} | {first:,.1f} | {rate:,.0f} | {peak:,.1f} |"
 
 
 def main() -> None:
@@ -195,7 +208,9 @@ def main() -> None:
         for n_lines in arguments.sizes:
             translating[n_lines] = measure_predict(run, arguments.data / "train.de", n_lines)
             print(f"{n_lines:,} lines: {translating[n_lines]}", file=sys.stderr)
-    lines = list(tables(training, translating))
+        write_hard_lines(arguments.data, folder / "hard.de")
+        hard = {n: measure_predict(run, folder / "hard.de", n, 2) for n in (1000, 4000, 16000)}
+    lines = list(tables(training, translating, hard))
     write_lines(FOLDER / "scale.md", lines)
     print("\n".join(lines))
 

@@ -1,19 +1,27 @@
 """The command line: one subcommand per stage, no logic of its own."""
 
 import argparse
+import codecs
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from seq2seq.config import Config, ModelConfig, flatten, hint, load_config, settings
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import TrainingInterrupted, UserError, warn
+from seq2seq.utils import TrainingInterrupted, UserError, printable, refuse_utf16, warn
 
 BYTES_AT_A_TIME = 2**16  # of standard input
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is one line that controls no terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("torchrun is for seq2seq train; all else runs in one process")
-        tune_process()
+        tune_process(10_000 if options.command in (run_train, run_compare) else 1_024)
         options.command(options)
         sys.stdout.flush()
         return 0
@@ -65,17 +73,18 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
 
 
-def tune_process() -> None:
+def tune_process(n_kernels: int = 10_000) -> None:
     """Settings of this whole process that make it faster; for our own commands only.
 
     glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
-    blocks at every step took a fifth of it. oneDNN keeps 10,000 kernels, one per matrix shape,
-    unless the user has set a number: with its default of 1,024, less than the shapes of an epoch,
-    making them anew took a third of a step on a Xeon with AMX. It reads it at the first product.
+    blocks at every step took a fifth of it. oneDNN keeps ``n_kernels``, one per matrix shape,
+    unless the user has set a number; it reads it at the first product. An epoch has 5,000 shapes,
+    the same in each: with 1,024, making them anew took a third of a step on a Xeon with AMX. Lines
+    from a pipe have new ones without end, and memory settles when that many are kept.
     """
     from seq2seq.cpu import call_glibc
 
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "10000")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(n_kernels))
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
     call_glibc("mallopt", m_mmap_threshold, largest)
     call_glibc("mallopt", m_trim_threshold, largest)
@@ -83,7 +92,7 @@ def tune_process() -> None:
 
 def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     """The subcommands; ``with_part_names`` shows the parts of attention, and loads torch."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="seq2seq",
         description="A small, readable Transformer: train it, score it, translate with it.",
         allow_abbrev=False,
@@ -198,49 +207,57 @@ def _config_and_run(options: argparse.Namespace) -> tuple[Config, RunFolder]:
     return config, RunFolder(options.run or Path("runs") / options.config.stem)
 
 
+def show(*lines: str) -> None:
+    """Print lines, whoever wrote what is in them."""
+    print(*map(printable, lines), sep="\n")
+
+
 def run_prepare(options: argparse.Namespace) -> None:
     from seq2seq.data.prepare import prepare
     from seq2seq.evaluation.annotations import check_annotations
 
     config, run = _config_and_run(options)
-    print(prepare(config, run, options.stage, check_annotations))
+    show(*prepare(config, run, options.stage, check_annotations).split("\n"))
 
 
 def run_train(options: argparse.Namespace) -> None:
     from seq2seq.data.prepare import is_prepared, prepare
     from seq2seq.evaluation.annotations import check_annotations
+    from seq2seq.evaluation.metrics import LABELS
     from seq2seq.training import train
     from seq2seq.training.distributed import init_distributed, rank, rank_zero
 
     def prepared() -> tuple[Config, RunFolder]:
         config, run = _config_and_run(options)
         if not is_prepared(config, run):
-            print(prepare(config, run, check=check_annotations))
+            show(*prepare(config, run, check=check_annotations).split("\n"))
         return config, run
 
     with init_distributed():
         config, run = rank_zero(prepared)
         summary = train(config, run)
         if rank() == 0:
-            print(
-                f"{run}: best validation BLEU {summary['best_valid_bleu']:.2f} at step "
-                f"{summary['best_step']:,} of {summary['steps']:,}, {summary['minutes']:.1f} "
-                f"minutes, {summary['parameters']:,} parameters"
+            by = summary["selected_by"]
+            show(
+                f"{run}: best validation {LABELS.get(by, by)} {summary[f'best_valid_{by}']:.2f} "
+                f"at step {summary['best_step']:,} of {summary['steps']:,}, "
+                f"{summary['minutes']:.1f} minutes, {summary['parameters']:,} parameters"
             )
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     from seq2seq.evaluation.evaluate import evaluate, format_evaluation
 
-    print(format_evaluation(evaluate(options.run, _overrides(options))))
+    show(*format_evaluation(evaluate(options.run, _overrides(options))).split("\n"))
 
 
 def run_predict(options: argparse.Namespace) -> None:
+    from seq2seq.data.tokenizer import InputReport
     from seq2seq.translator import Translator
 
     translator = Translator.load(options.run, _overrides(options))
     longest = translator.config.data.max_tokens
-    first = 1
+    first, report = 1, InputReport(translator.tokenizer.src)
     if options.sentences:
         chunks = iter([options.sentences])
     else:
@@ -254,6 +271,8 @@ def run_predict(options: argparse.Namespace) -> None:
             sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
         sys.stdout.flush()
         first += len(chunk)
+        report.add(chunk)
+    report.warn()
 
 
 def run_attend(options: argparse.Namespace) -> None:
@@ -267,10 +286,10 @@ def run_attend(options: argparse.Namespace) -> None:
     folders = options.compare or [options.run]
     runs = [RunView.load(x, options.sentence, _overrides(options)) for x in folders]
     for run in runs:
-        print(f"{run.name}: {run.trace.tgt.text}")
+        show(f"{run.name}: {run.trace.tgt.text}")
     views = select_views(runs, options.view, options.layer, options.head)
     write_attention(views, path, ending)
-    print(f"written: {path}")
+    show(f"written: {path}")
 
 
 def run_compare(options: argparse.Namespace) -> None:
@@ -283,8 +302,7 @@ def run_compare(options: argparse.Namespace) -> None:
     run_all(runs)
     results = collect(experiment, runs, folder)
     report = write_report(results, folder)
-    print(summary(results))
-    print(f"report: {report}")
+    show(*summary(results).split("\n"), f"report: {report}")
 
 
 def n_parameters(model: ModelConfig, **parts: Any) -> int:
@@ -320,15 +338,18 @@ def run_variants(options: argparse.Namespace) -> None:
 
 def _arriving(stream: Any) -> Iterator[list[str]]:
     """The lines of standard input, whatever bytes they hold: those that are there at a time."""
-    rest, is_first = b"", True
-    while data := stream.read1(BYTES_AT_A_TIME):
-        *lines, rest = (rest + data).split(b"\n")
-        if lines and is_first:
-            lines[0], is_first = lines[0].removeprefix(b"\xef\xbb\xbf"), False
-        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
-    if rest:
-        rest = rest.removeprefix(b"\xef\xbb\xbf") if is_first else rest
-        yield [rest.rstrip(b"\r").decode("utf-8", "replace")]
+    data = stream.read1(BYTES_AT_A_TIME)
+    refuse_utf16(data, "standard input")
+    rest, data, has_warned = b"", data.removeprefix(codecs.BOM_UTF8), False
+    while data or rest:
+        *lines, rest = (rest + data).split(b"\n") if data else (rest, b"")
+        texts = [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
+        if not has_warned and any("\ufffd" in text for text in texts):
+            has_warned = True
+            what = "there is U+FFFD, as which bytes that are not UTF-8 are read"
+            warn(f"standard input: {what}; iconv -f ENCODING -t UTF-8 converts them")
+        yield texts
+        data = stream.read1(BYTES_AT_A_TIME)
 
 
 def _prompt() -> Iterator[list[str]]:

@@ -28,6 +28,7 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 VocabSize = Annotated[int, Meta(gt=4 + 256, lt=2**31)]
 Ratio = Annotated[float, Meta(ge=0, le=100)]
 Language = Annotated[str, Meta(pattern=r"^[\w-]+$")]
+SelectBy = Literal["auto", "bleu", "chrf", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 toml_value = partial(json.dumps, ensure_ascii=False)
@@ -118,6 +119,7 @@ class TrainConfig:
     max_grad_norm: Annotated[Natural, "gradient clipping by global norm; 0: off"] = 1.0
     ema_decay: Annotated[Fraction, "exponential moving average of the weights; 0: off"] = 0.0
     validate_every: Annotated[PositiveInt, "steps between validations"] = 500
+    select_by: Annotated[SelectBy, "what is best; auto: BLEU, or chrF for short targets"] = "auto"
     patience: Annotated[NaturalInt, "validations without gain before stopping; 0: never"] = 0
     precision: Annotated[Precision, "auto: bfloat16 where the machine is fast at it"] = "auto"
     tensorboard: Annotated[bool, "write TensorBoard events (needs the package)"] = False
@@ -258,8 +260,10 @@ def _file_sources(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[ConfigSou
     if path.resolve() in seen:
         raise UserError(f"{path}: is its own base")
     if "base" in table:
-        base = path.parent / str(table.pop("base"))
-        yield from _file_sources(base, (*seen, path.resolve()))
+        base = table.pop("base")
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base: must be text, the name of another file")
+        yield from _file_sources(path.parent / base, (*seen, path.resolve()))
     yield ConfigSource(str(path), flatten_toml(table))
 
 
@@ -284,7 +288,9 @@ def _check_consistency(config: Config) -> None:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bytes(path).decode("utf-8-sig"))
+        table = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
+        repr(table)  # fails here, and in no message, for a hexadecimal number of a page
+        return table
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or not a path
         raise UserError(f"{path}: not a TOML file: {error}") from None
 

@@ -7,14 +7,14 @@ and evaluation need; ``last.pt`` is what training resumes from. Nothing read can
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
-from seq2seq.utils import UserError, file_name, read_bytes, write_bytes
+from seq2seq.utils import UserError, file_name, open_file, read_bytes, refuse_links, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,18 +65,34 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Let no other process write here (``UserError``); remove what a killed one left behind.
 
-        The lock follows no link and ends with its process; filelock uses a marker file where the
-        file system has no locks.
+        All that is written here is written under it, so it refuses folders that are links. It ends
+        with its process; filelock uses a marker file where the file system has no locks.
         """
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
+        refuse_links(self.path / "lock", self.corpus, self.hypotheses, self.tensorboard)
         try:
             with FileLock(self.path / "lock", timeout=0):
                 for folder in (self.path, self.corpus, self.hypotheses):
                     for leftover in folder.glob("*.????????.tmp"):
                         leftover.unlink(missing_ok=True)
-                yield
+                try:
+                    yield
+                finally:
+                    if new:
+                        self._remove_unused(new)
         except Timeout:
             raise UserError(f"{self}: another process is at work in this folder") from None
+
+    def _remove_unused(self, new: list[Path]) -> None:
+        """Of work that could not begin, nothing stays: ``new`` are folders made for it."""
+        with suppress(OSError):
+            self.corpus.rmdir()  # as all below, only where it is empty
+        with suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == ["lock"]:
+                (self.path / "lock").unlink()
+            for folder in new:
+                folder.rmdir()
 
     # --- configuration ---
 
@@ -92,8 +108,9 @@ class RunFolder:
 
     @property
     def has_started(self) -> bool:
-        """Whether training has started, or is done even if ``last.pt`` is gone since."""
-        return any(x.exists() for x in (self.state_file, self.summary_file, self.diverged_file))
+        """Whether training has started, or there is what it made even if ``last.pt`` is gone."""
+        made = (self.state_file, self.weights_file, self.summary_file, self.diverged_file)
+        return any(path.exists() for path in made)
 
     def check_same_config(self, config: Config, fixed: tuple[str, ...] = ()) -> None:
         """``UserError`` if training has started with other settings; ``fixed`` never may change."""
@@ -119,18 +136,16 @@ class RunFolder:
         write_bytes(self.weights_file, save(content, metadata))
 
     def load_weights(self, fingerprint: str) -> "dict[str, Tensor]":
-        """What ``save_weights`` wrote; ``UserError`` if damaged, or of another tokenizer."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        """What ``save_weights`` wrote; ``UserError`` if damaged, or of another tokenizer.
 
-        content = read_bytes(self.weights_file)
-        try:
-            tensors = load(content)
-            size = int.from_bytes(content[:8], "little")
-            metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-            provenance = json.loads(metadata.get("provenance", "{}"))
-        except (SafetensorError, ValueError, RecursionError) as error:
-            raise UserError(f"{self.weights_file}: not a safetensors file: {error}") from None
+        The tensors are mapped from the file: they take no memory until they are copied.
+        """
+        from safetensors import safe_open
+
+        path, what = self.weights_file, "a safetensors file"
+        with _errors_of(path, what), safe_open(path, "pt") as file:
+            provenance = json.loads((file.metadata() or {}).get("provenance", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_provenance(provenance, fingerprint, self.weights_file)
         return tensors
 
@@ -146,21 +161,31 @@ class RunFolder:
         """What ``save_state`` wrote (tensors and plain values, never code); or ``UserError``."""
         import torch
 
-        try:
-            state = dict(torch.load(self.state_file, map_location="cpu", weights_only=True))
-        except Exception as error:  # pickle, zip and torch each raise their own
-            reason = str(error).split("\n")[0]
-            raise UserError(f"{self.state_file}: not a training state: {reason}") from None
+        with _errors_of(self.state_file, "a training state") as file:
+            state = dict(torch.load(file, map_location="cpu", weights_only=True))
         _check_provenance(state.pop("provenance", None), fingerprint, self.state_file)
         return state
+
+
+@contextmanager
+def _errors_of(path: Path, what: str) -> Iterator[BinaryIO]:
+    """The open file ``path``; a ``UserError`` if whoever reads it says that it is not ``what``."""
+    with open_file(path) as file:
+        try:
+            yield file
+        except Exception as error:  # pickle, zip, safetensors and torch each raise their own
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{path}: not {what}: {reason}") from None
 
 
 def _check_provenance(saved: Any, fingerprint: str, path: Path) -> None:
     """``UserError`` unless ``path`` was written by this version, for this tokenizer."""
     saved = saved if isinstance(saved, dict) else {}
-    version, tokenizer = saved.get("format"), saved.get("tokenizer")
+    version, tokenizer = saved.get("format"), saved.get("tokenizer")  # of any type and size
+    version = version if isinstance(version, int) and version in range(1000) else None
+    tokenizer = tokenizer if isinstance(tokenizer, str) else None
     if version != FORMAT:
-        problem = f"written by another version of seq2seq (format {version!r:.20}, not {FORMAT})"
+        problem = f"written by another version of seq2seq (format {version}, not {FORMAT})"
         raise UserError(f"{path}: {problem}: train again")
     if tokenizer != fingerprint:
         beside = f"but the tokenizer.model beside it is {fingerprint!r}"

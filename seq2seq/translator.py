@@ -1,7 +1,6 @@
 """From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from seq2seq import cpu
 from seq2seq.config import Config
 from seq2seq.data.batches import pad
 from seq2seq.data.tokenizer import EOS, Tokenizer, clean
-from seq2seq.model.decoding import beam_search, greedy, prepare_for_decoding
-from seq2seq.model.transformer import Seq2Seq
+from seq2seq.model.decoding import beam_search, greedy, in_bfloat16, sharing_copy, store_by_columns
+from seq2seq.model.transformer import Seq2Seq, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError
 
@@ -27,28 +26,44 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if name in stored}
 
 
+def _describe(tensor: Tensor | None) -> str:
+    """Its shape and type, if it is there; the floating-point types of weights are one type."""
+    if tensor is None:
+        return "missing"
+    is_float = tensor.is_floating_point() and tensor.itemsize > 1
+    return f"{tuple(tensor.shape)} of {'floats' if is_float else tensor.dtype}"
+
+
 class Translator:
     """A model with its tokenizer and the settings of its run: text in, text out."""
 
     def __init__(self, model: Seq2Seq, tokenizer: Tokenizer, config: Config) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self._prepare = cache(partial(prepare_for_decoding, model))  # by whether in bfloat16
 
     @classmethod
     def load(cls, run: RunFolder | Path | str, overrides: Overrides = None) -> "Translator":
         """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``."""
         run = RunFolder(run)
         config = run.load_config(overrides)
+        for path in (run.tokenizer_file, run.weights_file):
+            if not path.exists():
+                raise UserError(f"{path}: No such file; seq2seq train --run {run} makes it")
         tokenizer = Tokenizer.load(run, config)
         saved = run.load_weights(tokenizer.fingerprint)
-        model = Seq2Seq.build(config.model, tokenizer)
-        own = named_tensors(model)
-        for name in sorted(own.keys() | saved.keys()):
-            has, wants = (tuple(x[name].shape) if name in x else "missing" for x in (saved, own))
+        n_layers = config.model.encoder_layers + config.model.decoder_layers
+        if n_layers > len(saved):
+            raise UserError(f"{run.weights_file}: too little for {n_layers:,} layers (config.toml)")
+        wanted = named_tensors(empty_model(config))  # the configuration's sizes may be any
+        for name in sorted(wanted.keys() | saved.keys()):
+            has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))
             if has != wants:
-                problem = f"{name!r} is {has}, but the configuration asks for {wants}"
+                problem = f"{name!r:.99} is {has}, but the configuration asks for {wants}"
                 raise UserError(f"{run.weights_file}: {problem}")
-            own[name].detach().copy_(saved[name])
+        model = Seq2Seq.build(config.model, tokenizer)
+        for name, tensor in named_tensors(model).items():
+            if not tensor.detach().copy_(saved[name]).isfinite().all():
+                raise UserError(f"{run.weights_file}: {name!r} is not finite: train again")
+        store_by_columns(model)
         return cls(model.to(cpu.pick_device()), tokenizer, config)
 
     def translate(self, sentences: Sequence[str], on_cut: OnCut = None) -> list[str]:
@@ -88,7 +103,12 @@ class Translator:
         precision = cpu.resolve_precision(config.precision, device)
         if config.precision == "auto" and (device.type != "cpu" or n_rows < cpu.SMALL_BATCH):
             precision = "float32"
-        model = self._prepare(precision == "bfloat16")
+        model = self.model
+        if precision == "bfloat16":
+            model = in_bfloat16(model)
+        elif model.training:
+            model = sharing_copy(model)
+        model.eval()
 
         def decode_batch(rows: list[int]) -> list[list[int]]:
             src = pad([src_ids[i] for i in rows]).to(device)

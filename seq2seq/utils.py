@@ -6,12 +6,21 @@ import errno
 import json
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
+
+# C0 and C1 but the tab, line separators, marks that turn the direction of text, half characters.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class UserError(Exception):
@@ -38,10 +47,15 @@ class TrainingInterrupted(Exception):
         self.signal_number = signal_number
 
 
+def printable(text: str) -> str:
+    """``text``, whoever wrote it, as one line that controls no terminal."""
+    return _CONTROL.sub(lambda control: ascii(control[0])[1:-1], text)
+
+
 def warn(line: str) -> None:
     """Print a line on standard error; never fails, even where nobody reads it."""
     with suppress(OSError, ValueError):
-        print(f"seq2seq: {line}\n", end="", file=sys.stderr, flush=True)
+        print(f"seq2seq: {printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -71,9 +85,39 @@ def file_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """A file to read; ``UserError`` if it cannot be read, or is a pipe or a device.
+
+    Those may never answer or never end, and much is read twice.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:  # for a pipe's other end
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with file_errors(path), open(path, "rb", opener=without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path}: a pipe or a device: save what it holds as a file")
+        yield file
+
+
+def refuse_links(*paths: Path) -> None:
+    """``UserError`` if one of these, about to be written to, is a link and so may lead anywhere."""
+    if links := [path for path in paths if path.is_symlink()]:
+        raise UserError(f"{links[0]}: a link, which is not written through: remove or replace it")
+
+
 def read_bytes(path: Path) -> bytes:
-    with file_errors(path):
-        return path.read_bytes()
+    with open_file(path) as file:
+        return file.read()
+
+
+def refuse_utf16(start: bytes, origin: object) -> None:
+    """``UserError`` if a text with this start is UTF-16: it says so, or much of it is NUL."""
+    says_so = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if says_so or start.count(0) * 3 > len(start):
+        what = "UTF-16, or damaged: iconv -f UTF-16 -t UTF-8 converts it"
+        raise UserError(f"{origin}: not UTF-8 but {what}")
 
 
 def iter_lines(path: Path) -> Iterator[str]:
@@ -81,8 +125,10 @@ def iter_lines(path: Path) -> Iterator[str]:
 
     ``UserError`` if it cannot be read or a line, named by its number, is not UTF-8.
     """
-    with file_errors(path), path.open("rb") as file:
-        if file.peek(3).startswith(codecs.BOM_UTF8):
+    with open_file(path) as file:
+        start = file.peek(3)
+        refuse_utf16(start, path)
+        if start.startswith(codecs.BOM_UTF8):
             file.read(3)
         for number, line in enumerate(file, start=1):
             try:
@@ -96,19 +142,19 @@ def read_lines(path: Path) -> list[str]:
     return list(iter_lines(path))
 
 
-def read_json(path: Path, text: str | bytes | None = None) -> dict[str, Any]:
-    """The JSON object in a file, or in the ``text`` of one of its lines."""
+def read_json(path: Path, kind: Any = dict[str, Any], text: str | None = None) -> Any:
+    """The JSON in a file, or in the ``text`` of one of its lines; ``UserError`` if not a ``kind``.
+
+    What a ``TypedDict`` does not name is left out.
+    """
     try:
-        value = json.loads(read_bytes(path) if text is None else text)
+        return msgspec.json.decode(read_bytes(path) if text is None else text, type=kind)
     except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: damaged, or not written by this program; remove it")
-    return value
+        raise UserError(f"{path}: damaged, or not written by this program; remove it") from None
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    return [read_json(path, line) for line in iter_lines(path)]
+def read_json_lines(path: Path, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:
+    return [read_json(path, kind, line) for line in iter_lines(path)]
 
 
 @contextmanager

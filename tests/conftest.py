@@ -114,6 +114,7 @@ learning_rate = 5e-3
 warmup_steps = 50
 label_smoothing = 0.0
 validate_every = 150
+select_by = "bleu"
 precision = "float32"
 """
 

@@ -126,7 +126,7 @@ def test_evaluation_reports_alignment_and_tags(
     for split in ("valid", "test"):
         sizes = [len(line.split()) for line in read_lines(run.split_file(split, "src"))]
         gold = [" ".join(f"{i}-{n - 1 - i}" for i in range(n)) for n in sizes]
-        tags = ["short" if n < 4 else "long even" if n % 2 == 0 else "long" for n in sizes]
+        tags = ["short" if n < 4 else "long \x1beven" if n % 2 == 0 else "long" for n in sizes]
         write_lines(run.split_file(split, "src-tgt.align"), gold)
         write_lines(run.split_file(split, "tags"), tags)
     leftover = run.hypotheses / "test.txt.abcdefgh.tmp"
@@ -147,7 +147,8 @@ def test_evaluation_reports_alignment_and_tags(
     assert known_best_head(run, replace(model, n_heads=best.head - 1)) is None
     texts = (run.hypotheses_file("test"), run.split_file("test", "tgt"))
     exact = [a == b for a, b in zip(*map(read_lines, texts), strict=True)]
-    for name in ("short", "long", "even"):
+    assert "\x1b" not in out
+    for name in ("short", "long", "\x1beven"):
         rows = [i for i, names in enumerate(tags) if name in names.split()]
         share = 100 * sum(exact[i] for i in rows) / len(rows)
         assert result["tags"][name] == {"pairs": len(rows), "exact_match": share}

@@ -60,12 +60,12 @@ def failure(capsys: Capture) -> Failure:
 
 @pytest.fixture
 def predict(trained_run: Path, monkeypatch: Patch) -> Predict:
-    def predict(text: bytes, *more: str) -> bytes:
+    def predict(text: bytes, *more: str, status: int = 0) -> bytes:
         """What ``predict`` writes for some standard input."""
         out = io.BytesIO()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, write_through=True))
-        assert main(["predict", "--run", str(trained_run), *more]) == 0
+        assert main(["predict", "--run", str(trained_run), *more]) == status
         return out.getvalue()
 
     return predict
@@ -173,6 +173,26 @@ def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> No
     assert warned == [str(i) for i, line in enumerate(lines, start=1) if len(line) > 1000]
 
 
+def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> None:
+    """They change no translation, and each kind is named once."""
+    odd = "ba\u00a0du\u202fke\n\ufeff\u200eb\u00ada\u200b\tdu\n\u2581mi\u3000na\u00a0\nΩ ba\nΩ\n"
+    assert predict(odd.encode()).decode().splitlines()[:3] == ["ke du ba", "du ba", "na mi"]
+    replaced, unknown = capsys.readouterr().err.splitlines()
+    assert "U+00A0 no-break space (lines: 2)" in replaced
+    assert re.findall(r"U\+\w+|\d+(?=\))", unknown) == ["U+03A9", "2"]
+    assert predict("ba du\nba ke".encode("utf-8-sig")) == b"du ba\nke ba\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_input_in_another_encoding(predict: Predict, capsys: Capture) -> None:
+    text = "ba du\nbä\nkö du\n"
+    assert predict(text.encode("latin-1")).startswith(b"du ba\n")
+    assert capsys.readouterr().err.count("iconv") == 1
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        assert predict(text.encode(encoding), status=1) == b""
+        assert re.fullmatch("seq2seq: .*UTF-16.*\n", capsys.readouterr().err)
+
+
 def fuzzed_line(rng: random.Random) -> bytes:
     """A line without its end, of one of the kinds that break programs."""
     word = rng.choice(["ba", "du", "ke"])
@@ -216,7 +236,7 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
     assert all(len(line.splitlines()) <= 1 for line in out)
     warned = [line.split(":")[1] for line in capsys.readouterr().err.splitlines()]
     assert {f" line {at + 1}" for at in huge} <= set(warned)
-    assert all(re.fullmatch(r" line \d+", line) for line in warned)
+    assert all(re.fullmatch(r" line \d+| characters .*| standard input", line) for line in warned)
     assert predict(b"\n" * n) == b"\n" * n
 
 
@@ -351,11 +371,7 @@ def test_too_little_memory(trained_run: Path, monkeypatch: Patch, failure: Failu
     assert re.search(r"decoding\.batch_size .*256", message)
 
 
-def test_missing_and_damaged_run(tmp_path: Path, run: RunFolder, failure: Failure) -> None:
-    gone = tmp_path / "gone"
-    for words in (["evaluate", "--run", gone], ["predict", "--run", gone, "x"]):
-        assert failure(*words).startswith(f"{gone}: ")
-        assert not gone.exists()
+def test_missing_and_damaged_files(run: RunFolder, failure: Failure) -> None:
     damages = {
         "model.safetensors": bytes(20), "tokenizer.model": b"junk", "corpus/report.json": b"[]",
         "config.toml": b"[model]\nd_ff = 'x'\n", "corpus/test.tgt": b"\xff\n" * 100,
@@ -366,7 +382,9 @@ def test_missing_and_damaged_run(tmp_path: Path, run: RunFolder, failure: Failur
         path.write_bytes(content)
         assert path.name in failure("evaluate", "--run", run)
         path.unlink()
-        assert f"{path}: No such file" in failure("evaluate", "--run", run)
+        message = failure("evaluate", "--run", run)
+        assert f"{path}: No such file" in message
+        assert ("seq2seq train" in message) == ("corpus" not in name and "toml" not in name)
         path.write_bytes(before)
 
 
@@ -416,14 +434,31 @@ def test_wrong_value_changes_nothing(
     assert str(tmp_path / "file") in failure(*words, tmp_path / "file" / "run")
 
 
+def test_nothing_stays_of_what_could_not_begin(
+    tiny_config: Path, tmp_path: Path, monkeypatch: Patch, failure: Failure
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    making, experiments = ["--config", tiny_config, "--run", "new/run"], "configs/experiments"
+    for words in (
+        ["train"], ["prepare"], ["prepare", "tokenizer", *making],
+        ["train", *making, "--data.directory", "gone"], ["train", *making, "--data.test", "gone"],
+        ["prepare", *making, "--data.train", "gone"], ["train", *making, "--model.n_heads", "7"],
+        ["evaluate", "--run", "new"], ["predict", "--run", "new", "x"],
+        ["attend", "--run", "new", "x", "-o", "new/x.html"],
+        ["compare", Path(__file__).parents[1] / experiments / "quick.toml", "--run", "new/run"],
+    ):  # fmt: skip
+        assert failure(*words).startswith("new: ") == (words[1:3] == ["--run", "new"])
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "config.toml").write_text("[page]\n", encoding="utf-8")
+    assert "not of a run" in failure("prepare", *making[:2], "--run", tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["[page]\n"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_train_prepares_what_is_missing(
-    tiny_config: Path, tmp_path: Path, failure: Failure, capsys: Capture
-) -> None:
+def test_train_prepares_what_is_missing(tiny_config: Path, tmp_path: Path, capsys: Capture) -> None:
     run = RunFolder(tmp_path / "r")
     words = ["--config", str(tiny_config), "--run", str(run)]
-    assert "No such file" in failure("prepare", "tokenizer", *words)
     assert main(["prepare", "corpus", *words, "--model.dropout", "0.25", "--model.norm=post"]) == 0
     assert not run.tokenizer_file.exists()
     assert (run.load_config().model.dropout, run.load_config().model.norm) == (0.25, "post")

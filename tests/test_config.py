@@ -157,8 +157,8 @@ def test_base_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "named"),
     [
-        ("'gone.toml'", "gone.toml: No such file"), ("''", "directory"), ("3", "3: No such file"),
-        ("['a.toml']", "['a.toml']: No such file"), ("'some.toml'", "some.toml: is its own base"),
+        ("'gone.toml'", "gone.toml: No such file"), ("''", "directory"), ("3", "some.toml: base:"),
+        ("['a.toml']", "some.toml: base:"), ("'some.toml'", "some.toml: is its own base"),
         ("'other.toml'", "some.toml: is its own base"), ("'loop.toml'", "loop.toml"),
         ('"a\\u0000b"', "not a TOML file"),
     ],

@@ -128,9 +128,9 @@ def test_freed_memory_is_kept_until_trimmed() -> None:
 
 
 PRODUCTS = """
-import torch
-from seq2seq.cli import tune_process
-tune_process()
+import sys, torch
+from seq2seq.cli import main
+main(sys.argv[1:])
 x, weight = torch.ones(1500, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16)
 for rows in 2 * list(range(400, 1450)):
     x[:rows] @ weight
@@ -138,13 +138,16 @@ for rows in 2 * list(range(400, 1450)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("set_before", "misses"), [(None, 1050), ("1024", 2100)])
-def test_kernels_are_cached(set_before: str | None, misses: int) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "set_before", "misses"),
+    [("train --config x", None, 1050), ("predict --run x", None, 2100), ("variants", "9999", 1050)],
+)
+def test_kernels_are_cached(arguments: str, set_before: str | None, misses: int) -> None:
     """As oneDNN itself reports, for 1,050 shapes in two rounds."""
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     environment = {key: value for key, value in os.environ.items() if key != name}
     environment |= {"ONEDNN_VERBOSE": "profile_create"} | ({name: set_before} if set_before else {})
-    command = [sys.executable, "-c", PRODUCTS]
+    command = [sys.executable, "-c", PRODUCTS, *arguments.split()]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = [line for line in result.stdout.splitlines() if ",matmul," in line]
     if not lines:

@@ -10,15 +10,16 @@ from conftest import attention_variants, small_model, with_attention
 
 from seq2seq.config import AttentionConfig
 from seq2seq.data.batches import pad
-from seq2seq.data.tokenizer import BOS, EOS, PAD
+from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.decoding import (
     SUPPRESSED_IDS,
     BeamState,
     beam_search,
     greedy,
+    in_bfloat16,
     length_normalized,
     max_lengths,
-    prepare_for_decoding,
+    store_by_columns,
 )
 from seq2seq.model.transformer import Seq2Seq
 
@@ -55,7 +56,7 @@ def test_greedy_matches_uncached() -> None:
     for model in map(eager_to_stop, range(6)):
         expected = [plain_greedy(model, i, n) for i, n in zip(SOURCES, limits, strict=True)]
         assert greedy(model, pad(SOURCES), 1.5) == expected
-        assert beam_search(model, pad(SOURCES), 1, 1.0, 1.5) == expected
+        assert beam_search(model, pad(SOURCES), 1, 0.0, 1.5) == expected
         ended |= {len(ids) < limit for ids, limit in zip(expected, limits, strict=True)}
     assert ended == {True, False}  # sentences leave the batch early, or stay to their limit
 
@@ -70,24 +71,25 @@ def test_prepared_weights_are_the_same(variant: AttentionConfig) -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     src, tgt = pad(SOURCES), torch.tensor([[BOS, 9, 5, 30]] * 4)
     expected = model(src, tgt)
-    torch.testing.assert_close(prepare_for_decoding(model, bfloat16=False)(src, tgt), expected)
-    in_bfloat16 = prepare_for_decoding(model, bfloat16=True)
     with torch.autocast("cpu", torch.bfloat16):
-        near, by_autocast = in_bfloat16(src, tgt).float(), model(src, tgt).float()
+        near, by_autocast = in_bfloat16(model)(src, tgt).float(), model(src, tgt).float()
     assert not torch.equal(near, expected)
     assert (near - expected).norm() < 0.03 * expected.norm()
     assert (near - expected).norm() < 2 * (by_autocast - expected).norm()
+    store_by_columns(model)
+    torch.testing.assert_close(model(src, tgt), expected)
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
-def test_tall_matrices_are_stored_by_column() -> None:
-    prepared = prepare_for_decoding(small_model(vocab_size=40), bfloat16=False)
-    assert prepared.output.weight.shape == (40, 32)
-    assert prepared.output.weight.stride() == (1, 40)
-    assert prepared.tgt_embedding.weight.stride() == (32, 1)
-    in_bfloat16 = prepare_for_decoding(small_model(), bfloat16=True)
-    assert in_bfloat16.output.weight.dtype == torch.bfloat16
-    assert in_bfloat16.tgt_embedding.weight.dtype == torch.float32  # what all layers add to
+def test_matrices_as_decoding_reads_them() -> None:
+    model = small_model(vocab_size=40)
+    copy = in_bfloat16(model)
+    assert copy.output.weight.dtype == torch.bfloat16
+    assert copy.tgt_embedding.weight is model.tgt_embedding.weight  # what all layers add to
+    store_by_columns(model)
+    assert model.output.weight.shape == (40, 32)
+    assert model.output.weight.stride() == (1, 40)
+    assert model.output.weight is model.tgt_embedding.weight
 
 
 class History(NamedTuple):
@@ -111,13 +113,13 @@ class HistoryModel:
     that a search continues the wrong hypothesis.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, vocab_size: int = 9) -> None:
+        self.seed, self.vocab_size = seed, vocab_size
 
     def answer(self, src: list[int], tgt: list[int]) -> torch.Tensor:
         words = [self.seed, *(token for token in src if token != PAD), -1, *tgt]
         generator = torch.Generator().manual_seed(zlib.crc32(repr(words).encode()))
-        return 2 * torch.randn(9, generator=generator)
+        return 2 * torch.randn(self.vocab_size, generator=generator)
 
     def encode(self, src: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return src, src != PAD
@@ -141,13 +143,20 @@ def log_probabilities(model: HistoryModel, src: list[int], tgt: list[int]) -> to
     return logits.log_softmax(dim=-1)
 
 
+def normalized(total: float, ids: list[int], alpha: float) -> float:
+    """The score of ``ids`` if EOS comes next."""
+    return total / ((5 + len(ids) + 1) / 6) ** alpha
+
+
 def plain_beam_search(
-    model: HistoryModel, src: list[int], beam: int, alpha: float, limit: int
+    model: HistoryModel, src: list[int], beam: int, alpha: float, limit: int, stop: bool = True
 ) -> list[int]:
     """Beam search as the books have it: one sentence, no cache, all continuations sorted."""
     live: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
-    while live and len(finished) < beam and len(live[0][1]) < limit:
+    while live and len(live[0][1]) < limit:
+        if stop and len(finished) >= beam and max(finished)[0] >= normalized(*live[0], alpha):
+            break
         continuations = []
         for total, ids in live:
             steps = log_probabilities(model, src, ids).tolist()
@@ -158,7 +167,7 @@ def plain_beam_search(
             if token != EOS:
                 live.append((total, [*ids, token]))
             elif rank < beam:
-                finished.append((total / ((5 + len(ids) + 1) / 6) ** alpha, ids))
+                finished.append((normalized(total, ids, alpha), ids))
             if len(live) == beam:
                 break
     return max(finished)[1] if finished else max(live)[1]
@@ -170,14 +179,33 @@ def test_beam_search_matches_textbook(beam: int, alpha: float) -> None:
     limits = max_lengths(pad(SOURCES), 0.5).tolist()
     for seed in range(5):
         model = HistoryModel(seed)
-        expected = [
-            plain_beam_search(model, ids, beam, alpha, limit)
-            for ids, limit in zip(SOURCES, limits, strict=True)
-        ]
         hypotheses = beam_search(cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
-        assert hypotheses == expected
-        if beam == 1:
+        # Without a length penalty, no better hypothesis is missed by not searching on.
+        for stop in (True, False) if alpha == 0 else (True,):
+            assert hypotheses == [
+                plain_beam_search(model, ids, beam, alpha, limit, stop)
+                for ids, limit in zip(SOURCES, limits, strict=True)
+            ]
+        if (beam, alpha) == (1, 0):
             assert hypotheses == greedy(cast(Seq2Seq, model), pad(SOURCES), 0.5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_wide_beam_is_exhaustive_search(alpha: float) -> None:
+    a, b = UNK + 1, UNK + 2  # the only words
+    for seed in range(3):
+        model = HistoryModel(seed, vocab_size=b + 1)
+        scores: dict[tuple[int, ...], float] = {}
+        totals: dict[tuple[int, ...], float] = {(): 0.0}
+        for _ in range(10):  # the limit: at ratio 0
+            longer: dict[tuple[int, ...], float] = {}
+            for ids, total in totals.items():
+                steps = log_probabilities(model, [EOS], list(ids)).tolist()
+                scores[ids] = normalized(total + steps[EOS], list(ids), alpha)
+                longer |= {(*ids, word): total + steps[word] for word in (a, b)}
+            totals = longer
+        best = max(scores, key=lambda ids: scores[ids])
+        assert beam_search(cast(Seq2Seq, model), pad([[EOS]]), 600, alpha, 0.0) == [list(best)]
 
 
 @pytest.mark.parametrize("beam", [2, 5])

@@ -21,14 +21,13 @@ from seq2seq.experiments import runs as runs_module
 from seq2seq.experiments.report import Results, collect
 from seq2seq.experiments.runs import (
     Run,
-    empty_model,
     load_experiment,
     measure_speed,
     plan_runs,
     run_all,
 )
 from seq2seq.experiments.statistics import RESAMPLES, compare, resampled_bleu
-from seq2seq.model.transformer import count_parameters
+from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import train
 from seq2seq.utils import TrainingInterrupted, UserError, read_json, read_lines, write_text
@@ -188,6 +187,7 @@ def test_parameters_are_matched(files: Path) -> None:
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants"),
         ("train.epochs = 3", "train.epochs = 2", "variants.longer: no setting differs"),
         ("train.epochs = 3", "train.average = 0.5", "called train.ema_decay now"),
+        ("train.epochs = 3", "train.epochs = 0xHUGE", "not a TOML file"),
         ("train.epochs = 3", "model.n_heads = 3", "variants.longer: model.n_heads = 3"),
         ('"plain"', '"plane"', "baseline: 'plane'"),
         ("[variants.plain]", '[variants."../plain"]', "`key` in `variants`"),
@@ -199,7 +199,7 @@ def test_errors_name_file_and_key(files: Path, old: str, new: str, expected: str
     (files / "nowhere.toml").touch()
     assert old in EXPERIMENT
     with pytest.raises(UserError) as caught:
-        plan(files, EXPERIMENT.replace(old, new, 1))
+        plan(files, EXPERIMENT.replace(old, new.replace("HUGE", "F" * 5000), 1))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (files / "none").exists()  # nothing starts before all variants are valid
@@ -290,7 +290,7 @@ def test_speed_is_measured_once(
         assert len(rounds) == runs_module.SPEED_ROUNDS
         assert min(rounds) > 0
     runs = [variant.runs[0] for variant in results.variants[:2]]
-    kept = {"plain": {}, "gated": {"training": [3.0]}}
+    kept = {x: {"training": [3.0], "decoding": [2.0]} for x in ("plain", "gated")}
     path = tmp_path / "relative_speed.json"
     path.write_text(json.dumps(kept), encoding="utf-8")
     assert measure_speed(runs, tmp_path) == kept

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2seq import utils
+from seq2seq import cli, utils
 from seq2seq.utils import UserError, atomic_write, read_bytes, read_lines, write_bytes
 
 
@@ -109,6 +109,11 @@ def test_unreadable_files(tmp_path: Path) -> None:
             read(tmp_path / "missing")
         with pytest.raises(UserError, match="directory"):
             read(tmp_path)
+        for special in (tmp_path / "pipe", Path("/dev/zero")):
+            if special.parent == tmp_path and not special.exists():
+                os.mkfifo(special)
+            with pytest.raises(UserError, match=f"{special}: "):
+                read(special)
 
 
 ODD = [b"\n", b"\r", b"\xef\xbb\xbf", b"x", b"\xff", b"\x0b", b"\x1c", "\u2028\x85".encode()]
@@ -133,13 +138,24 @@ def test_lines_of_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: l
 def test_json(file: Path) -> None:
     utils.write_json(file, {"ä": [1, None]})
     assert utils.read_json(file) == {"ä": [1, None]}
-    for text in ("{", "[]", "3", "", "[" * 100_000, '"\\ud800"'):
+    for text in ("{", "[]", "3", "", "[" * 100_000, '{"a": "\\ud800"}', '{"a": 1e999}'):
         utils.write_text(file, text)
         with pytest.raises(UserError, match="file: damaged"):
             utils.read_json(file)
         utils.write_lines(file, ['{"a": 1}', text])
         with pytest.raises(UserError, match="file: damaged"):
             utils.read_json_lines(file)
+
+
+def test_text_of_strangers_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\r\nb\x1b[31m\x9b\u202e\u2028ä\udcff"
+    cli.show(text)
+    utils.warn(text)
+    with pytest.raises(SystemExit):
+        cli.main(["predict", f"--{text}"])
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert (out + err).replace("\n", "").isprintable()
 
 
 def test_warning_that_nobody_can_read(monkeypatch: pytest.MonkeyPatch) -> None:

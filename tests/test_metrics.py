@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conftest import SACREBLEU, write_lines
 
-from seq2seq.evaluation.metrics import bleu, exact_match_by_tag, score
+from seq2seq.evaluation.metrics import bleu, exact_match_by_tag, score, suits_bleu
 
 REFERENCES = [
     'He said: "The 3.5-year-old dog didn\'t run, did it?"',
@@ -36,6 +36,17 @@ def test_scores_match_sacrebleu_command(tmp_path: Path) -> None:
     assert {"case:mixed", "tok:13a"} < set(ours["bleu_signature"].split("|"))
     assert "case:lc" in ours["bleu_lowercased_signature"]
     assert "nc:6" in ours["chrf_signature"]
+
+
+def test_bleu_suits_references_of_four_words() -> None:
+    """As 13a sees them: punctuation is a word, Chinese is one word, and so is a number."""
+    long, short = (
+        ["A dog, or two.", "A dog runs fast"],
+        ["昨天汤姆买了两本书。", "3.5", "A dog!", ""],
+    )
+    assert bleu(short, short) == 0  # all of it right
+    assert [suits_bleu(x) for x in (long, short, long + short[:2])] == [True, False, True]
+    assert not suits_bleu(long + short)
 
 
 def test_exact_match_by_tag() -> None:

@@ -2,22 +2,25 @@
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 import torch
 from conftest import SMALL, attention_variants, small_model, with_attention
 from torch import nn
+from untrained import small_tokenizer
 
 from seq2seq.attention.positions import Sinusoidal
-from seq2seq.config import AttentionConfig, ModelConfig
+from seq2seq.config import AttentionConfig, Config, DecodingConfig, ModelConfig
 from seq2seq.cpu import Dropout
 from seq2seq.data.batches import Batch, pad
 from seq2seq.data.tokenizer import BOS, EOS
 from seq2seq.evaluation.tracing import attentions, trace_attentions
-from seq2seq.model.layers import SublayerConnection
+from seq2seq.model.layers import DecoderLayer, FeedForward, SublayerConnection
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
+from seq2seq.translator import Translator
+from seq2seq.viewer.trace import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [SMALL, replace(SMALL, norm="post"), replace(SMALL, n_heads=1, decoder_layers=1)]
@@ -223,3 +226,28 @@ def test_each_stack_has_its_own_heads_and_positions() -> None:
     model = small_model(replace(SMALL, decoder_attention=rotary))
     assert isinstance(model.src_position, Sinusoidal)
     assert model.tgt_position is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_decoding_follows_the_weights(precision: Literal["float32", "bfloat16"]) -> None:
+    """However they change: the translation is that of a new translator, and of the trace."""
+    config = Config(model=SMALL, decoding=DecodingConfig(precision=precision))
+    torch.manual_seed(0)
+    model = Seq2Seq.build(SMALL, small_tokenizer())
+    translator, text, seen = Translator(model, small_tokenizer(), config), "ba du ke lo", set()
+    norm, layer = model.decoder_norm, cast(DecoderLayer, model.decoder[0])
+    for change in (
+        lambda: None,
+        lambda: model.output.weight.data.mul_(-1),
+        lambda: nn.init.normal_(layer.feed_forward.up_proj.weight),
+        lambda: setattr(norm, "weight", nn.Parameter(torch.linspace(-1, 1, 32))),
+        lambda: setattr(layer, "feed_forward", FeedForward(SMALL)),
+        lambda: setattr(norm.weight, "data", torch.linspace(3, -1, 32)),
+        lambda: model.load_state_dict(Seq2Seq.build(SMALL, small_tokenizer()).state_dict()),
+    ):
+        change()
+        (translation,) = translator.translate([text])
+        assert [translation] == Translator(model, small_tokenizer(), config).translate([text])
+        assert trace(translator, text).tgt.text == translation
+        seen.add(translation)
+    assert len(seen) == 7

@@ -4,19 +4,22 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from seq2seq.config import Config, DataConfig, ModelConfig, TrainConfig, dump_config
 from seq2seq.experiments import report as reports
 from seq2seq.experiments.report import Results, VariantResult, comparability_warnings, scores_table
-from seq2seq.experiments.runs import Experiment, Run
+from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import Comparison
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import write_json, write_lines
+from seq2seq.utils import UserError, write_json, write_lines
 
 BASE = Config(data=DataConfig(directory="corpus"))
 CONFIGS = {  # what a model is made of does not matter to the report, but for a matched d_ff
@@ -38,7 +41,7 @@ BLEU = {"plain": [30.0, 32.0], "small": [20.0, 21.0], "gated": [40.0, 44.0], "wi
 
 def evaluation(bleu: float) -> dict[str, Any]:
     scores = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10, "exact_match": bleu / 2}
-    alignment = {"error_rate": bleu + 5, "precision": 1.0, "recall": 2.0}
+    alignment = {"error_rate": bleu + 5}
     tags = {"Case=Nom|$_$": {"pairs": 3, "exact_match": bleu - 1}}
     test = scores | {"alignment": alignment, "tags": tags}
     return {"tests": {"test": test, "other": {key: test[key] for key in scores}}}
@@ -72,11 +75,35 @@ def results(tmp_path: Path) -> Results:
     experiment = Experiment(path, "A question", "base.toml", seeds, "plain", CHANGES, {}, 5.0)
     worse = Comparison(-10.5, -12.0, -9.0, 0.0001, 0.0002, 1.0)
     unsure = Comparison(11.0, -1.25, 23.25, 0.0004, 0.0612, 9.0)
-    small = {"training": [0.5, 0.5, 3.0], "decoding": [2.0, 1.0, 2.0]}
-    gated = {"training": [0.9, 0.9, 0.9], "decoding": [0.5, 0.5, 0.5]}
-    speeds = {"plain": {"training": [1.0], "decoding": [1.0]}, "small": small, "gated": gated}
+    speeds: Speeds = {
+        "plain": {"training": [1.0], "decoding": [1.0]},
+        "small": {"training": [0.5, 0.5, 3.0], "decoding": [2.0, 1.0, 2.0]},
+        "gated": {"training": [0.9, 0.9, 0.9], "decoding": [0.5, 0.5, 0.5]},
+    }
     comparisons = {test: {"small": worse, "gated": unsure} for test in ("test", "other")}
     return Results(experiment, variants, ["test", "other"], comparisons, speeds)
+
+
+def test_any_value_of_another_type_is_refused(results: Results, tmp_path: Path) -> None:
+    runs = results.variants[0].runs
+    folder, speed = runs[0].folder, tmp_path / "relative_speed.json"
+    write_json(speed, {"plain": {"training": [1.0], "decoding": [1.0]}})
+    readers: dict[Path, Callable[[], object]] = {
+        folder.eval_file: lambda: VariantResult("plain", runs),
+        folder.summary_file: lambda: VariantResult("plain", runs),
+        folder.metrics_file: lambda: reports.plot(results, tmp_path),
+        speed: lambda: measure_speed(runs[:1], tmp_path),
+    }
+    for path, read in readers.items():
+        text = path.read_text(encoding="utf-8")
+        values = list(re.finditer(r'(?<= )[\d.]+|(?<=: )"\w+"', text))
+        assert values
+        for value, wrong in product(values, ["null", "[1]", "NaN", "9" * 400, r'"a\nb"']):
+            content = text[: value.start()] + wrong + text[value.end() :]
+            path.write_text(content, encoding="utf-8")
+            with pytest.raises(UserError, match=path.name):
+                read()
+        path.write_text(text, encoding="utf-8")
 
 
 def test_scores_table(results: Results) -> None:
@@ -130,6 +157,25 @@ def test_results_csv(results: Results) -> None:
     assert rows[6][:9] == ["small", "2", "finished", "test", "21.0", "22.0", "31.0", "10.5", "26.0"]
     assert rows[7][3:] == ["other", "21.0", "22.0", "31.0", "10.5", "", "900", "1200", "2.5"]
     assert rows[-1] == ["wild", "2", "diverged", *[""] * 9]
+
+
+def test_names_are_no_markdown(results: Results, tmp_path: Path) -> None:
+    name = "<img src=x>|`[a](b)\x1b[31m\n# c"
+    for variant in results.variants:
+        for scores in variant.scores:
+            scores["test"]["tags"] = {name: {"pairs": 3, "exact_match": 1.0}}
+            scores[name] = scores["other"]
+    experiment = msgspec.structs.replace(results.experiment, title=name)
+    comparisons = results.comparisons | {name: results.comparisons["other"]}
+    tests = ["test", name]
+    hostile = replace(results, experiment=experiment, tests=tests, comparisons=comparisons)
+    report = reports.write_report(hostile, tmp_path).read_text(encoding="utf-8")
+    assert report.count("# c") == report.count("\\n# c") == 4  # title, tag, and test set
+    for found in ("<i", "\x1b", "]("):
+        assert re.sub(r"\\]|^!\[.*", "", report, flags=re.M).count(found) == 0
+    rows = re.findall(r"^\|.*", report, flags=re.M)
+    widths = [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
+    assert widths == [10] * 6 + [2] * 6 + [6] * 6 + [5] * 3
 
 
 def test_report_holds_all_of_it(results: Results, tmp_path: Path) -> None:

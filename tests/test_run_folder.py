@@ -26,6 +26,7 @@ from seq2seq.config import load_config
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.data.tokenizer import Subwords, Tokenizer
 from seq2seq.evaluation.evaluate import evaluate
+from seq2seq.experiments.runs import Run, run_all
 from seq2seq.run_folder import FORMAT, RunFolder
 from seq2seq.training.trainer import Trainer, train
 from seq2seq.translator import Translator
@@ -116,7 +117,10 @@ def test_code_in_a_file_is_refused(run: Path, tmp_path: Path, name: str, how: st
         lambda state: state["optimizer"]["state"].update({-1: state["optimizer"]["state"][0]}),
         lambda state: state["optimizer"].update(state=5),
         lambda state: state["optimizer"]["param_groups"][0].update(lr="x"),
+        lambda state: state["optimizer"]["param_groups"][0].update(lr=10**400),
         lambda state: state["optimizer"]["param_groups"].pop(),
+        lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(math.inf),
+        lambda state: state["model"]["output.weight"].fill_(math.nan),
         lambda state: state["state"].update(step="x"),
         lambda state: state["state"].update(epoch=-1),
         lambda state: state["state"].update(loss=None),
@@ -168,7 +172,69 @@ def test_optimizer_state_is_copied(run: Path) -> None:
         assert (weights - before[name]).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("name", ["lock", "corpus", "hypotheses", "tensorboard"])
+def test_links_are_not_followed(run: Path, tmp_path: Path, name: str) -> None:
+    """Not even to remove what a killed process left; the run folder itself may be behind one."""
+    config, outside = RunFolder(run).load_config(), tmp_path / "outside"
+    shutil.move(run / "corpus", outside) if name == "corpus" else outside.mkdir()
+    for file in ("test.txt", "x.abcd_123.tmp"):
+        (outside / file).write_text("mine", encoding="utf-8")
+    (run / "lock").unlink(missing_ok=True)
+    (run / name).symlink_to(outside / "test.txt" if name == "lock" else outside)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    for work in (resume, evaluate, lambda run: prepare(config, run)):
+        with pytest.raises(UserError, match=name):
+            work(run)
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
+    (run / name).unlink()
+    (tmp_path / "link").symlink_to(run)
+    with RunFolder(tmp_path / "link").lock():
+        pass
+    with pytest.raises(UserError, match="link"):  # it may be another experiment's
+        run_all([Run("variant", 1, config, RunFolder(tmp_path / "link"))])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "last.pt", "metrics.jsonl"])
+def test_pipes_and_devices(run: Path, name: str) -> None:
+    """The first would wait for a writer, the second fill the memory."""
+    for make in (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")):
+        (run / name).unlink()
+        make(run / name)
+        with pytest.raises(UserError, match=name):
+            use(run)
+
+
 # --- what does not belong together ---
+
+
+@pytest.mark.parametrize(("key", "value"), [("d_model", 10**8), ("encoder_layers", 10**9)])
+def test_weights_are_compared_before_a_model_is_built(run: Path, key: str, value: int) -> None:
+    """No machine has the memory for these."""
+    config = RunFolder(run).load_config()
+    RunFolder(run).save_config(replace(config, model=replace(config.model, **{key: value})))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"model\.safetensors: "):
+        Translator.load(run)
+
+
+def test_numbers_that_are_no_weights(run: Path) -> None:
+    translator, folder = Translator.load(run), RunFolder(run)
+    fingerprint = translator.tokenizer.fingerprint
+    saved = {key: x.clone() for key, x in folder.load_weights(fingerprint).items()}
+    name, weights = max(saved.items(), key=lambda item: item[1].numel())
+    for value in (math.nan, math.inf, 1e300):
+        bad = weights.double()
+        bad[1, 1] = value
+        folder.save_weights(saved | {name: bad}, fingerprint)
+        with pytest.raises(UserError, match=f"{name}.*finite"):
+            Translator.load(run)
+    for dtype in (torch.int32, torch.float8_e5m2, torch.complex64):
+        folder.save_weights(saved | {name: weights.to(dtype)}, fingerprint)
+        with pytest.raises(UserError, match=f"{name}.*{dtype}"):
+            Translator.load(run)
+    for half in (torch.float16, torch.bfloat16):
+        folder.save_weights({key: x.to(half) for key, x in saved.items()}, fingerprint)
+        loaded = dict(Translator.load(run).model.named_parameters())[name]
+        assert torch.equal(loaded.cpu(), weights.to(half).float())
 
 
 def test_another_tokenizer(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -380,12 +446,3 @@ def test_lock_ends_with_its_process(
     (run / "notes.tmp").write_bytes(b"not ours")
     with RunFolder(run).lock():
         assert sorted(os.listdir(run)) == sorted([*before, "notes.tmp"])
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("mine", encoding="utf-8")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="lock"):
-        RunFolder(tmp_path / "run").lock().__enter__()
-    assert (tmp_path / "precious").read_text(encoding="utf-8") == "mine"

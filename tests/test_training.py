@@ -34,7 +34,7 @@ from seq2seq.data.prepare import prepare
 from seq2seq.data.tokenizer import PAD
 from seq2seq.evaluation import validation
 from seq2seq.evaluation.plotting import plot_curves
-from seq2seq.evaluation.validation import validation_loss
+from seq2seq.evaluation.validation import unigram_loss, validation_loss
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import trainer as trainer_module
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at
@@ -376,6 +376,35 @@ def test_best_average_is_kept(config: Config, run: Path, monkeypatch: pytest.Mon
     assert [same(kept, average) for average in averages] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("select_by", "by", "bleu_chrf_loss"),
+    [
+        ("bleu", "loss", [(0.2, 9.0, 3.0), (0.0, 2.0, 1.0), (0.1, 1.0, 2.0)]),  # all chance
+        ("bleu", "bleu", [(0.9, 9.0, 1.0), (3.0, 1.0, 3.0), (2.0, 1.0, 2.0)]),
+        ("auto", "chrf", [(9.0, 1.0, 1.0), (0.0, 3.0, 3.0), (1.0, 2.0, 2.0)]),
+        ("loss", "loss", [(9.0, 9.0, 3.0), (1.0, 1.0, 1.0), (9.0, 9.0, 2.0)]),
+    ],
+)
+def test_second_is_selected(
+    config: Config,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    select_by: Any,
+    by: str,
+    bleu_chrf_loss: list[tuple[float, float, float]],
+) -> None:
+    path = run / "corpus" / "valid.tgt"
+    path.write_text(path.read_text(encoding="utf-8").replace(" ", ""), encoding="utf-8")
+    bleu, chrf, loss = map(iter, zip(*bleu_chrf_loss, strict=True))
+    monkeypatch.setattr(validation, "bleu", lambda *_: next(bleu))
+    monkeypatch.setattr(validation, "chrf", lambda *_: next(chrf))
+    monkeypatch.setattr(trainer_module, "validation_loss", lambda *_: next(loss))
+    summary = train(changed(config, validate_every=3, select_by=select_by), run)
+    assert (summary["best_step"], summary["selected_by"]) == (6, by)
+    best = dict(zip(("bleu", "chrf", "loss"), bleu_chrf_loss[1], strict=True))
+    assert all(summary[f"best_valid_{name}"] == best[name] for name in ("bleu", "loss", by))
+
+
 def test_early_stopping(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([1.0, 3.0, 2.0, 3.0, 9.0, 1.0])
     monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
@@ -393,6 +422,26 @@ def test_long_pairs_are_reported(
     monkeypatch.setattr(Trainer, "fit", lambda *_: None)
     train(replace(config, data=replace(config.data, max_tokens=10)), run)
     assert "pairs longer than data.max_tokens = 10" in capsys.readouterr().err
+
+
+def test_guess_by_frequency(
+    config: Config, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(config, run)
+    ids = [list(trainer.tokenizer.tgt.encode(x)) for x in (["ba du", "ba"], trainer.valid.tgt)]
+    train_ids, labels = (torch.tensor([i for row in rows for i in row]) for rows in ids)
+    guesses = (train_ids.bincount(minlength=290) + 1.0).log().expand(len(labels), -1)
+    guess = F.cross_entropy(guesses, labels).item()
+    ours = unigram_loss(trainer.tokenizer, ["ba du", "ba"], trainer.valid)
+    assert ours == pytest.approx(guess)
+    for loss, is_said in ((0.9 * guess, False), (guess, True)):
+        monkeypatch.setattr(trainer_module, "unigram_loss", lambda *_: guess)
+        monkeypatch.setattr(
+            Trainer, "fit", lambda self, _, x=loss: setattr(self.state, "best_loss", x)
+        )
+        train(config, run)
+        assert ("train.learning_rate" in capsys.readouterr().err) == is_said
+        (run / "training.json").unlink()
 
 
 def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -668,9 +717,10 @@ def test_sigint_with_closed_stderr(run: Path) -> None:
 def test_quiet_in_a_pipe(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", str(run / "config.toml"), "--run", str(run)]) == 0
     out, err = capfd.readouterr()
-    assert err == ""
+    said = re.findall(r"step (\d+) of (\d+): .*bleu ([\d.]+)", err)
+    assert said == [(str(x["step"]), said[-1][0], str(x["valid_bleu"])) for x in metrics(run)]
     assert out.count("\n") == 1
-    assert "BLEU" in out
+    assert "best validation" in out
 
 
 # --- training that goes wrong ---
@@ -728,7 +778,7 @@ def test_divergence_keeps_the_last_good_state(
     config = changed(config, epochs=6)
     first_bad = config.train.validate_every + 2
     spoil(monkeypatch, range(first_bad, 10**6), math.nan)
-    message = rf"gradient of 5 steps.*at step {first_bad + MAX_SKIPPED} .*step 4\)"
+    message = rf"gradient of 5 steps.*at step {first_bad + MAX_SKIPPED} .*step 8\)"
     with pytest.raises(TrainingDiverged, match=message):
         train(config, run)
     kept = (run / "model.safetensors").read_bytes()
@@ -782,27 +832,47 @@ def test_out_of_memory_names_the_batch(run: Path) -> None:
     assert re.search(expected, ended.stderr)
 
 
-def test_finished_run_without_its_state_is_kept(uninterrupted: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(uninterrupted, tmp_path / "run")
-    (run / "last.pt").unlink()
-    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match="is finished"):
-        train(RunFolder(run).load_config(), run)
+@pytest.mark.parametrize("name", ["training.json", "model.safetensors", "metrics.jsonl"])
+def test_without_its_state_what_is_there_is_kept(
+    config: Config, uninterrupted: Path, run: Path, name: str
+) -> None:
+    shutil.copy(uninterrupted / name, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=rf"last\.pt.*{name}"):
+        train(config, run)
+    other = replace(config, tokenizer=replace(config.tokenizer, vocab_size=280))
+    if name != "metrics.jsonl":  # no tokenizer is needed to read it
+        with pytest.raises(UserError, match="vocab_size"):
+            prepare(other, run)
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.parametrize("name", ["train", "predict"])
-def test_out_of_memory_for_the_model(
-    uninterrupted: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+def test_without_its_model_a_run_does_not_go_on(
+    config: Config, uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(uninterrupted, tmp_path / "run")
-    for file in ("last.pt", "training.json"):
-        (run / file).unlink()
+    (run / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="model"):
+        train(config, run)
+
+
+def test_killed_before_the_first_checkpoint(
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config, run)
+    assert {"model.safetensors", "metrics.jsonl"} <= {path.name for path in run.iterdir()}
+    train(config, run)
+    assert_same_result(run, uninterrupted)
+
+
+def test_out_of_memory_for_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "config.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
-    arguments = ["--config", str(path)] if name == "train" else ["x"]
-    assert main([name, "--run", str(run), *arguments]) == 1
+    assert main(["train", "--run", str(run), "--config", str(path)]) == 1
     line = capsys.readouterr().err
     assert "out of memory" in line
     assert line.count("\n") == 1

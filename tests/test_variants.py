@@ -38,8 +38,8 @@ from seq2seq.config import AttentionConfig, ModelConfig, load_config
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import BOS
 from seq2seq.evaluation.tracing import trace_attentions
-from seq2seq.experiments.runs import empty_model
 from seq2seq.model.loss import batch_loss
+from seq2seq.model.transformer import empty_model
 from seq2seq.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -52,10 +52,8 @@ class CorpusReport:
 
 def load_report(run: RunFolder) -> CorpusReport:
     """The report of the prepared corpus; ``UserError`` if there is none."""
-    try:
-        return msgspec.convert(read_json(run.report_file), CorpusReport)
-    except msgspec.ValidationError:
-        raise UserError(f"{run.report_file}: damaged, or of an earlier version") from None
+    report: CorpusReport = read_json(run.report_file, CorpusReport)
+    return report
 
 
 def iter_split(run: RunFolder, data: DataConfig, split: str) -> Iterator[Pair]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from seq2seq.config import Config, DataConfig
 from seq2seq.data.corpus import Corpus, CorpusReport, Pair, load_report, open_corpus, split_prefixes
-from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.data.tokenizer import Tokenizer, clean
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, atomic_write, iter_lines, warn, write_json, write_lines
 
@@ -33,6 +33,9 @@ def prepare(
     the run holds another, was trained with other settings, or is in use.
     """
     run, data = RunFolder(run), config.data
+    ours = (run.path / "lock", run.report_file)
+    if (run.config_file.exists() or run.corpus.exists()) and not any(x.exists() for x in ours):
+        raise UserError(f"{run} holds files that are not of a run: use another folder (--run)")
     with run.lock():
         run.check_same_config(config)
         if run.has_started:
@@ -102,7 +105,7 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
         for src, tgt in read_train():
-            if not (src.strip() and tgt.strip()):
+            if not (clean(src).strip() and clean(tgt).strip()):
                 n_empty += 1
             elif held_out and (held_for := held_out.get(sentence_hash(src))):
                 splits[held_for].src.append(src)
@@ -137,7 +140,7 @@ def choose_held_out(pairs: Iterable[Pair], splits: list[str], n_sources: int) ->
     Those with the lowest hashes, so the order of the corpus does not matter. With all of their
     pairs, so a sentence is never on both sides.
     """
-    hashes = (sentence_hash(src) for src, tgt in pairs if src.strip() and tgt.strip())
+    hashes = (sentence_hash(x) for x, y in pairs if clean(x).strip() and clean(y).strip())
     lowest = np.unique(np.fromiter(hashes, dtype=np.uint64))  # no text: 8 bytes per pair
     if len(lowest) <= n_sources * len(splits):
         reason = f"too many for {' and '.join(splits)} out of {len(lowest):,} source sentences"
@@ -147,4 +150,4 @@ def choose_held_out(pairs: Iterable[Pair], splits: list[str], n_sources: int) ->
 
 
 def sentence_hash(sentence: str) -> int:
-    return int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(clean(sentence).encode()).digest()[:8], "big")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +14,7 @@ import sentencepiece as spm
 
 from seq2seq.config import Config, TokenizerConfig, toml_value
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, read_bytes, write_bytes
+from seq2seq.utils import UserError, printable, read_bytes, warn, write_bytes
 
 PAD, BOS, EOS, UNK = range(4)
 SPACE = "▁"  # how sentencepiece writes a space
@@ -21,15 +22,44 @@ CHUNK = 4096  # sentences encoded at a time
 MAX_SENTENCES = 400_000  # to learn from, always the same: sentencepiece holds them in memory
 
 
+# What a reader takes for a space, or cannot see; joiners stay, which Persian and emoji need.
+SPACES = rf"[^\S ]|[{SPACE}\0\ud800-\udfff]"  # the last: bytes that were no character
+INVISIBLE = r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+REPLACED = re.compile(f"({SPACES})|{INVISIBLE}")
+
+
 def clean(line: str) -> str:
-    """``line`` as the tokenizer reads it: valid, composed characters (NFC), no NUL."""
-    valid = line.encode(errors="replace").decode()
-    return unicodedata.normalize("NFC", valid).replace("\0", " ")
+    """``line`` as the tokenizer reads it: composed (NFC), all spaces plain, nothing invisible."""
+    return unicodedata.normalize("NFC", REPLACED.sub(lambda x: " " if x[1] else "", line))
+
+
+class InputReport:
+    """In how many lines of input characters are replaced, or known to no subword."""
+
+    def __init__(self, subwords: "Subwords") -> None:
+        self.known = subwords.characters()
+        self.replaced, self.unknown = Counter[str](), Counter[str]()
+
+    def add(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.replaced.update({found[0] for found in REPLACED.finditer(line)})
+            self.unknown.update({*clean(line)} - self.known)
+
+    def warn(self) -> None:
+        kinds = {"read as a space, or not at all": self.replaced, "never learned": self.unknown}
+        for what, lines in kinds.items():
+            names = [
+                f"U+{ord(x):04X} {unicodedata.name(x, 'unnamed').lower()} (lines: {n:,})"
+                for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
+            ]
+            if names:
+                more = [f"{len(lines) - 5:,} more"] if len(lines) > 5 else []
+                warn(f"characters {what}: {', '.join(names + more)}")
 
 
 def split_words(text: str) -> list[str]:
-    """The words of ``text``, separated by plain spaces, as ``Subwords.words`` counts them."""
-    return [word for word in clean(text).replace(SPACE, " ").split(" ") if word]
+    """The words of ``text``, separated by spaces, as ``Subwords.words`` counts them."""
+    return clean(text).split()
 
 
 class Subwords:
@@ -77,6 +107,11 @@ class Subwords:
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
 
+    def characters(self) -> set[str]:
+        """Those that subwords are made of; all others are spelled as bytes."""
+        ids = [i for i in range(UNK + 1, len(self)) if not self._processor.is_byte(i)]
+        return {" ", *"".join(self.pieces(ids))}
+
     def encode(
         self, sentences: Iterable[str], bos: bool = False, bpe_dropout: float = 0.0, seed: int = 0
     ) -> Iterator[list[int]]:
@@ -94,7 +129,8 @@ class Subwords:
                 yield from thread.submit(list, map(sample, chunk)).result()
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(self._processor.decode(list(ids)).splitlines())  # always one line
+        """One line, whatever a stranger's vocabulary holds."""
+        return printable(" ".join(self._processor.decode(list(ids)).splitlines()))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return self._processor.id_to_piece(list(ids))

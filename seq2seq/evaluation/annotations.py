@@ -38,7 +38,7 @@ def load_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links
     pairs = zip(_read_for(corpus, found[0]), corpus.src, corpus.tgt, strict=True)
     for number, (line, src, tgt) in enumerate(pairs, start=1):
         where, texts = f"{found[0]}, line {number}", line.split()
-        if not all(re.fullmatch(r"\d+-\d+", text, re.ASCII) for text in texts):
+        if not all(re.fullmatch(r"\d{1,9}-\d{1,9}", text, re.ASCII) for text in texts):
             raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}")
         numbers = [tuple(map(int, text.split("-"))) for text in texts]
         links = [(i, j) if found[0] == paths[0] else (j, i) for i, j in numbers]

@@ -12,14 +12,13 @@ from seq2seq.config import ModelConfig
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.evaluation.alignment import OFFSETS, Head, score_heads
 from seq2seq.evaluation.annotations import load_alignment, load_tags
-from seq2seq.evaluation.metrics import exact_match_by_tag, score
+from seq2seq.evaluation.metrics import LABELS, exact_match_by_tag, score
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
 from seq2seq.utils import UserError, file_name, read_json, write_json, write_lines
 
 N_EXAMPLES = 5  # best and worst translations listed
-LABELS = {"bleu": "BLEU", "bleu_lowercased": "BLEU lowercased", "chrf": "chrF"}
 
 
 def evaluate(

@@ -9,10 +9,25 @@ from typing import Any
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+LABELS = {"bleu": "BLEU", "bleu_lowercased": "BLEU lowercased", "chrf": "chrF"}
+
 
 def bleu(hypotheses: list[str], references: list[str]) -> float:
     """Corpus BLEU (Papineni et al. 2002) of cased text, tokenization 13a."""
     return float(BLEU().corpus_score(hypotheses, [references]).score)
+
+
+def chrf(hypotheses: list[str], references: list[str]) -> float:
+    return float(CHRF().corpus_score(hypotheses, [references]).score)
+
+
+def suits_bleu(references: list[str]) -> bool:
+    """Whether most have the four words in a row that BLEU counts, as its tokenizer sees them.
+
+    Chinese, Japanese and Thai text has not, for want of spaces; nor have numbers and single words.
+    """
+    tokenize = BLEU().tokenizer
+    return 2 * sum(len(tokenize(x).split()) >= 4 for x in references) >= len(references)
 
 
 def score(hypotheses: list[str], references: list[str]) -> dict[str, Any]:

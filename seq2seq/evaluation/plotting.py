@@ -48,10 +48,12 @@ def figure(path: Path, **options: Any) -> Iterator["Figure"]:
 
 
 def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
-    """Losses, BLEU and learning rate by step, from the lines of ``metrics.jsonl``."""
+    """Losses, BLEU (or chrF) and learning rate by step, from the lines of ``metrics.jsonl``."""
+    chrf, bleu = ("valid_chrf", "chrF"), ("valid_bleu", "BLEU")
+    score, label = chrf if chrf[0] in lines[-1] else bleu
     panels = {
         "loss per token, nats": ("loss", "valid_loss"),  # the first with smoothing and dropout
-        "BLEU on the validation set": ("valid_bleu",),
+        f"{label} on the validation set": (score,),
         "learning rate": ("learning_rate",),
     }
     with figure(path, figsize=(7, 7.5), layout="constrained") as drawing:

@@ -1,11 +1,11 @@
 """What the attentions of a model do with a pair of sentences, step by step."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 from torch import Tensor
 
 from seq2seq.attention import Attention, AttentionTrace
+from seq2seq.model.decoding import sharing_copy
 from seq2seq.model.transformer import Seq2Seq
 
 
@@ -25,8 +25,7 @@ def trace_attentions(
 
     Returns the traces of those called ``which``, and the decoder's x (B, T, D).
     """
-    # A copy that shares the weights: whoever else uses the model at this time is not recorded.
-    own = deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    own = sharing_copy(model)  # whoever else uses the model at this time is not recorded
     traces: dict[str, list[AttentionTrace]] = {name: [] for name in which}
     for name in which:
         for attention in attentions(own)[name]:

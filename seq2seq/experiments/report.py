@@ -1,27 +1,82 @@
 """The report of an experiment: the scores of all runs, compared, and whether that is fair."""
 
 import csv
+import html
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from tabulate import tabulate
 
 from seq2seq.config import flatten, flatten_toml, load_config, toml_value
 from seq2seq.data.corpus import load_split
 from seq2seq.evaluation.plotting import figure
-from seq2seq.experiments.runs import Experiment, Run, Speeds, empty_model, measure_speed
+from seq2seq.experiments.runs import Experiment, Name, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
-from seq2seq.model.transformer import count_parameters
-from seq2seq.utils import UserError, read_json, read_json_lines, read_lines, write_text
+from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.utils import UserError, printable, read_json, read_json_lines, read_lines, write_text
 
 SCORES = ["bleu", "bleu_lowercased", "chrf", "exact_match"]
 COSTS = ["parameters", "steps", "minutes"]
 
 Table = list[list[str]]  # the first row is the head
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Percent = Annotated[float, Meta(ge=-1, le=101)]  # with room for rounding
+Line = Annotated[str, Meta(pattern=r"^[^\n]*\Z")]
+
+
+class Tag(TypedDict):
+    """Exact match of the pairs with a tag."""
+
+    pairs: Count
+    exact_match: Percent
+
+
+class Alignment(TypedDict):
+    """Of the best aligning head."""
+
+    error_rate: Percent
+
+
+class Scores(TypedDict):
+    """Of a run on a test set."""
+
+    bleu: Percent
+    bleu_lowercased: Percent
+    chrf: Percent
+    exact_match: Percent
+    tags: NotRequired[dict[Line, Tag]]
+    alignment: NotRequired[Alignment]
+
+
+class Evaluation(TypedDict):
+    """What of ``eval.json`` is read here."""
+
+    tests: Annotated[dict[Line, Scores], Meta(min_length=1)]
+
+
+class Training(TypedDict):
+    """Of ``training.json``."""
+
+    steps: Count
+    minutes: Annotated[float, Meta(ge=0)]
+    parameters: Count
+    data_checksum: Count
+    device: Name
+    precision: Name
+    threads: Count
+
+
+class Validation(TypedDict):
+    """Of a line of ``metrics.jsonl``."""
+
+    step: Count
+    valid_bleu: Percent
 
 
 class VariantResult:
@@ -32,8 +87,8 @@ class VariantResult:
         self.parameters = count_parameters(empty_model(self.config))
         self.diverged = [run for run in runs if run.has_diverged]
         self.runs = [run for run in runs if not run.has_diverged]
-        self.scores = [read_json(run.folder.eval_file)["tests"] for run in self.runs]
-        self.trainings = [read_json(run.folder.summary_file) for run in self.runs]
+        self.scores = [read_json(run.folder.eval_file, Evaluation)["tests"] for run in self.runs]
+        self.trainings = [read_json(run.folder.summary_file, Training) for run in self.runs]
 
     def values(self, test: str, key: str) -> Array:
         """A score of each run on a test set; of alignment only where there is one."""
@@ -61,17 +116,18 @@ def collect(experiment: Experiment, runs: list[Run], folder: Path) -> Results:
 
     ``UserError`` if the baseline diverged, or the runs were not tested on the same sentences.
     """
-    try:
-        variants = [
-            VariantResult(name, [run for run in runs if run.variant == name])
-            for name in experiment.variants
-        ]
-        write_text(folder / "results.csv", results_csv(variants))
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: an eval.json or training.json in it is damaged") from None
+    variants = [
+        VariantResult(name, [run for run in runs if run.variant == name])
+        for name in experiment.variants
+    ]
+    write_text(folder / "results.csv", results_csv(variants))
     if variants[0].diverged:
         raise UserError(f"{variants[0].diverged[0].folder}: the baseline diverged")
     tests, complete = list(variants[0].scores[0]), [x for x in variants if not x.diverged]
+    for variant in variants:
+        for run, scores in zip(variant.runs, variant.scores, strict=True):
+            if list(scores) != tests:
+                raise UserError(f"{run.folder}: its test sets are not those of {runs[0].folder}")
     comparisons = {}
     for test in tests:
         bleu = np.array([variant.values(test, "bleu") for variant in complete])
@@ -128,8 +184,8 @@ def comparability_warnings(results: Results) -> Iterator[str]:
         for run, training in zip(variant.runs, variant.trainings, strict=True):
             of_run, other = f"{name}, seed {run.seed}", same_seed[run.seed]
             for key in ("steps", "device", "threads", "precision"):
-                if training.get(key) != other.get(key):
-                    yield f"{of_run}: {key} {training.get(key)}, not {other.get(key)}"
+                if training[key] != other[key]:
+                    yield f"{of_run}: {key} {training[key]}, not {other[key]}"
             if training["data_checksum"] != other["data_checksum"]:  # of the subwords' ids
                 yield f"{of_run}: other training data or subwords"
 
@@ -171,8 +227,12 @@ def tags_table(results: Results, test: str) -> Table:
     runs = [[scores[test].get("tags", {}) for scores in variant.scores] for variant in variants]
     table = [["exact match (pairs)", *(variant.name for variant in variants)]]
     for tag, scores in runs[0][0].items():
-        means = (np.mean([run[tag]["exact_match"] for run in of_variant]) for of_variant in runs)
-        table.append([f"{tag} ({scores['pairs']})", *(f"{mean:.1f}" for mean in means)])
+        found = [
+            [run[tag]["exact_match"] for run in of_variant if tag in run] for of_variant in runs
+        ]
+        table.append(
+            [f"{tag} ({scores['pairs']})", *(f"{np.mean(x):.1f}" if x else "-" for x in found)]
+        )
     return table
 
 
@@ -183,13 +243,27 @@ def changes_table(results: Results) -> Table:
         changes = flatten_toml(results.experiment.variants[variant.name])
         if variant.config.model.d_ff != results.variants[0].config.model.d_ff:
             changes["model.d_ff"] = variant.config.model.d_ff
-        texts = [f"`{key} = {toml_value(value)}`" for key, value in changes.items()]
+        texts = [code(f"{key} = {toml_value(value)}") for key, value in changes.items()]
         table.append([variant.name, ", ".join(texts)])
     return table
 
 
+def quote(text: str) -> str:
+    """``text``, whoever wrote it, in Markdown: no HTML, link, code or cell of a table."""
+    return re.sub(r"[\\`*|]|\](?=[(\[])", r"\\\g<0>", html.escape(printable(text), quote=False))
+
+
+def code(text: str) -> str:
+    """``text`` as code in Markdown; a backtick as TOML may write it."""
+    quoted = printable(text).replace("`", r"\u0060")
+    return f"`{quoted}`"
+
+
 def markdown(table: Table) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    """Names are in the first row and column; the rest is Markdown of our own."""
+    head, *rows = table
+    cells = [list(map(quote, head))]
+    cells += [[quote(name), *(cell.replace("|", "\\|") for cell in row)] for name, *row in rows]
     return tabulate(cells, "firstrow", tablefmt="github", disable_numparse=True)
 
 
@@ -208,7 +282,7 @@ def write_report(results: Results, folder: Path) -> Path:
     baseline = results.variants[0]
     base = flatten(load_config(experiment.path.parent / experiment.base))
     changed = [
-        f"`{key} = {toml_value(value)}`"
+        code(f"{key} = {toml_value(value)}")
         for key, value in flatten(baseline.config).items()
         if value != base[key] and key != "train.seed"
     ]
@@ -219,14 +293,14 @@ def write_report(results: Results, folder: Path) -> Path:
     detectable = [comparison.min_detectable_difference for comparison in comparisons] or [np.nan]
     low, median, high = np.quantile(detectable, [0, 0.5, 1])
     blocks = [
-        f"# {experiment.title}",
-        f"`seq2seq compare {experiment.path}`: base `{experiment.base}`, changed: "
+        f"# {quote(experiment.title)}",
+        f"{code(f'seq2seq compare {experiment.path}')}: base {code(experiment.base)}, changed: "
         f"{', '.join(changed) or 'nothing'}; seeds {', '.join(map(str, experiment.seeds))}; "
         f"{training['steps']:,} steps ({training['device']}, {training['threads']} threads). The "
         "weights scored are the best on the validation set. Speeds are relative to the baseline's, "
         f"medians of rounds in which the two take turns; rounds differ by {spread:.0f}% (median).",
         markdown(scores_table(results, first_test)),
-        f"Verdicts are about BLEU on `{first_test}` at the 5% level, corrected for the "
+        f"Verdicts are about BLEU on {code(first_test)} at the 5% level, corrected for the "
         "number of variants (Holm). They account for the variance over seeds (paired t-test; for "
         "each variant at least the typical variance) and over sentences (paired bootstrap). An "
         "interval is for its variant alone; that of a far noisier one holds 9 times in 10, not 19 "
@@ -239,10 +313,10 @@ def write_report(results: Results, folder: Path) -> Path:
         "![Validation BLEU during training](curves.png)",
     ]
     for test in results.tests[1:]:
-        blocks += [f"## {test}", markdown(scores_table(results, test))]
+        blocks += [f"## {quote(test)}", markdown(scores_table(results, test))]
     for test in results.tests:
         if len(table := tags_table(results, test)) > 1:
-            blocks += [f"## Exact match by tag on {test}", markdown(table)]
+            blocks += [f"## Exact match by tag on {quote(test)}", markdown(table)]
     warnings = [f"- {warning}" for warning in comparability_warnings(results)]
     blocks += [
         "## Comparability",
@@ -274,10 +348,11 @@ def plot(results: Results, folder: Path) -> None:
             x = np.median(rounds)
             ranges = {"xerr": [[x - min(rounds)], [max(rounds) - x]], "yerr": bleu.std(ddof=1)}
             by_speed.errorbar(x, bleu.mean(), **ranges, label=variant.name, capsize=3, linestyle="")
-            logs = [read_json_lines(run.folder.metrics_file) for run in variant.runs]
+            logs = [read_json_lines(run.folder.metrics_file, Validation) for run in variant.runs]
             shared = list(zip(*logs, strict=False))  # the validations that all runs have
             steps = [lines[0]["step"] for lines in shared]
             bleu = np.array([[line["valid_bleu"] for line in lines] for lines in shared])
+            bleu = bleu.reshape(-1, len(logs))  # even if there are none
             (line,) = by_step.plot(steps, bleu.mean(1), label=variant.name, markersize=4)
             color = line.get_color()
             by_step.fill_between(steps, bleu.min(1), bleu.max(1), color=color, alpha=0.12)

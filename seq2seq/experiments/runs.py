@@ -8,10 +8,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-import torch
 from msgspec import Meta
 from tqdm import tqdm
 
@@ -20,19 +19,29 @@ from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate
-from seq2seq.model.transformer import Seq2Seq, count_parameters
+from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.optimizer import r_drop_at
 from seq2seq.training.trainer import Trainer, train
 from seq2seq.translator import Translator
-from seq2seq.utils import TrainingDiverged, UserError, did_you_mean, read_json, write_json
+from seq2seq.utils import (
+    TrainingDiverged,
+    UserError,
+    did_you_mean,
+    read_json,
+    refuse_links,
+    write_json,
+    write_text,
+)
 
 SPEED_ROUNDS = 5
 SPEED_STEPS = 4  # training steps per round
 
 Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_+-]*\Z")]  # of a folder
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
-Speeds = dict[str, dict[str, list[float]]]  # variant: "training" and "decoding", one per round
+Kind = Literal["training", "decoding"]
+Rounds = Annotated[list[Annotated[float, Meta(gt=0, lt=2**31)]], Meta(min_length=1)]
+Speeds = dict[str, Annotated[dict[Kind, Rounds], Meta(min_length=2)]]  # by variant
 
 
 class Experiment(msgspec.Struct, frozen=True):
@@ -136,13 +145,6 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     return runs
 
 
-def empty_model(config: Config) -> Seq2Seq:
-    """The model that ``config`` describes, without memory or values, before any corpus is read."""
-    size = config.tokenizer.vocab_size
-    with torch.device("meta"):
-        return Seq2Seq(config.model, size, size, config.tokenizer.joint)
-
-
 def match_parameters(config: Config, baseline: Config) -> Config:
     """``config`` with the ``d_ff`` that makes it closest in parameters to the baseline."""
 
@@ -158,6 +160,7 @@ def run_all(runs: list[Run]) -> None:
     bar = tqdm([run for run in runs if not run.is_finished], unit="run", disable=None)
     for run in bar:
         bar.set_description(f"{run.variant}, seed {run.seed}")
+        refuse_links(run.folder.path.parent, run.folder.path)
         try:
             if not is_prepared(run.config, run.folder):
                 prepare(run.config, run.folder, check=check_annotations)
@@ -167,7 +170,7 @@ def run_all(runs: list[Run]) -> None:
                 train(run.config, run.folder)
             evaluate(run.folder)
         except TrainingDiverged as error:
-            run.folder.diverged_file.write_text(f"{error}\n", encoding="utf-8")
+            write_text(run.folder.diverged_file, f"{error}\n")
 
 
 def measure_speed(runs: list[Run], folder: Path) -> Speeds:
@@ -179,7 +182,7 @@ def measure_speed(runs: list[Run], folder: Path) -> Speeds:
     path = folder / "relative_speed.json"
     newest = max(run.folder.eval_file.stat().st_mtime for run in runs)
     if path.exists() and path.stat().st_mtime >= newest:
-        known: Speeds = read_json(path)
+        known: Speeds = read_json(path, Speeds)
         if list(known) == [run.variant for run in runs]:
             return known
     speeds: Speeds = {runs[0].variant: {"training": [1.0], "decoding": [1.0]}}
@@ -207,7 +210,7 @@ class SpeedTest:
         self.sentences = load_split(run.folder, run.config.data, test).src
         self.measure()  # warm up
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> dict[Kind, float]:
         """Target tokens per second, EOS included: of steps that change nothing, and of decoding."""
         start = time.perf_counter()
         for number, batches in enumerate(self.batches):  # half of them in either half of training

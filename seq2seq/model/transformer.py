@@ -5,12 +5,15 @@ calls it once with the whole target, translation once per token, so the two cann
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from seq2seq.attention import AbsolutePosition, build_absolute_position, causal_mask
-from seq2seq.config import ModelConfig
+from seq2seq.config import Config, ModelConfig
 from seq2seq.cpu import Dropout, to_autocast_dtype
 from seq2seq.data.tokenizer import PAD, Tokenizer
 from seq2seq.model.layers import DecoderLayer, EncoderLayer, LayerCache
@@ -113,6 +116,25 @@ def _initialize(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
+class _NoWeights(TorchFunctionMode):
+    """Weights get neither memory nor values (torch's own way, a device, takes a second to load)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return None
+        on_meta = {"device": "meta"} if func in (torch.empty, torch.randn) else {}
+        return func(*args, **(kwargs or {}) | on_meta)
+
+
+def empty_model(config: Config) -> Seq2Seq:
+    """The model that ``config`` describes, without memory or values."""
+    size = config.tokenizer.vocab_size
+    with _NoWeights():
+        return Seq2Seq(config.model, size, size, config.tokenizer.joint)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,12 +1,13 @@
 """The training loop: steps, validation, checkpoints, and how a run stops and resumes.
 
 Every ``validate_every`` steps the running average of the weights (EMA) is scored on the validation
-split; the best by BLEU is kept as ``model.safetensors``. A checkpoint holds all that the next step
-depends on, so an interrupted run continues as if it had not been interrupted.
+split; the best, by ``select_by``, is kept as ``model.safetensors``. A checkpoint holds all that the
+next step depends on, so an interrupted run continues as if it had not been interrupted.
 """
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,15 @@ from tqdm import tqdm
 from seq2seq import cpu
 from seq2seq.config import Config
 from seq2seq.data.batches import Batch, TrainingData, make_batch
-from seq2seq.data.corpus import load_split
+from seq2seq.data.corpus import iter_split, load_split
 from seq2seq.data.tokenizer import Tokenizer
-from seq2seq.evaluation.validation import log_validation, validation_bleu, validation_loss
+from seq2seq.evaluation.metrics import suits_bleu
+from seq2seq.evaluation.validation import (
+    log_validation,
+    unigram_loss,
+    validation_loss,
+    validation_scores,
+)
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
 from seq2seq.run_folder import RunFolder
@@ -48,7 +56,9 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0  # batches of this epoch already used
+    best_rank: float = -math.inf  # BLEU or chrF; below 1, or if the loss selects, that times -1
     best_bleu: float = -1.0
+    best_loss: float = 0.0
     best_step: int = 0
     validations_without_gain: int = 0
     loss: float = 0.0  # summed since the last validation
@@ -79,6 +89,10 @@ class Trainer:
         self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
         self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
         self.state = TrainState()
+        auto = "bleu" if suits_bleu(self.valid.tgt) else "chrf"
+        self.select_by = auto if config.train.select_by == "auto" else config.train.select_by
+        steps_per_epoch = math.ceil(self.data.n_batches / config.train.grad_accum_steps)
+        self.n_steps = steps_per_epoch * config.train.epochs
         self.optimizer = make_optimizer(self.model, config.train)
 
     def step(self, batches: list[Batch], lr: float, r_drop_alpha: float = 0.0) -> float:
@@ -155,10 +169,15 @@ class Trainer:
         valid_loss = validation_loss(*to_score)
         if not math.isfinite(valid_loss):
             raise self._diverged("the loss on the validation split")
-        valid_bleu = validation_bleu(*to_score)
+        scores = validation_scores(*to_score, self.select_by)
+        score = scores.get(self.select_by, 0.0)
+        rank = score if score >= 1 else -valid_loss  # a lower score is chance
         state.validations_without_gain += 1
-        if valid_bleu > state.best_bleu:
-            state.best_bleu, state.best_step = valid_bleu, state.step
+        if rank > state.best_rank:
+            if not state.best_step:  # killed before there is a checkpoint, it starts over
+                self.run.save_state({}, self.tokenizer.fingerprint)
+            state.best_rank, state.best_step = rank, state.step
+            state.best_bleu, state.best_loss = scores["bleu"], valid_loss
             state.validations_without_gain = 0
             self.run.save_weights(named_tensors(self.ema), self.tokenizer.fingerprint)
         metrics = {
@@ -168,13 +187,19 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "tokens_per_second": round(state.target_tokens / max(1e-9, state.step_seconds)),
             "valid_loss": round(valid_loss, 4),
-            "valid_bleu": round(valid_bleu, 2),
+            **{f"valid_{name}": round(score, 2) for name, score in scores.items()},
             "skipped_steps": state.skipped,
         }
         log_validation(self.run, metrics, self.config.train.tensorboard)
         state.seconds += state.step_seconds + time.perf_counter() - began
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
+        if not sys.stderr.isatty():  # where there is no bar
+            left = state.seconds / 60 * (self.n_steps / max(1, state.step) - 1)
+            names = ("loss", "valid_loss", *(f"valid_{x}" for x in scores), "tokens_per_second")
+            texts = [f"{name} {metrics[name]}" for name in names]
+            where = f"step {state.step:,} of {self.n_steps:,}"
+            warn(f"{where}: {', '.join(texts)}, {left:.1f} minutes left")
         return asdict(state)
 
     def save_checkpoint(self) -> None:
@@ -189,18 +214,35 @@ class Trainer:
     def load_checkpoint(self) -> None:
         """Continue from ``last.pt``; ``UserError`` if it does not fit."""
         saved = self.run.load_state(self.tokenizer.fingerprint)
+        if not saved:  # killed while the first was made
+            return
         try:
+            if saved["state"].keys() != vars(self.state).keys():
+                raise ValueError("written by another version of seq2seq: train again")
             restore_optimizer(self.optimizer, saved["optimizer"])  # first, as it changes weights
             self.model.load_state_dict(saved["model"])
             self.ema.load_state_dict(saved["ema"])
             self.state = TrainState(**saved["state"])
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            loaded = self.model.state_dict(), self.ema.state_dict(), *self.optimizer.state.values()
+            if not all(x.isfinite().all() for tensors in loaded for x in tensors.values()):
+                raise ValueError("it holds numbers that are not finite")
+        except Exception as error:  # torch raises many kinds
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.run.state_file} does not fit this run: {reason}") from None
+        if self.state.best_step and not self.run.weights_file.exists():
+            raise UserError(f"{self.run.weights_file}: is gone; use another folder (--run)")
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """What the best weights were selected by in the end, and its value."""
+        state = self.state
+        return (
+            (self.select_by, state.best_rank) if state.best_rank > 0 else ("loss", state.best_loss)
+        )
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, or BLEU has not risen for ``patience`` validations."""
+        """Whether all epochs are done, or ``patience`` validations brought no gain."""
         patience, epochs = self.config.train.patience, self.config.train.epochs
         return self.state.epoch >= epochs or 0 < patience <= self.state.validations_without_gain
 
@@ -222,10 +264,9 @@ class Trainer:
         config, state = self.config.train, self.state
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
-        n_steps = math.ceil(self.data.n_batches / config.grad_accum_steps) * config.epochs
         steps, signal_number = self.steps(), 0
         hide = dist.rank() > 0 or None  # None: where there is no terminal
-        with tqdm(steps, total=n_steps, initial=state.step, leave=None, disable=hide) as bar:
+        with tqdm(steps, total=self.n_steps, initial=state.step, leave=None, disable=hide) as bar:
             for batches, progress in bar:
                 began = time.perf_counter()
                 lr = lr_at(config, state.step, progress)
@@ -233,7 +274,8 @@ class Trainer:
                 signal_number = self.sync_step(loss, signals)
                 state.step_seconds += time.perf_counter() - began
                 mean = state.loss / max(1, state.target_tokens)
-                notes = {"loss": mean, "BLEU": state.best_bleu, "skipped": state.skipped}
+                by, best = self.best
+                notes = {"loss": mean, f"best {by}": best, "skipped": state.skipped}
                 bar.set_postfix(notes, refresh=False)
                 if state.step % 100 == 0:
                     cpu.trim_memory()
@@ -247,6 +289,46 @@ class Trainer:
         if signal_number := signal_number or self.sync_step(0.0, signals):  # or after the last step
             how = f"stopped at step {state.step:,}; the same command continues from there"
             raise TrainingInterrupted(how, signal_number)
+
+    def warn_of_data(self) -> None:
+        """Say what the user may not expect."""
+        if n := self.data.n_too_long:
+            limit = self.config.data.max_tokens
+            warn(f"left out {n:,} pairs longer than data.max_tokens = {limit}")
+        if (self.config.train.select_by, self.select_by) == ("auto", "chrf"):
+            why = "few validation references have the four words that BLEU counts"
+            warn(f"train.select_by: the best weights are selected by chrF, because {why}")
+
+    def warn_if_nothing_is_learned(self) -> None:
+        pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
+        guess = unigram_loss(self.tokenizer, (tgt for _, tgt in pairs), self.valid)
+        if (loss := self.state.best_loss) > 0.95 * guess:
+            what = f"a validation loss of {loss:.2f}, where guessing by frequency has {guess:.2f}"
+            hint = "try a lower train.learning_rate or more epochs"
+            warn(f"{self.run}: learned next to nothing: {what}; {hint}")
+
+    def summary(self) -> dict[str, Any]:
+        """What ``training.json`` holds."""
+        state, (selected_by, best) = self.state, self.best
+        return {
+            "steps": state.step,
+            "epochs": state.epoch,
+            "best_step": state.best_step,
+            "selected_by": selected_by,
+            "best_valid_bleu": round(state.best_bleu, 2),  # of the best step, as the loss is
+            "best_valid_loss": round(state.best_loss, 4),
+            f"best_valid_{selected_by}": round(best, 4 if selected_by == "loss" else 2),
+            "minutes": round(state.seconds / 60, 2),
+            "parameters": count_parameters(self.model),
+            "data_checksum": self.data.checksum,
+            "skipped_steps": state.skipped,
+            "pairs_left_out_as_too_long": self.data.n_too_long,
+            "device": self.device.type,
+            "precision": cpu.resolve_precision(self.config.train.precision, self.device),
+            "processes": dist.world_size(),
+            "threads": torch.get_num_threads(),
+            "versions": {"seq2seq": version("seq2seq"), "torch": torch.__version__},
+        }
 
 
 @contextmanager
@@ -287,39 +369,22 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
     with ExitStack() as stack:
         dist.rank_zero(lambda: stack.enter_context(run.lock()))
         dist.rank_zero(lambda: run.check_same_config(config))
-        if run.summary_file.exists() and not run.state_file.exists():
-            how = "and without last.pt it cannot go on; to train again, use another folder (--run)"
-            raise UserError(f"{run}: training is finished, {how}")
+        made = [x for x in (run.summary_file, run.weights_file, run.metrics_file) if x.exists()]
+        if made and not run.state_file.exists():
+            what = "is finished" if run.summary_file in made else "has begun"
+            how = "cannot go on without last.pt: use another folder (--run; make: RUN=) or remove"
+            raise UserError(f"{run}: training {what}, and {how} {', '.join(x.name for x in made)}")
         dist.rank_zero(lambda: run.save_config(config))
         trainer = Trainer(config, run)
-        if (n := trainer.data.n_too_long) and dist.rank() == 0:
-            warn(f"left out {n:,} pairs longer than data.max_tokens = {config.data.max_tokens}")
-        stale = [run.summary_file]
         if run.state_file.exists():
             trainer.load_checkpoint()
-        else:  # a run may have been killed before its first checkpoint
-            stale += [run.metrics_file, run.weights_file]
         if dist.rank() == 0 and not trainer.is_finished:
-            for path in stale:
+            trainer.warn_of_data()
+            for path in [run.summary_file, *([] if trainer.state.step else made)]:
                 path.unlink(missing_ok=True)
         with stop_requests() as signals:
             trainer.fit(signals)
-        state = trainer.state
-        summary = {
-            "steps": state.step,
-            "epochs": state.epoch,
-            "best_step": state.best_step,
-            "best_valid_bleu": round(state.best_bleu, 2),
-            "minutes": round(state.seconds / 60, 2),
-            "parameters": count_parameters(trainer.model),
-            "data_checksum": trainer.data.checksum,
-            "skipped_steps": state.skipped,
-            "pairs_left_out_as_too_long": trainer.data.n_too_long,
-            "device": trainer.device.type,
-            "precision": cpu.resolve_precision(config.train.precision, trainer.device),
-            "processes": dist.world_size(),
-            "threads": torch.get_num_threads(),
-            "versions": {"seq2seq": version("seq2seq"), "torch": torch.__version__},
-        }
+        summary = trainer.summary()
         dist.rank_zero(lambda: write_json(run.summary_file, summary))
+        dist.rank_zero(trainer.warn_if_nothing_is_learned)
         return summary

@@ -16,7 +16,7 @@ import numpy as np
 
 from seq2seq.attention import MODIFIERS, NORMALIZERS, POSITIONS, SCORES, TYPES, AttentionModifier
 from seq2seq.config import AttentionConfig
-from seq2seq.data.tokenizer import SPACE
+from seq2seq.data.tokenizer import SPACE, InputReport
 from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import OFFSETS, Head
 from seq2seq.run_folder import RunFolder
@@ -61,6 +61,9 @@ class RunView:
         def on_cut(index: int, n_tokens: int) -> None:
             warn(f"the sentence has {n_tokens:,} tokens, cut to {limit} (data.max_tokens)")
 
+        report = InputReport(translator.tokenizer.src)
+        report.add([sentence])
+        report.warn()
         best_head = known_best_head(RunFolder(run), translator.config.model)
         return cls(str(run), trace(translator, sentence, on_cut), best_head)
 
