@@ -8,20 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from seq2seq.config import Config, ModelConfig, flatten, hint, load_config, settings
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import TrainingInterrupted, UserError, printable, refuse_utf16, warn
 
 BYTES_AT_A_TIME = 2**16  # of standard input
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose error is one line that controls no terminal."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,11 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         name = unknown[0].partition("=")[0].removeprefix("--")
         fixed = ": what a run was trained with cannot change now"
-        parser.error(f"unknown argument {unknown[0]}{fixed if name in settings() else hint(name)}")
+        why = fixed if name in settings() else hint(name)
+        parser.error(printable(f"unknown argument {unknown[0]}{why}"))
     try:
         if options.command is not run_train and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("torchrun is for seq2seq train; all else runs in one process")
-        tune_process(10_000 if options.command in (run_train, run_compare) else 1_024)
+        tune_process(10_000 if options.command in (run_train, run_compare) else 512)
         options.command(options)
         sys.stdout.flush()
         return 0
@@ -92,7 +86,7 @@ def tune_process(n_kernels: int = 10_000) -> None:
 
 def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     """The subcommands; ``with_part_names`` shows the parts of attention, and loads torch."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="seq2seq",
         description="A small, readable Transformer: train it, score it, translate with it.",
         allow_abbrev=False,
@@ -252,6 +246,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> None:
+    from seq2seq.cpu import trim_memory
     from seq2seq.data.tokenizer import InputReport
     from seq2seq.translator import Translator
 
@@ -266,13 +261,17 @@ def run_predict(options: argparse.Namespace) -> None:
     def warn_of_cut(index: int, n_tokens: int) -> None:
         warn(f"line {first + index}: {n_tokens:,} tokens, cut to {longest} (data.max_tokens)")
 
-    for chunk in chunks:
-        for translation in translator.translate(chunk, warn_of_cut):
-            sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
-        sys.stdout.flush()
-        first += len(chunk)
-        report.add(chunk)
-    report.warn()
+    try:
+        for chunk in chunks:
+            report.add(chunk)
+            for translation in translator.translate(chunk, warn_of_cut):
+                sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
+            sys.stdout.flush()
+            first += len(chunk)
+            if first % 100 < len(chunk):  # a hundred lines more
+                trim_memory()
+    finally:
+        report.warn()
 
 
 def run_attend(options: argparse.Namespace) -> None:
@@ -340,15 +339,10 @@ def _arriving(stream: Any) -> Iterator[list[str]]:
     """The lines of standard input, whatever bytes they hold: those that are there at a time."""
     data = stream.read1(BYTES_AT_A_TIME)
     refuse_utf16(data, "standard input")
-    rest, data, has_warned = b"", data.removeprefix(codecs.BOM_UTF8), False
+    rest, data = b"", data.removeprefix(codecs.BOM_UTF8)
     while data or rest:
         *lines, rest = (rest + data).split(b"\n") if data else (rest, b"")
-        texts = [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
-        if not has_warned and any("\ufffd" in text for text in texts):
-            has_warned = True
-            what = "there is U+FFFD, as which bytes that are not UTF-8 are read"
-            warn(f"standard input: {what}; iconv -f ENCODING -t UTF-8 converts them")
-        yield texts
+        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
         data = stream.read1(BYTES_AT_A_TIME)
 
 

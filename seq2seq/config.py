@@ -31,6 +31,12 @@ Language = Annotated[str, Meta(pattern=r"^[\w-]+$")]
 SelectBy = Literal["auto", "bleu", "chrf", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+# Of what is read from JSON files: numbers that arithmetic bears, names that stay on a line.
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Number = Annotated[float, Meta(gt=-(2.0**53), lt=2.0**53)]
+Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_+-]*\Z")]  # a folder may have it
+Line = Annotated[str, Meta(pattern=r"^[^\n]*\Z")]
+
 toml_value = partial(json.dumps, ensure_ascii=False)
 
 

@@ -6,6 +6,7 @@ and evaluation need; ``last.pt`` is what training resumes from. Nothing read can
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,21 +79,14 @@ class RunFolder:
                         leftover.unlink(missing_ok=True)
                 try:
                     yield
-                finally:
-                    if new:
-                        self._remove_unused(new)
+                finally:  # of work that could not begin, nothing stays
+                    if new and {path.name for path in self.path.rglob("*")} <= {"lock", "corpus"}:
+                        shutil.rmtree(self.path, ignore_errors=True)
+                        with suppress(OSError):
+                            for folder in new[1:]:
+                                folder.rmdir()
         except Timeout:
             raise UserError(f"{self}: another process is at work in this folder") from None
-
-    def _remove_unused(self, new: list[Path]) -> None:
-        """Of work that could not begin, nothing stays: ``new`` are folders made for it."""
-        with suppress(OSError):
-            self.corpus.rmdir()  # as all below, only where it is empty
-        with suppress(OSError):
-            if [path.name for path in self.path.iterdir()] == ["lock"]:
-                (self.path / "lock").unlink()
-            for folder in new:
-                folder.rmdir()
 
     # --- configuration ---
 

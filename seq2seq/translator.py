@@ -47,12 +47,14 @@ class Translator:
         config = run.load_config(overrides)
         for path in (run.tokenizer_file, run.weights_file):
             if not path.exists():
-                raise UserError(f"{path}: No such file; seq2seq train --run {run} makes it")
+                again = "train again in another folder"
+                how = again if run.has_started else f"seq2seq train --run {run} makes it"
+                raise UserError(f"{path}: No such file; {how}")
         tokenizer = Tokenizer.load(run, config)
         saved = run.load_weights(tokenizer.fingerprint)
         n_layers = config.model.encoder_layers + config.model.decoder_layers
-        if n_layers > len(saved):
-            raise UserError(f"{run.weights_file}: too little for {n_layers:,} layers (config.toml)")
+        if n_layers > len(saved) or config.model.d_model > sum(x.numel() for x in saved.values()):
+            raise UserError(f"{run.weights_file}: too little for the model of config.toml")
         wanted = named_tensors(empty_model(config))  # the configuration's sizes may be any
         for name in sorted(wanted.keys() | saved.keys()):
             has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))

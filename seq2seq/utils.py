@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import stat
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -18,9 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 # C0 and C1 but the tab, line separators, marks that turn the direction of text, half characters.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -91,14 +88,11 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 
     Those may never answer or never end, and much is read twice.
     """
-
-    def without_waiting(name: str, flags: int) -> int:  # for a pipe's other end
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    with file_errors(path), open(path, "rb", opener=without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    with file_errors(path):
+        if not (path.is_file() or path.is_dir()) and path.exists():
             raise UserError(f"{path}: a pipe or a device: save what it holds as a file")
-        yield file
+        with path.open("rb") as file:
+            yield file
 
 
 def refuse_links(*paths: Path) -> None:
@@ -116,8 +110,7 @@ def refuse_utf16(start: bytes, origin: object) -> None:
     """``UserError`` if a text with this start is UTF-16: it says so, or much of it is NUL."""
     says_so = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if says_so or start.count(0) * 3 > len(start):
-        what = "UTF-16, or damaged: iconv -f UTF-16 -t UTF-8 converts it"
-        raise UserError(f"{origin}: not UTF-8 but {what}")
+        raise UserError(f"{origin}: UTF-16, or damaged: iconv -f UTF-16 -t UTF-8 converts it")
 
 
 def iter_lines(path: Path) -> Iterator[str]:
@@ -150,7 +143,8 @@ def read_json(path: Path, kind: Any = dict[str, Any], text: str | None = None) -
     try:
         return msgspec.json.decode(read_bytes(path) if text is None else text, type=kind)
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: damaged, or not written by this program; remove it") from None
+        how = "remove it, or use another folder"
+        raise UserError(f"{path}: damaged, or of another program: {how}") from None
 
 
 def read_json_lines(path: Path, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:

@@ -18,6 +18,9 @@ from seq2seq.model.transformer import Seq2Seq
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
 SACREBLEU = [sys.executable, "-m", "sacrebleu"]
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
 SMALL = ModelConfig(d_model=32, d_ff=64, n_heads=4, encoder_layers=2, decoder_layers=2, dropout=0.0)
 
 

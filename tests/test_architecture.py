@@ -60,7 +60,7 @@ VIEWS = "matplotlib scipy datasets tensorboard seq2seq.viewer seq2seq.experiment
     ("module", "not_loaded"),
     [
         ("seq2seq.config", "torch numpy"),
-        ("seq2seq.data.prepare", "torch datasets seq2seq.model"),
+        ("seq2seq.data.prepare", "torch datasets matplotlib seq2seq.model"),
         ("seq2seq.translator", f"{VIEWS} sacrebleu seq2seq.training"),
         ("seq2seq.evaluation.evaluate", f"{VIEWS} seq2seq.training"),
         ("seq2seq.training", VIEWS),

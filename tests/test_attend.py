@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SEQ2SEQ, SMALL, attention_variants, with_attention
+from conftest import SEQ2SEQ, SMALL, Capture, Patch, attention_variants, with_attention
 from matplotlib.figure import Figure
 from untrained import trace_untrained
 
@@ -63,7 +63,7 @@ def data_of(html: str) -> list[dict[str, Any]]:
 
 
 def test_trace_translates_like_translate(
-    translator: Translator, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+    translator: Translator, trained_run: Path, monkeypatch: Patch
 ) -> None:
     traced = trace(translator, SENTENCE)
     assert traced.src.text == SENTENCE
@@ -97,7 +97,7 @@ def test_axes(traced: TranslationTrace) -> None:
         assert record.contributions.axes == record.weights.axes
 
 
-def test_five_steps_recomputed(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_steps_recomputed(translator: Translator, monkeypatch: Patch) -> None:
     """Each step of all three attentions with numpy, from the results of the step before."""
     inputs: dict[int, Any] = {}
 
@@ -300,15 +300,15 @@ def test_best_head_from_eval_json(tmp_path: Path) -> None:
     assert known_best_head(RunFolder(tmp_path), SMALL) is None
     assert known(evaluated()) == Head(2, 1, "input")
     numbers: list[tuple[str, object]] = [
-        (key, x) for key in ("layer", "head") for x in (-1, 0, 3, "2", None)
+        (key, x) for key in ("layer", "head") for x in (-1, 0, 3, 1.0, "2", None)
     ]
-    for key, value in [*numbers, ("offset", "zzz"), ("offset", []), ("more", 1)]:
+    for key, value in [*numbers, ("offset", "zzz"), ("offset", [])]:
         assert known(evaluated(**{key: value})) is None, (key, value)
     for content in ("{}", "[", '{"tests": []}', '{"tests": {"x": 1}}'):
         assert known(content) is None, content
 
 
-def test_figure(traced: TranslationTrace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figure(traced: TranslationTrace, monkeypatch: Patch) -> None:
     """First query on top, first key on the left, darker for more; whole words of one head."""
     figures = []
 
@@ -341,7 +341,7 @@ def test_figure(traced: TranslationTrace, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(table[0, :4], expected, atol=1e-6)
 
 
-def test_missing_glyphs_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_glyphs_are_reported(tmp_path: Path, capsys: Capture) -> None:
     run = RunView("\U00012000", trace_untrained(SMALL, "ba", "lo"))
     viewer.draw(select_views([run]), tmp_path / "any.png")
     error = capsys.readouterr().err
@@ -353,7 +353,7 @@ def attend(*arguments: object) -> int:
     return main(["attend", *map(str, arguments)])
 
 
-def test_page_command(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_command(trained_run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     path = tmp_path / "new" / "page.html"
     assert attend("--run", trained_run, SENTENCE, "-o", path) == 0
     html = path.read_text(encoding="utf-8")
@@ -385,9 +385,7 @@ def test_page_size() -> None:
     assert len(page(select_views([RunView("x", traced)])).encode()) < 1_000_000
 
 
-def test_figure_and_json_commands(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figure_and_json_commands(trained_run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     both = SENTENCE, "--compare", trained_run, trained_run
     assert attend(*both, "--png", "--view", "encoder") == 0
@@ -403,9 +401,7 @@ def test_figure_and_json_commands(
     assert [pane["name"] for pane in data_of(html)] == [str(trained_run)] * 2
 
 
-def test_errors_are_one_line(
-    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line(trained_run: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "folder.html").mkdir()
     out = tmp_path / "kept.html"
     out.write_text("kept", encoding="utf-8")
@@ -431,7 +427,7 @@ def test_errors_are_one_line(
 
 
 def test_long_sentence_is_cut_with_a_warning(
-    translator: Translator, trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    translator: Translator, trained_run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     limit, path = translator.config.data.max_tokens, tmp_path / "long.html"
     assert attend("--run", trained_run, "ba " * (limit + 10), "-o", path) == 0

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import SACREBLEU, SEQ2SEQ, write_lines
+from conftest import SACREBLEU, SEQ2SEQ, Capture, Patch, write_lines
 from safetensors.torch import load_file
 
 import seq2seq.cli
@@ -31,8 +32,6 @@ from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
 from seq2seq.utils import read_json, read_json_lines, write_json, write_text
 
-Capture = pytest.CaptureFixture[str]
-Patch = pytest.MonkeyPatch
 Failure = Callable[..., str]
 Predict = Callable[..., bytes]
 SHORT = ("--decoding.max_length_ratio", "0")  # outputs of at most 10 tokens
@@ -236,7 +235,7 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
     assert all(len(line.splitlines()) <= 1 for line in out)
     warned = [line.split(":")[1] for line in capsys.readouterr().err.splitlines()]
     assert {f" line {at + 1}" for at in huge} <= set(warned)
-    assert all(re.fullmatch(r" line \d+| characters .*| standard input", line) for line in warned)
+    assert all(re.fullmatch(r" (line \d+|characters .*|lines not in UTF-8)", x) for x in warned)
     assert predict(b"\n" * n) == b"\n" * n
 
 
@@ -384,7 +383,7 @@ def test_missing_and_damaged_files(run: RunFolder, failure: Failure) -> None:
         path.unlink()
         message = failure("evaluate", "--run", run)
         assert f"{path}: No such file" in message
-        assert ("seq2seq train" in message) == ("corpus" not in name and "toml" not in name)
+        assert ("another folder" in message) == ("corpus" not in name and "toml" not in name)
         path.write_bytes(before)
 
 
@@ -452,6 +451,14 @@ def test_nothing_stays_of_what_could_not_begin(
     (tmp_path / "config.toml").write_text("[page]\n", encoding="utf-8")
     assert "not of a run" in failure("prepare", *making[:2], "--run", tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["[page]\n"]
+
+
+def test_no_evaluation_of_other_hypotheses(run: RunFolder, monkeypatch: Patch) -> None:
+    evaluate.evaluate(run)
+    monkeypatch.setattr(evaluate, "write_lines", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(run)
+    assert not run.eval_file.exists()
 
 
 @pytest.mark.slow

@@ -1,31 +1,32 @@
 """Reading corpora: strictly, from files and from hub data sets, nothing lost silently."""
 
 import hashlib
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import datasets
 import pytest
-from conftest import write_corpus
+from conftest import Capture, Patch, write_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2seq.cli import main
 from seq2seq.config import Config, DataConfig, HubConfig, TokenizerConfig
 from seq2seq.data import corpus as corpora
-from seq2seq.data.corpus import Corpus, iter_rows, load_report, load_split
+from seq2seq.data.corpus import Corpus, CorpusReport, iter_rows, load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare, prepare_corpus
 from seq2seq.evaluation.annotations import check_annotations, load_alignment, load_tags
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, write_text
+from seq2seq.utils import UserError, write_json, write_text
 
 SPLITS = ("train", "valid", "test")
 FULL = {
@@ -101,6 +102,17 @@ def test_failure_replaces_nothing(run: RunFolder) -> None:
             prepare(config, run, check=check_annotations)
         path.unlink() if good is None else path.write_bytes(good)
     assert before == {path: path.read_bytes() for path in run.path.rglob("*.*")}
+
+
+def test_interrupted_preparation_is_not_complete(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config := reversal(run), run)
+    monkeypatch.setattr("seq2seq.data.prepare.write_lines", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, run)
+    with pytest.raises(UserError, match=r"report\.json"):
+        prepare(config, run, "tokenizer")
 
 
 def test_empty_pairs_leave_training_only(run: RunFolder) -> None:
@@ -188,7 +200,7 @@ HUB = DataConfig(hub=HubConfig(name="some/set"))
 
 
 @pytest.fixture
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_network(tmp_path: Path, monkeypatch: Patch) -> Iterator[None]:
     """Neither the network nor the user's cache is touched."""
     attempts: list[object] = []
     monkeypatch.setattr(socket.socket, "connect", lambda *address: attempts.append(address))
@@ -245,7 +257,7 @@ def test_unreachable_hub_is_one_line(monkeypatch: Any, kind: type[OSError]) -> N
         corpora.open_corpus(HUB)["train"]()
 
 
-def test_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revision_of_a_hub_data_set(monkeypatch: Patch) -> None:
     load = Mock(return_value=[{"de": "a", "en": "b"}])
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub = replace(HUB.hub, subset="news", revision="abc")
@@ -253,7 +265,7 @@ def test_revision_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     load.assert_called_once_with("some/set", "news", split="validation", revision="abc")
 
 
-def test_words_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_too_long(tmp_path: Path, capsys: Capture) -> None:
     """sentencepiece would abort the process at 65,536 characters."""
     write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
     for side in ("src", "tgt"):
@@ -353,9 +365,7 @@ def test_turned_alignment(run: RunFolder) -> None:
         ("second_tags", b"a\nb\nc\n", r"second\.tags has 3 lines for 2"),
         ("second_de-en_align", b"0-0\n0-0 1:1\n", "align, line 2: not an alignment"),
         ("second_de-en_align", b"-1-0\n0-0\n", "align, line 1: not an alignment"),
-        pytest.param(
-            "second_de-en_align", b"0-0\n0-" + b"9" * 5000, "line 2: not an alignment", id="huge"
-        ),
+        ("second_de-en_align", b"0-9999999999\n0-0\n", "align, line 1: not an alignment"),
         ("second_de-en_align", b"0-0\n0-3\n", "align, line 2: link 0-3 .* 3 and 3 words"),
         ("second_de-en_align", b"2-0\n0-0\n", "align, line 1: link 2-0 .* 2 and 2 words"),
         ("second_en-de_align", b"0-0\n0-0\n", "align and .*align: two alignments"),
@@ -368,9 +378,7 @@ def test_wrong_annotations(run: RunFolder, name: str, text: bytes, message: str)
 
 
 @pytest.mark.parametrize("command", ["prepare", "train", "compare"])
-def test_commands_check_annotations_first(
-    run: RunFolder, command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_check_annotations_first(run: RunFolder, command: str, capsys: Capture) -> None:
     folder = Path(annotated(run, second_tags=b"too few\n").directory)
     (folder / "c.toml").write_text(f"data.directory = '{folder}'\ndata.test = 'second'\n")
     (folder / "e.toml").write_text(
@@ -383,12 +391,16 @@ def test_commands_check_annotations_first(
     assert not list(run.path.rglob("report.json"))
 
 
-@pytest.mark.parametrize("text", ['{"source": "x"}', "[]", "3", "{", '{"train_pairs": {}}'])
-def test_damaged_report(run: RunFolder, text: str) -> None:
-    run.corpus.mkdir(parents=True)
-    run.report_file.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"report\.json"):
-        load_report(run)
+def test_damaged_report(run: RunFolder) -> None:
+    good = asdict(CorpusReport("corpus", 3, 2, {"test": 1}, 0))
+    write_json(run.report_file, good)
+    load_report(run)
+    tests: list[Any] = [5, {}, {"te\nst": 1}, {"test": -1}, {"test": "x"}]
+    bad = [*(good | {"test_pairs": x} for x in tests), good | {"train_pairs": "x"}, {"source": "x"}]
+    for text in (*map(json.dumps, bad), "[]", "3", "{"):
+        write_text(run.report_file, text)
+        with pytest.raises(UserError, match=r"report\.json"):
+            load_report(run)
 
 
 # --- stages and prepared runs ---
@@ -425,9 +437,3 @@ def test_directory_may_move_once_training_has_started(run: RunFolder) -> None:
     for refuse in (is_prepared, prepare):
         with pytest.raises(UserError, match=r"tokenizer\.vocab_size = 290, not 280"):
             refuse(other, run)
-
-
-def test_preparation_is_light() -> None:
-    command = [sys.executable, "-c", "import sys, seq2seq.data.prepare; print(*sys.modules)"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    assert not {"torch", "seq2seq.model", "datasets", "matplotlib"} & set(done.stdout.split())

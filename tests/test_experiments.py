@@ -12,20 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG, write_corpus, write_lines
+from conftest import TINY_CONFIG, Capture, Patch, write_corpus, write_lines
 
 from seq2seq.cli import main
 from seq2seq.config import flatten
 from seq2seq.evaluation.metrics import bleu
 from seq2seq.experiments import runs as runs_module
 from seq2seq.experiments.report import Results, collect
-from seq2seq.experiments.runs import (
-    Run,
-    load_experiment,
-    measure_speed,
-    plan_runs,
-    run_all,
-)
+from seq2seq.experiments.runs import Run, load_experiment, measure_speed, plan_runs, run_all
 from seq2seq.experiments.statistics import RESAMPLES, compare, resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
@@ -100,9 +94,7 @@ def test_variants_differ_by_their_settings(folder: Path) -> None:
     assert [key for key in plain if plain[key] != gated[key]] == keys
 
 
-def test_finished_runs_are_not_repeated(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_runs_are_not_repeated(folder: Path, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setattr(runs_module, "train", None)
     monkeypatch.setattr(runs_module, "Trainer", None)  # nor is speed measured again
     report = (folder / "out" / "report.md").read_bytes()
@@ -113,9 +105,7 @@ def test_finished_runs_are_not_repeated(
     assert shown.err == ""  # quiet in a pipe
 
 
-def test_interrupted_experiment_resumes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_experiment_resumes(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     experiment = load_experiment(folder / "tiny-experiment.toml")
     runs = [run for run in plan_runs(experiment, tmp_path, {}) if run.variant == "gated"]
     trained: list[str] = []
@@ -137,9 +127,7 @@ def test_interrupted_experiment_resumes(
         assert run.folder.weights_file.read_bytes() == expected.read_bytes()
 
 
-def test_other_decoding_needs_no_training(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_decoding_needs_no_training(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     experiment = load_experiment(folder / "tiny-experiment.toml")
     shutil.copytree(folder / "out" / "plain", tmp_path / "plain")
     run = plan_runs(experiment, tmp_path, {"decoding.beam": "2"})[0]
@@ -243,9 +231,7 @@ def test_diverged_baseline_is_one_line(files: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["eval.json", "training.json", "metrics.jsonl", "hypotheses/test.txt", "../../relative_speed.json"]
 )  # fmt: skip
-def test_damaged_file_is_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_damaged_file_is_named(folder: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
     out = tmp_path / "out"
     shutil.copytree(folder / "out", out, ignore=shutil.ignore_patterns("last.pt", "*.safetensors"))
     path = (out / "gated" / "seed-1" / name).resolve()
@@ -280,9 +266,7 @@ def test_results_match_files(folder: Path) -> None:
     assert list(results_of(folder).comparisons["test"].values()) == compare(scores, resampled)
 
 
-def test_speed_is_measured_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_speed_is_measured_once(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     results = results_of(folder)
     assert read_json(folder / "out" / "relative_speed.json") == results.speeds
     assert results.speeds["plain"] == {"training": [1], "decoding": [1]}

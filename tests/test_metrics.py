@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conftest import SACREBLEU, write_lines
 
-from seq2seq.evaluation.metrics import bleu, exact_match_by_tag, score, suits_bleu
+from seq2seq.evaluation.metrics import bleu, chrf, exact_match_by_tag, score, suits_bleu
 
 REFERENCES = [
     'He said: "The 3.5-year-old dog didn\'t run, did it?"',
@@ -33,6 +33,7 @@ def test_scores_match_sacrebleu_command(tmp_path: Path) -> None:
     assert [round(ours["bleu"], 6), round(ours["chrf"], 6)] == scores("-m", "bleu", "chrf")
     assert round(ours["bleu_lowercased"], 6) == scores("-m", "bleu", "chrf", "-lc")[0]
     assert bleu(HYPOTHESES, REFERENCES) == ours["bleu"] < ours["bleu_lowercased"]
+    assert chrf(HYPOTHESES, REFERENCES) == ours["chrf"]
     assert {"case:mixed", "tok:13a"} < set(ours["bleu_signature"].split("|"))
     assert "case:lc" in ours["bleu_lowercased_signature"]
     assert "nc:6" in ours["chrf_signature"]

@@ -11,14 +11,14 @@ from torch import nn
 from untrained import small_tokenizer
 
 from seq2seq.attention.positions import Sinusoidal
-from seq2seq.config import AttentionConfig, Config, DecodingConfig, ModelConfig
+from seq2seq.config import AttentionConfig, Config, DataConfig, DecodingConfig, ModelConfig
 from seq2seq.cpu import Dropout
 from seq2seq.data.batches import Batch, pad
 from seq2seq.data.tokenizer import BOS, EOS
 from seq2seq.evaluation.tracing import attentions, trace_attentions
 from seq2seq.model.layers import DecoderLayer, FeedForward, SublayerConnection
 from seq2seq.model.loss import batch_loss
-from seq2seq.model.transformer import Seq2Seq, count_parameters
+from seq2seq.model.transformer import Seq2Seq, count_parameters, empty_model
 from seq2seq.translator import Translator
 from seq2seq.viewer.trace import trace
 
@@ -172,8 +172,11 @@ def test_sublayer_connection(norm: Literal["pre", "post"]) -> None:
     torch.testing.assert_close(connection.pre(x), expected[0])
     torch.testing.assert_close(connection.post(x, change), expected[1])  # all of it dropped
     torch.testing.assert_close(connection.eval().post(x, change), expected[2])
-    model = small_model(replace(SMALL, dropout=0.99999))
-    assert model.encode(random_ids(2, 5))[0].abs().max() < 1e-3  # embeddings are dropped too
+    model = small_model(replace(SMALL, norm=norm, dropout=0.99999))
+    for final in (model.encoder_norm, model.decoder_norm):
+        assert isinstance(final, nn.LayerNorm) == (norm == "pre")
+    if norm == "pre":
+        assert model.encode(random_ids(2, 5))[0].abs().max() < 1e-3  # embeddings are dropped too
 
 
 def test_dropout_zeroes_a_share_and_keeps_the_mean() -> None:
@@ -226,6 +229,19 @@ def test_each_stack_has_its_own_heads_and_positions() -> None:
     model = small_model(replace(SMALL, decoder_attention=rotary))
     assert isinstance(model.src_position, Sinusoidal)
     assert model.tgt_position is None
+
+
+def test_empty_model_takes_no_memory() -> None:
+    heads = AttentionConfig(n_heads=32, modifiers="talking_heads")  # whose maps are made of ones
+    model = empty_model(Config(model=replace(SMALL, encoder_attention=heads)))
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_cut_source_ends() -> None:
+    config = Config(model=SMALL, data=DataConfig(max_tokens=4))
+    translator = Translator(small_model(), small_tokenizer(), config)
+    (whole,) = small_tokenizer().src.encode(["ba du ke lo"])
+    assert translator.encode(["ba du ke lo"]) == {0: [*whole[:3], EOS]}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -107,11 +107,10 @@ def aggregate(weights: Any, queries: list[TokenGroup], keys: list[TokenGroup]) -
     )
 
 
-def cross_words(run: RunView, layer: int, head: int | None, offset: str = "predict") -> Any:
+def cross_words(run: RunView, layer: int, head: int, offset: str = "predict") -> Any:
     """Weights between words in the cross-attention; from the first target word with a query."""
     assert run.trace.cross is not None
-    weights = run.trace.cross.weights.values[layer - 1]
-    table = weights.mean(axis=0) if head is None else weights[head - 1]
+    table = run.trace.cross.weights.values[layer - 1, head - 1]
     queries = [group for group in group_tokens(run.trace.tgt, True, offset) if group.queries]
     return aggregate(table, queries, group_tokens(run.trace.src, True, None))
 
@@ -145,19 +144,11 @@ def test_source_word_lights_its_queries(tab: Page, run: RunView) -> None:
     assert "is attended to by" in texts(tab, "#live")[0]
 
 
-def test_layer_head_and_mean(tab: Page, run: RunView) -> None:
-    hover(tab, "right", 1)
-    layer, head = tab.locator("select[name=layer]"), tab.locator("select[name=head]")
-    layer.select_option("1")
-    head.select_option("3")
-    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 1, 3)[0]), abs=2e-4)
-    head.select_option("mean")
-    assert lit(tab, "left") == pytest.approx(list(cross_words(run, 1, None)[0]), abs=2e-4)
-    layer.select_option("mean")
-    both = cross_words(run, 1, None)[0] + cross_words(run, 2, None)[0]
-    assert lit(tab, "left") == pytest.approx(list(both / 2), abs=2e-4)
+def test_best_head(tab: Page, run: RunView) -> None:
+    """Read at the step whose input a word is, the first of them too."""
     tab.locator("button.best").click()
-    assert (layer.input_value(), head.input_value()) == ("2", "3")
+    for name, number in (("layer", "2"), ("head", "3")):
+        assert tab.locator(f"select[name={name}]").input_value() == number
     hover(tab, "right", 0)
     assert lit(tab, "left") == pytest.approx(list(cross_words(run, 2, 3, "input")[0]), abs=2e-4)
 

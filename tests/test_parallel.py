@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_CONFIG, write_corpus
+from conftest import TINY_CONFIG, Capture, Patch, write_corpus
 from test_training import load_state, metrics, no_curves, stop_after, wait_for  # noqa: F401
 
 from seq2seq.cli import main
@@ -156,7 +156,7 @@ def test_two_processes_match_one(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_all_and_any_number_resumes(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     config = load_config(path, OVERRIDES | LONG)
     run = tmp_path / "two"
@@ -217,9 +217,7 @@ def test_shards_are_the_batch(trainer: Trainer) -> None:
         trainer.model.zero_grad()
 
 
-def test_dropout_differs_by_step_and_process(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropout_differs_by_step_and_process(trainer: Trainer, monkeypatch: Patch) -> None:
     batches, _ = next(trainer.steps())
     seeds = set()
     for step in (0, 1):
@@ -231,9 +229,7 @@ def test_dropout_differs_by_step_and_process(
     assert len(seeds) == 6
 
 
-def test_torchrun_repeats_signals(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torchrun_repeats_signals(monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with stop_requests() as signals:
@@ -246,9 +242,7 @@ def test_torchrun_repeats_signals(
     assert capsys.readouterr().err == "seq2seq: stopping after this step\n"
 
 
-def test_torchrun_is_for_training_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_torchrun_is_for_training_alone(monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
     assert main(["evaluate", "--run", "any"]) == 1
     assert "torchrun is for seq2seq train" in capsys.readouterr().err
@@ -257,7 +251,7 @@ def test_torchrun_is_for_training_alone(
     assert capsys.readouterr().err == ""
 
 
-def test_sync_step(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_step(trainer: Trainer, monkeypatch: Patch) -> None:
 
     def other_sends(*numbers: float) -> None:
         monkeypatch.setattr(distributed, "all_gather", lambda *own: [own, numbers])

@@ -152,6 +152,18 @@ def test_sentence_variance_counts_only_the_common_part() -> None:
     assert mean == pytest.approx(5**2 / 200, rel=0.3)
 
 
+def test_sentences_add_degrees_of_freedom() -> None:
+    """All seeds of the variant gain the same on each test set, so its variance adds to theirs."""
+    scores = np.array([[30.0, 31.0, 29.5], [31.0, 31.5, 30.9]])
+    gain = np.random.default_rng(1).normal(0, 0.5, RESAMPLES)
+    resampled = np.stack([np.zeros((3, RESAMPLES)), np.tile(gain, (3, 1))])
+    (comparison,) = compare(scores, resampled)
+    of_seeds, of_sentences = (scores[1] - scores[0]).var(ddof=1) / 3, gain.var(ddof=1)
+    error = math.sqrt(of_seeds + of_sentences)
+    df = 2 * (1 + of_sentences / of_seeds)
+    assert comparison.p == pytest.approx(2 * stats.t.sf(comparison.difference / error, df))
+
+
 def test_equal_runs() -> None:
     for n_seeds in (2, 5):
         (comparison,) = without_sentences(np.full((2, n_seeds), 30.0))

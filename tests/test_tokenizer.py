@@ -44,6 +44,7 @@ def test_ids(subwords: Subwords) -> None:
 def test_what_cannot_be_seen_changes_nothing(subwords: Subwords) -> None:
     assert clean("a\u00a0b\tc\u3000d\0e\u2028f\u2581g\udcffh") == "a b c d e f g h"
     assert clean("\ufeffwo\u00adrt\u200b\u200f") == "wort"
+    assert clean("x² ﬁn Ⅳ") == "x² ﬁn Ⅳ"  # what can be seen stays
     for joined in ("می\u200cخواهم", "\U0001f469\u200d\U0001f373"):
         assert clean(joined) == joined
     assert encode(subwords, "der\u202fHund\u200b") == encode(subwords, "der Hund")

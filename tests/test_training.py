@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, TINY_CONFIG, small_model, write_corpus
+from conftest import SMALL, TINY_CONFIG, Capture, Patch, small_model, write_corpus
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,11 +30,12 @@ from seq2seq.attention import NORMALIZERS, Part
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
 from seq2seq.data.batches import make_batch
+from seq2seq.data.corpus import load_split
 from seq2seq.data.prepare import prepare
-from seq2seq.data.tokenizer import PAD
+from seq2seq.data.tokenizer import BOS, PAD
 from seq2seq.evaluation import validation
 from seq2seq.evaluation.plotting import plot_curves
-from seq2seq.evaluation.validation import unigram_loss, validation_loss
+from seq2seq.evaluation.validation import guess_loss, validation_loss
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import trainer as trainer_module
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at
@@ -65,7 +66,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_curves(monkeypatch: Patch) -> None:
     """Drawing them takes longer than training."""
     monkeypatch.setattr(validation, "plot_curves", lambda lines, path: None)
 
@@ -154,7 +155,8 @@ def test_weight_decay_is_for_matrices() -> None:
     relative = AttentionConfig(position="t5", modifiers="talking_heads")
     learned = AttentionConfig(position="learned")
     model = small_model(replace(SMALL, encoder_attention=relative, decoder_attention=learned))
-    groups = make_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.5, adam_beta2=0.75)).param_groups
+    assert [group["betas"] for group in groups] == [(0.9, 0.75)] * 2
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     by_decay = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in groups}
     assert by_decay.keys() == {0.5, 0.0}
@@ -178,7 +180,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 def test_any_optimizer_resumes(
     config: Config,
     run: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
 ) -> None:
     monkeypatch.setattr(trainer_module, "make_optimizer", lambda m, _: make([*m.parameters()]))
@@ -187,8 +189,10 @@ def test_any_optimizer_resumes(
     batches = [batches for batches, _ in islice(trainer.steps(), 4)]
     for chosen in batches[:2]:
         trainer.step(chosen, 1e-2)
+    trainer.state.seconds = 5.0
     trainer.save_checkpoint()
     resumed.load_checkpoint()
+    assert resumed.state == trainer.state
     for chosen in batches[2:]:
         trainer.step(chosen, 1e-2)
         resumed.step(chosen, 1e-2)
@@ -262,6 +266,20 @@ def test_r_drop_matches_torch(config: Config, prepared: Path) -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
 
 
+def test_no_two_steps_share_their_randomness(
+    config: Config, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do step 1 of seed 1 and step 0 of seed 2."""
+    seeds: list[int] = []
+    for seed in (1, 2):
+        trainer = Trainer(changed(config, seed=seed), prepared)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "manual_seed", seeds.append)
+            for batches, _ in islice(trainer.steps(), 2):
+                trainer.step(batches, 1e-3)
+    assert len(set(seeds)) == 4
+
+
 def test_gradients_are_clipped(config: Config, prepared: Path) -> None:
     _, _, grads = gradients(deterministic(config, max_grad_norm=0.01), prepared, [[0, 1, 2]])
     norm = torch.cat([gradient.flatten() for gradient in grads]).norm().item()
@@ -307,7 +325,7 @@ class Running(nn.Module):
         return weights
 
 
-def test_persistent_buffers(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_persistent_buffers(config: Config, run: Path, monkeypatch: Patch) -> None:
     """They are saved with the average's weights, restored, and loaded with the model."""
     monkeypatch.setitem(NORMALIZERS, "running", Part("running", Running, "", ""))
     attention = AttentionConfig(normalizer="running")
@@ -355,25 +373,10 @@ def test_validation_loss_matches_torch(config: Config, prepared: Path) -> None:
     )
 
 
-def test_validation_is_greedy(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_greedy(config: Config, run: Path, monkeypatch: Patch) -> None:
     config = replace(config, decoding=replace(config.decoding, beam=3))
     monkeypatch.delattr("seq2seq.translator.beam_search")
     Trainer(config, run).validate()
-
-
-def test_best_average_is_kept(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, averages = iter([1.0, 3.0, 2.0]), []
-    validate = Trainer.validate
-
-    def validate_and_remember(self: Trainer) -> dict[str, Any]:
-        averages.append({n: p.detach().clone() for n, p in self.ema.named_parameters()})
-        return validate(self)
-
-    monkeypatch.setattr(Trainer, "validate", validate_and_remember)
-    monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
-    assert train(changed(config, validate_every=3), run)["best_step"] == 6
-    kept = load_file(run / "model.safetensors")
-    assert [same(kept, average) for average in averages] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -385,27 +388,31 @@ def test_best_average_is_kept(config: Config, run: Path, monkeypatch: pytest.Mon
         ("loss", "loss", [(9.0, 9.0, 3.0), (1.0, 1.0, 1.0), (9.0, 9.0, 2.0)]),
     ],
 )
-def test_second_is_selected(
-    config: Config,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    select_by: Any,
-    by: str,
-    bleu_chrf_loss: list[tuple[float, float, float]],
+def test_second_average_is_kept(
+    config: Config, run: Path, monkeypatch: Patch, select_by: Any, by: str, bleu_chrf_loss: Any
 ) -> None:
     path = run / "corpus" / "valid.tgt"
     path.write_text(path.read_text(encoding="utf-8").replace(" ", ""), encoding="utf-8")
+    validate, averages = Trainer.validate, []
+
+    def validate_and_remember(self: Trainer) -> dict[str, Any]:
+        averages.append({n: p.detach().clone() for n, p in self.ema.named_parameters()})
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "validate", validate_and_remember)
     bleu, chrf, loss = map(iter, zip(*bleu_chrf_loss, strict=True))
     monkeypatch.setattr(validation, "bleu", lambda *_: next(bleu))
     monkeypatch.setattr(validation, "chrf", lambda *_: next(chrf))
     monkeypatch.setattr(trainer_module, "validation_loss", lambda *_: next(loss))
     summary = train(changed(config, validate_every=3, select_by=select_by), run)
     assert (summary["best_step"], summary["selected_by"]) == (6, by)
+    kept = load_file(run / "model.safetensors")
+    assert [same(kept, average) for average in averages] == [False, True, False]
     best = dict(zip(("bleu", "chrf", "loss"), bleu_chrf_loss[1], strict=True))
     assert all(summary[f"best_valid_{name}"] == best[name] for name in ("bleu", "loss", by))
 
 
-def test_early_stopping(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping(config: Config, run: Path, monkeypatch: Patch) -> None:
     scores = iter([1.0, 3.0, 2.0, 3.0, 9.0, 1.0])
     monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
     patient = changed(config, patience=2, validate_every=1)
@@ -417,34 +424,31 @@ def test_early_stopping(config: Config, run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_long_pairs_are_reported(
-    config: Config, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    config: Config, run: Path, capsys: Capture, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(Trainer, "fit", lambda *_: None)
     train(replace(config, data=replace(config.data, max_tokens=10)), run)
     assert "pairs longer than data.max_tokens = 10" in capsys.readouterr().err
 
 
-def test_guess_by_frequency(
-    config: Config, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_guess_by_frequency(config: Config, run: Path, capsys: Capture, monkeypatch: Patch) -> None:
     trainer = Trainer(config, run)
-    ids = [list(trainer.tokenizer.tgt.encode(x)) for x in (["ba du", "ba"], trainer.valid.tgt)]
+    seen, valid = load_split(trainer.run, config.data, "train").tgt, trainer.valid
+    ids = [list(trainer.tokenizer.tgt.encode(lines)) for lines in (seen, valid.tgt)]
     train_ids, labels = (torch.tensor([i for row in rows for i in row]) for rows in ids)
-    guesses = (train_ids.bincount(minlength=290) + 1.0).log().expand(len(labels), -1)
-    guess = F.cross_entropy(guesses, labels).item()
-    ours = unigram_loss(trainer.tokenizer, ["ba du", "ba"], trainer.valid)
-    assert ours == pytest.approx(guess)
-    for loss, is_said in ((0.9 * guess, False), (guess, True)):
-        monkeypatch.setattr(trainer_module, "unigram_loss", lambda *_: guess)
-        monkeypatch.setattr(
-            Trainer, "fit", lambda self, _, x=loss: setattr(self.state, "best_loss", x)
-        )
-        train(config, run)
+    scores = (train_ids.bincount(minlength=290) + 1.0).log()
+    scores[BOS] = -math.inf  # it is read, and never guessed
+    guess = F.cross_entropy(scores.expand(len(labels), -1), labels).item()
+    counts = train_ids.bincount(minlength=290).numpy()
+    assert guess_loss(trainer.tokenizer, counts, valid) == pytest.approx(guess)
+    spoil(monkeypatch, range(3), math.nan)  # all steps are skipped
+    for is_said in (True, False):
+        loss = train(changed(config, epochs=1), run)["best_valid_loss"]
         assert ("train.learning_rate" in capsys.readouterr().err) == is_said
-        (run / "training.json").unlink()
+        monkeypatch.setattr(trainer_module, "guess_loss", lambda *_, x=loss / 0.94: x)
 
 
-def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves(tmp_path: Path, monkeypatch: Patch) -> None:
     figures: list[Any] = []
     original = Figure.savefig
 
@@ -455,15 +459,14 @@ def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", savefig)
     keys = ["loss", "valid_loss", "valid_bleu", "learning_rate"]
     lines = [{"step": step} | {key: step / len(key) for key in keys} for step in (10, 20, 30)]
-    odd: list[dict[str, Any]] = [{}, {"step": "x", "loss": 1}, {"step": 5, "loss": None}]
-    plot_curves([*odd, *lines], tmp_path / "curves.png")  # lines that make no sense are left out
+    plot_curves([{"step": 5}, *lines], tmp_path / "curves.png")  # what is missing is left out
     curves = [line.get_xydata().tolist() for axes in figures[0].axes for line in axes.lines]
     assert curves == [[[line["step"], line[key]] for line in lines] for key in keys]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_tensorboard_and_curves(config: Config, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_and_curves(config: Config, run: Path, monkeypatch: Patch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plotted: list[list[int]] = []
@@ -485,19 +488,17 @@ def test_tensorboard_and_curves(config: Config, run: Path, monkeypatch: pytest.M
     assert losses == [(10, 0.5), (20, 0.25), (30, 0.25)]
 
 
-def test_tensorboard_must_be_installed(
-    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_must_be_installed(config: Config, run: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(trainer_module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"train\.tensorboard .*pip install tensorboard"):
-        Trainer(changed(config, tensorboard=True), run)
+        train(changed(config, tensorboard=True), run)
 
 
 # --- what a process of somebody else's may expect ---
 
 
 def test_process_is_left_alone(
-    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
 ) -> None:
     """Neither loading nor training changes the allocator: only our commands may."""
     called: list[str] = []
@@ -534,7 +535,7 @@ def test_r_drop_starts_half_way(config: Config, run: Path) -> None:
     assert {line["epoch"] for line in results[0][:-1]} == {0, 1}
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+def stop_after(monkeypatch: Patch, stop_at: int) -> None:
     """Let Ctrl-C come during a step."""
     step = Trainer.step
 
@@ -549,11 +550,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
 
 @pytest.mark.parametrize("stops", [[1], [3, 4, 5], [4, 8, 9]])
 def test_resume_is_exact(
-    config: Config,
-    uninterrupted: Path,
-    run: Path,
-    stops: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    config: Config, uninterrupted: Path, run: Path, stops: list[int], monkeypatch: Patch
 ) -> None:
     for stop_at in stops:
         with monkeypatch.context() as patch:
@@ -566,7 +563,7 @@ def test_resume_is_exact(
 
 
 def test_signal_after_the_last_step(
-    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
 ) -> None:
     validate = Trainer.validate
 
@@ -584,7 +581,7 @@ def test_signal_after_the_last_step(
 
 
 def test_finished_run_is_not_trained_again(
-    config: Config, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(Trainer, "step", None)
     before = (uninterrupted / "model.safetensors").read_bytes()
@@ -596,7 +593,7 @@ def test_finished_run_is_not_trained_again(
 
 
 def test_harmless_settings_may_change(
-    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Train for longer, with other patience, from a run whose corpus has moved."""
     run = shutil.copytree(uninterrupted, tmp_path / "run")
@@ -628,7 +625,7 @@ def ctrl_c_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_stop_request(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stop_request(capsys: Capture) -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_requests() as signals:
         os.kill(os.getpid(), signal.SIGINT)
@@ -714,11 +711,11 @@ def test_sigint_with_closed_stderr(run: Path) -> None:
     assert load_state(run)["state"]["step"] == 1
 
 
-def test_quiet_in_a_pipe(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_quiet_in_a_pipe(run: Path, capfd: Capture) -> None:
     assert main(["train", "--config", str(run / "config.toml"), "--run", str(run)]) == 0
     out, err = capfd.readouterr()
-    said = re.findall(r"step (\d+) of (\d+): .*bleu ([\d.]+)", err)
-    assert said == [(str(x["step"]), said[-1][0], str(x["valid_bleu"])) for x in metrics(run)]
+    said = [[*map(float, x)] for x in re.findall(r"step (\d+) of (\d+): .*bleu ([\d.]+)", err)]
+    assert said == [[x["step"], said[-1][0], x["valid_bleu"]] for x in metrics(run)]
     assert out.count("\n") == 1
     assert "best validation" in out
 
@@ -726,7 +723,7 @@ def test_quiet_in_a_pipe(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
 # --- training that goes wrong ---
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, steps: Container[int], value: float) -> None:
+def spoil(monkeypatch: Patch, steps: Container[int], value: float) -> None:
     """Set one gradient of these steps (counted from 0) to ``value``."""
     step, clip, bad = Trainer.step, trainer_module.clip_grad_norm_, [False]
 
@@ -748,11 +745,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: Container[int], value: float) 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_steps_without_finite_gradient_are_skipped(
-    config: Config,
-    prepared: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    value: float,
-    max_grad_norm: float,
+    config: Config, prepared: Path, monkeypatch: Patch, value: float, max_grad_norm: float
 ) -> None:
     spoil(monkeypatch, {1, 2, 4}, value)
     trainer = Trainer(changed(config, max_grad_norm=max_grad_norm), prepared)
@@ -773,7 +766,7 @@ def test_steps_without_finite_gradient_are_skipped(
 
 
 def test_divergence_keeps_the_last_good_state(
-    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, run: Path, monkeypatch: Patch
 ) -> None:
     config = changed(config, epochs=6)
     first_bad = config.train.validate_every + 2
@@ -792,9 +785,7 @@ def test_divergence_keeps_the_last_good_state(
     assert [line["skipped_steps"] for line in metrics(run)][:3] == [0, 2, 2]
 
 
-def test_nan_model_is_never_the_best(
-    config: Config, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_model_is_never_the_best(config: Config, run: Path, monkeypatch: Patch) -> None:
     trainer = Trainer(config, run)
     with torch.no_grad():
         next(trainer.ema.parameters()).fill_(math.nan)
@@ -832,13 +823,15 @@ def test_out_of_memory_names_the_batch(run: Path) -> None:
     assert re.search(expected, ended.stderr)
 
 
-@pytest.mark.parametrize("name", ["training.json", "model.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["training.json", "model.safetensors", "metrics.jsonl", "last.pt"])
 def test_without_its_state_what_is_there_is_kept(
     config: Config, uninterrupted: Path, run: Path, name: str
 ) -> None:
+    """And without its model, of which the state may say that it is the best, no run goes on."""
     shutil.copy(uninterrupted / name, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"last\.pt.*{name}"):
+    missing = r"model\.safetensors" if name == "last.pt" else rf"last\.pt.*{name}"
+    with pytest.raises(UserError, match=missing):
         train(config, run)
     other = replace(config, tokenizer=replace(config.tokenizer, vocab_size=280))
     if name != "metrics.jsonl":  # no tokenizer is needed to read it
@@ -847,17 +840,18 @@ def test_without_its_state_what_is_there_is_kept(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_without_its_model_a_run_does_not_go_on(
-    config: Config, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_finished_without_its_state(config: Config, uninterrupted: Path, tmp_path: Path) -> None:
     run = shutil.copytree(uninterrupted, tmp_path / "run")
-    (run / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="model"):
-        train(config, run)
+    (run / "last.pt").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert train(config, run)["steps"] == load_state(uninterrupted)["state"]["step"]
+    with pytest.raises(UserError, match=r"last\.pt"):
+        train(changed(config, epochs=9), run)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_killed_before_the_first_checkpoint(
-    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_checkpoint", lambda _: 1 / 0)
@@ -868,7 +862,7 @@ def test_killed_before_the_first_checkpoint(
     assert_same_result(run, uninterrupted)
 
 
-def test_out_of_memory_for_the_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_for_the_model(run: Path, capsys: Capture) -> None:
     path = run / "config.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
@@ -881,7 +875,7 @@ def test_out_of_memory_for_the_model(run: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's files as Linux does")
 def test_full_disk_leaves_the_last_checkpoint(
-    config: Config, uninterrupted: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
 ) -> None:
     """A disk on which nothing as large as the state can be written any more."""
     with monkeypatch.context() as patch:

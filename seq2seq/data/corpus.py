@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
+from msgspec import Meta
 
-from seq2seq.config import DataConfig, HubConfig
+from seq2seq.config import Count, DataConfig, HubConfig, Line
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, iter_lines, read_json
 
@@ -38,10 +38,10 @@ class CorpusReport:
     """What ``prepare`` read and what it left out; kept as ``corpus/report.json``."""
 
     source: str
-    train_pairs: Annotated[int, msgspec.Meta(ge=1)]
-    valid_pairs: int
-    test_pairs: Annotated[dict[str, int], msgspec.Meta(min_length=1)]  # by test set
-    empty_pairs_left_out: int
+    train_pairs: Count
+    valid_pairs: Count
+    test_pairs: Annotated[dict[Line, Count], Meta(min_length=1)]  # by test set
+    empty_pairs_left_out: Count
 
     def __str__(self) -> str:
         splits = [("training", self.train_pairs), ("validation", self.valid_pairs)]
@@ -52,8 +52,7 @@ class CorpusReport:
 
 def load_report(run: RunFolder) -> CorpusReport:
     """The report of the prepared corpus; ``UserError`` if there is none."""
-    report: CorpusReport = read_json(run.report_file, CorpusReport)
-    return report
+    return read_json(run.report_file, CorpusReport)
 
 
 def iter_split(run: RunFolder, data: DataConfig, split: str) -> Iterator[Pair]:

@@ -61,7 +61,8 @@ def learnable(path: Path) -> Iterator[str]:
     """The lines that subwords can be learned from: sentencepiece dies of a word too long."""
     skipped = []
     for number, line in enumerate(iter_lines(path), start=1):
-        if len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD:
+        is_long = len(line) > LONGEST_WORD // 4  # a character may be composed of several
+        if is_long and max(map(len, clean(line).split()), default=0) > LONGEST_WORD:
             skipped.append(number)
         else:
             yield line

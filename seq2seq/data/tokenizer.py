@@ -37,7 +37,7 @@ class InputReport:
     """In how many lines of input characters are replaced, or known to no subword."""
 
     def __init__(self, subwords: "Subwords") -> None:
-        self.known = subwords.characters()
+        self.known = subwords.characters() - {"\ufffd"}
         self.replaced, self.unknown = Counter[str](), Counter[str]()
 
     def add(self, lines: Iterable[str]) -> None:
@@ -46,15 +46,18 @@ class InputReport:
             self.unknown.update({*clean(line)} - self.known)
 
     def warn(self) -> None:
+        if n := self.unknown.pop("\ufffd", 0):  # as which other bytes are read
+            warn(f"lines not in UTF-8: {n:,}; iconv -f ENCODING -t UTF-8 converts them")
         kinds = {"read as a space, or not at all": self.replaced, "never learned": self.unknown}
         for what, lines in kinds.items():
             names = [
                 f"U+{ord(x):04X} {unicodedata.name(x, 'unnamed').lower()} (lines: {n:,})"
                 for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
             ]
+            if len(lines) > 5:
+                names.append(f"{len(lines) - 5:,} more")
             if names:
-                more = [f"{len(lines) - 5:,} more"] if len(lines) > 5 else []
-                warn(f"characters {what}: {', '.join(names + more)}")
+                warn(f"characters {what}: {', '.join(names)}")
 
 
 def split_words(text: str) -> list[str]:

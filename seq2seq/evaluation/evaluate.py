@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sacrebleu.metrics.chrf import CHRF
 
 from seq2seq.config import ModelConfig
@@ -94,11 +95,11 @@ def known_best_head(run: RunFolder, model: ModelConfig) -> Head | None:
     try:
         tests = read_json(run.eval_file)["tests"].values()
         aligned = [test["alignment"] for test in tests if "alignment" in test]
-        head = Head(**aligned[0]["best_head_on_validation"])
+        head = msgspec.convert(aligned[0]["best_head_on_validation"], Head)
         n_heads = model.cross_attention.n_heads or model.n_heads
         fits = head.layer in range(1, model.decoder_layers + 1) and head.offset in OFFSETS
         return head if fits and head.head in range(1, n_heads + 1) else None
-    except (UserError, AttributeError, IndexError, KeyError, TypeError):
+    except (UserError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 

@@ -47,13 +47,12 @@ def figure(path: Path, **options: Any) -> Iterator["Figure"]:
     write_bytes(path, picture.getvalue())
 
 
-def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
+def plot_curves(lines: list[dict[str, float]], path: Path) -> None:
     """Losses, BLEU (or chrF) and learning rate by step, from the lines of ``metrics.jsonl``."""
-    chrf, bleu = ("valid_chrf", "chrF"), ("valid_bleu", "BLEU")
-    score, label = chrf if chrf[0] in lines[-1] else bleu
+    score = "chrF" if "valid_chrf" in lines[-1] else "BLEU"
     panels = {
         "loss per token, nats": ("loss", "valid_loss"),  # the first with smoothing and dropout
-        f"{label} on the validation set": (score,),
+        f"{score} on the validation set": (f"valid_{score.lower()}",),
         "learning rate": ("learning_rate",),
     }
     with figure(path, figsize=(7, 7.5), layout="constrained") as drawing:
@@ -61,9 +60,8 @@ def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
         for axes, (label, keys) in zip(rows, panels.items(), strict=True):
             axes.set_ylabel(label)
             for key in keys:
-                points = [(line.get("step"), line.get(key)) for line in lines]
-                points = [p for p in points if all(isinstance(x, int | float) for x in p)]
-                x, y = [x for x, _ in points], [y for _, y in points]
+                found = [line for line in lines if key in line]
+                x, y = [line["step"] for line in found], [line[key] for line in found]
                 axes.plot(x, y, label=key, markersize=4)
         rows[0].legend(["training (labels smoothed, dropout on)", "validation"], frameon=False)
         rows[2].set_xlabel("training step")

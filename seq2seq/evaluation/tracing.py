@@ -25,7 +25,7 @@ def trace_attentions(
 
     Returns the traces of those called ``which``, and the decoder's x (B, T, D).
     """
-    own = sharing_copy(model)  # whoever else uses the model at this time is not recorded
+    own = sharing_copy(model).eval()  # whoever else uses the model at this time is not recorded
     traces: dict[str, list[AttentionTrace]] = {name: [] for name in which}
     for name in which:
         for attention in attentions(own)[name]:

@@ -1,20 +1,19 @@
 """The validation split during training: its loss and scores, and the log of them."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from msgspec import Meta
+from numpy.typing import NDArray
 
 from seq2seq import cpu
-from seq2seq.config import Config
+from seq2seq.config import Config, Count, Number
 from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
-from seq2seq.data.tokenizer import Tokenizer
+from seq2seq.data.tokenizer import BOS, Tokenizer
 from seq2seq.evaluation.metrics import bleu, chrf
 from seq2seq.evaluation.plotting import plot_curves
 from seq2seq.model.loss import batch_loss
@@ -22,9 +21,6 @@ from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
 from seq2seq.utils import read_json_lines, write_lines
-
-Float = Annotated[float, Meta(gt=-(2.0**53), lt=2.0**53)]
-Metrics = dict[str, Float | Annotated[int, Meta(ge=0, lt=2**53)]]  # a line of metrics.jsonl
 
 
 @torch.inference_mode()
@@ -43,30 +39,30 @@ def validation_loss(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid:
     return loss / n_tokens
 
 
-def unigram_loss(tokenizer: Tokenizer, train_tgt: Iterable[str], valid: Corpus) -> float:
-    """The loss of guessing by how often each token is in ``train_tgt``, and once more."""
-    train, labels = (
-        np.fromiter(chain.from_iterable(tokenizer.tgt.encode(lines)), np.int64)
-        for lines in (train_tgt, valid.tgt)
-    )
-    counts = np.bincount(train, minlength=len(tokenizer.tgt)) + 1
-    return float(-np.log(counts[labels] / counts.sum()).mean())
+def guess_loss(tokenizer: Tokenizer, tgt_counts: NDArray[np.int64], valid: Corpus) -> float:
+    """The loss of guessing by how often each token was seen, and once more."""
+    labels = np.fromiter(chain.from_iterable(tokenizer.tgt.encode(valid.tgt)), np.int64)
+    counts = tgt_counts + 1
+    return float(-np.log(counts[labels] / (counts.sum() - counts[BOS])).mean())
 
 
-def validation_scores(
+def greedy_scores(
     model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid: Corpus, select_by: str
 ) -> dict[str, float]:
-    """BLEU, and chrF if that selects, by greedy search: faster than a beam, and ranks as well."""
+    """BLEU, and chrF if that selects: by greedy search, which is faster, and ranks as well."""
     greedy = replace(config, decoding=replace(config.decoding, beam=1))
     hypotheses = Translator(model, tokenizer, greedy).translate(valid.src)
     scores = {"bleu": bleu(hypotheses, valid.tgt)}
-    return scores | ({"chrf": chrf(hypotheses, valid.tgt)} if select_by == "chrf" else {})
+    if select_by == "chrf":
+        scores["chrf"] = chrf(hypotheses, valid.tgt)
+    return scores
 
 
 def log_validation(run: RunFolder, metrics: dict[str, Any], tensorboard: bool) -> None:
     """Add a line to ``metrics.jsonl``, draw the curves, and write TensorBoard's events."""
     step = metrics["step"]
-    before = read_json_lines(run.metrics_file, Metrics) if run.metrics_file.exists() else []
+    kind = dict[str, Count | Number]
+    before = read_json_lines(run.metrics_file, kind) if run.metrics_file.exists() else []
     # A killed run may have logged steps that are now taken again.
     lines = [line for line in before if line.get("step") in range(step)] + [metrics]
     write_lines(run.metrics_file, [json.dumps(line) for line in lines])

@@ -7,74 +7,48 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from msgspec import Meta
 from tabulate import tabulate
 
-from seq2seq.config import flatten, flatten_toml, load_config, toml_value
+from seq2seq.config import Count, Line, flatten, flatten_toml, load_config, toml_value
 from seq2seq.data.corpus import load_split
 from seq2seq.evaluation.plotting import figure
-from seq2seq.experiments.runs import Experiment, Name, Run, Speeds, measure_speed
+from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.training.trainer import Summary
 from seq2seq.utils import UserError, printable, read_json, read_json_lines, read_lines, write_text
 
 SCORES = ["bleu", "bleu_lowercased", "chrf", "exact_match"]
 COSTS = ["parameters", "steps", "minutes"]
 
 Table = list[list[str]]  # the first row is the head
-Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Percent = Annotated[float, Meta(ge=-1, le=101)]  # with room for rounding
-Line = Annotated[str, Meta(pattern=r"^[^\n]*\Z")]
+Tag = Annotated[dict[Literal["pairs", "exact_match"], Count | Percent], Meta(min_length=2)]
 
 
-class Tag(TypedDict):
-    """Exact match of the pairs with a tag."""
-
-    pairs: Count
-    exact_match: Percent
-
-
-class Alignment(TypedDict):
-    """Of the best aligning head."""
-
+# What is read here of eval.json, and of a line of metrics.jsonl.
+class _Alignment(TypedDict):
     error_rate: Percent
 
 
-class Scores(TypedDict):
-    """Of a run on a test set."""
-
+class _Scores(TypedDict):
     bleu: Percent
     bleu_lowercased: Percent
     chrf: Percent
     exact_match: Percent
     tags: NotRequired[dict[Line, Tag]]
-    alignment: NotRequired[Alignment]
+    alignment: NotRequired[_Alignment]
 
 
-class Evaluation(TypedDict):
-    """What of ``eval.json`` is read here."""
-
-    tests: Annotated[dict[Line, Scores], Meta(min_length=1)]
+class _Evaluation(TypedDict):
+    tests: Annotated[dict[Line, _Scores], Meta(min_length=1)]
 
 
-class Training(TypedDict):
-    """Of ``training.json``."""
-
-    steps: Count
-    minutes: Annotated[float, Meta(ge=0)]
-    parameters: Count
-    data_checksum: Count
-    device: Name
-    precision: Name
-    threads: Count
-
-
-class Validation(TypedDict):
-    """Of a line of ``metrics.jsonl``."""
-
+class _Validation(TypedDict):
     step: Count
     valid_bleu: Percent
 
@@ -87,8 +61,8 @@ class VariantResult:
         self.parameters = count_parameters(empty_model(self.config))
         self.diverged = [run for run in runs if run.has_diverged]
         self.runs = [run for run in runs if not run.has_diverged]
-        self.scores = [read_json(run.folder.eval_file, Evaluation)["tests"] for run in self.runs]
-        self.trainings = [read_json(run.folder.summary_file, Training) for run in self.runs]
+        self.scores = [read_json(run.folder.eval_file, _Evaluation)["tests"] for run in self.runs]
+        self.trainings = [read_json(run.folder.summary_file, Summary) for run in self.runs]
 
     def values(self, test: str, key: str) -> Array:
         """A score of each run on a test set; of alignment only where there is one."""
@@ -169,8 +143,11 @@ def resample(run: Run, test: str, first: Run) -> Array:
 
 
 def comparability_warnings(results: Results) -> Iterator[str]:
-    """Whatever differs between a variant and the baseline besides the model."""
+    """Tests that BLEU cannot judge; what differs between variants and baseline but the model."""
     baseline, *others = results.variants
+    for test in results.tests:
+        if baseline.values(test, "bleu").mean() < 1:
+            yield f"{test}: a BLEU below 1 says nothing: see chrF and exact match"
     settings = flatten(baseline.config)
     same_seed = dict(zip(results.experiment.seeds, baseline.trainings, strict=True))
     for variant in others:
@@ -227,12 +204,11 @@ def tags_table(results: Results, test: str) -> Table:
     runs = [[scores[test].get("tags", {}) for scores in variant.scores] for variant in variants]
     table = [["exact match (pairs)", *(variant.name for variant in variants)]]
     for tag, scores in runs[0][0].items():
-        found = [
-            [run[tag]["exact_match"] for run in of_variant if tag in run] for of_variant in runs
-        ]
-        table.append(
-            [f"{tag} ({scores['pairs']})", *(f"{np.mean(x):.1f}" if x else "-" for x in found)]
-        )
+        row = [f"{tag} ({scores['pairs']})"]
+        for of_variant in runs:
+            found = [run[tag]["exact_match"] for run in of_variant if tag in run]
+            row.append(f"{np.mean(found):.1f}" if found else "-")
+        table.append(row)
     return table
 
 
@@ -348,7 +324,7 @@ def plot(results: Results, folder: Path) -> None:
             x = np.median(rounds)
             ranges = {"xerr": [[x - min(rounds)], [max(rounds) - x]], "yerr": bleu.std(ddof=1)}
             by_speed.errorbar(x, bleu.mean(), **ranges, label=variant.name, capsize=3, linestyle="")
-            logs = [read_json_lines(run.folder.metrics_file, Validation) for run in variant.runs]
+            logs = [read_json_lines(run.folder.metrics_file, _Validation) for run in variant.runs]
             shared = list(zip(*logs, strict=False))  # the validations that all runs have
             steps = [lines[0]["step"] for lines in shared]
             bleu = np.array([[line["valid_bleu"] for line in lines] for lines in shared])

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 from tqdm import tqdm
 
-from seq2seq.config import Config, ConfigSource, flatten_toml, load_config, read_toml
+from seq2seq.config import Config, ConfigSource, Name, flatten_toml, load_config, read_toml
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.evaluation.annotations import check_annotations
@@ -22,22 +22,13 @@ from seq2seq.evaluation.evaluate import evaluate
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.optimizer import r_drop_at
-from seq2seq.training.trainer import Trainer, train
+from seq2seq.training.trainer import Trainer, TrainingDiverged, train
 from seq2seq.translator import Translator
-from seq2seq.utils import (
-    TrainingDiverged,
-    UserError,
-    did_you_mean,
-    read_json,
-    refuse_links,
-    write_json,
-    write_text,
-)
+from seq2seq.utils import UserError, did_you_mean, read_json, refuse_links, write_json, write_text
 
 SPEED_ROUNDS = 5
 SPEED_STEPS = 4  # training steps per round
 
-Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_+-]*\Z")]  # of a folder
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Kind = Literal["training", "decoding"]
 Rounds = Annotated[list[Annotated[float, Meta(gt=0, lt=2**31)]], Meta(min_length=1)]

@@ -126,7 +126,7 @@ class _NoWeights(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
             return None
-        on_meta = {"device": "meta"} if func in (torch.empty, torch.randn) else {}
+        on_meta = {"device": "meta"} if func in (torch.empty, torch.eye, torch.randn) else {}
         return func(*args, **(kwargs or {}) | on_meta)
 
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -27,25 +26,28 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from seq2seq import cpu
-from seq2seq.config import Config
+from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
-from seq2seq.data.corpus import iter_split, load_split
+from seq2seq.data.corpus import load_split
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import suits_bleu
-from seq2seq.evaluation.validation import (
-    log_validation,
-    unigram_loss,
-    validation_loss,
-    validation_scores,
-)
+from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import distributed as dist
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at, restore_optimizer
 from seq2seq.translator import named_tensors
-from seq2seq.utils import TrainingDiverged, TrainingInterrupted, UserError, warn, write_json
+from seq2seq.utils import (
+    TrainingDiverged,
+    TrainingInterrupted,
+    UserError,
+    read_json,
+    warn,
+    write_json,
+)
 
+PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
 
 
@@ -75,12 +77,27 @@ class TrainState:
                 raise ValueError(f"{key} is {value!r}")
 
 
+class Summary(TypedDict):
+    """What is read again of ``training.json``."""
+
+    steps: Count
+    best_step: Count
+    selected_by: Name
+    best_valid_bleu: Number
+    best_valid_loss: Number
+    best_valid_chrf: NotRequired[Number]
+    minutes: Number
+    parameters: Count
+    data_checksum: Count
+    device: Name
+    precision: Name
+    threads: Count
+
+
 class Trainer:
     """One training run, in a run folder that holds the prepared corpus and the tokenizer."""
 
     def __init__(self, config: Config, run: RunFolder | Path | str) -> None:
-        if config.train.tensorboard and not find_spec("tensorboard"):
-            raise UserError("train.tensorboard needs a package: pip install tensorboard")
         torch.manual_seed(config.train.seed)
         self.config, self.run, self.device = config, RunFolder(run), cpu.pick_device()
         self.tokenizer = Tokenizer.load(self.run, config)
@@ -150,7 +167,8 @@ class Trainer:
                 average.copy_(new[name])
 
     def _diverged(self, what: str) -> TrainingDiverged:
-        where = f"at step {self.state.step:,} (the best model is of step {self.state.best_step:,})"
+        best = f" (the best model is of step {n:,})" if (n := self.state.best_step) else ""
+        where = f"at step {self.state.step:,}{best}"
         hint = "in another folder, try a lower train.learning_rate or a longer train.warmup_steps"
         return TrainingDiverged(f"{self.run}: {what} is not finite {where}; {hint}")
 
@@ -169,12 +187,12 @@ class Trainer:
         valid_loss = validation_loss(*to_score)
         if not math.isfinite(valid_loss):
             raise self._diverged("the loss on the validation split")
-        scores = validation_scores(*to_score, self.select_by)
+        scores = greedy_scores(*to_score, self.select_by)
         score = scores.get(self.select_by, 0.0)
         rank = score if score >= 1 else -valid_loss  # a lower score is chance
         state.validations_without_gain += 1
         if rank > state.best_rank:
-            if not state.best_step:  # killed before there is a checkpoint, it starts over
+            if not self.run.state_file.exists():  # killed before there is one, it starts over
                 self.run.save_state({}, self.tokenizer.fingerprint)
             state.best_rank, state.best_step = rank, state.step
             state.best_bleu, state.best_loss = scores["bleu"], valid_loss
@@ -196,8 +214,7 @@ class Trainer:
         self.save_checkpoint()
         if not sys.stderr.isatty():  # where there is no bar
             left = state.seconds / 60 * (self.n_steps / max(1, state.step) - 1)
-            names = ("loss", "valid_loss", *(f"valid_{x}" for x in scores), "tokens_per_second")
-            texts = [f"{name} {metrics[name]}" for name in names]
+            texts = [f"{name} {value:g}" for name, value in metrics.items() if name != "step"]
             where = f"step {state.step:,} of {self.n_steps:,}"
             warn(f"{where}: {', '.join(texts)}, {left:.1f} minutes left")
         return asdict(state)
@@ -235,10 +252,8 @@ class Trainer:
     @property
     def best(self) -> tuple[str, float]:
         """What the best weights were selected by in the end, and its value."""
-        state = self.state
-        return (
-            (self.select_by, state.best_rank) if state.best_rank > 0 else ("loss", state.best_loss)
-        )
+        rank = self.state.best_rank
+        return (self.select_by, rank) if rank > 0 else ("loss", -rank)
 
     @property
     def is_finished(self) -> bool:
@@ -283,7 +298,7 @@ class Trainer:
                     vars(state).update(dist.rank_zero(self.validate))
                 if signal_number or self.is_finished:
                     break
-        if state.target_tokens and not signal_number:
+        if (state.target_tokens or not state.best_step) and not signal_number:
             vars(state).update(dist.rank_zero(self.validate))
         dist.rank_zero(self.save_checkpoint)
         if signal_number := signal_number or self.sync_step(0.0, signals):  # or after the last step
@@ -291,17 +306,18 @@ class Trainer:
             raise TrainingInterrupted(how, signal_number)
 
     def warn_of_data(self) -> None:
-        """Say what the user may not expect."""
         if n := self.data.n_too_long:
             limit = self.config.data.max_tokens
             warn(f"left out {n:,} pairs longer than data.max_tokens = {limit}")
-        if (self.config.train.select_by, self.select_by) == ("auto", "chrf"):
-            why = "few validation references have the four words that BLEU counts"
-            warn(f"train.select_by: the best weights are selected by chrF, because {why}")
+        if self.config.train.select_by in ("auto", "bleu") and not suits_bleu(self.valid.tgt):
+            what = "few validation references have the four words that BLEU counts"
+            by = "train.select_by: the best weights are selected by"
+            warn(f"{what}; {by} {self.select_by}")
 
     def warn_if_nothing_is_learned(self) -> None:
-        pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
-        guess = unigram_loss(self.tokenizer, (tgt for _, tgt in pairs), self.valid)
+        _, _, tgt = self.data.epoch(0)
+        counts = np.bincount(tgt.ids[:1_000_000], minlength=len(self.tokenizer.tgt))
+        guess = guess_loss(self.tokenizer, counts, self.valid)
         if (loss := self.state.best_loss) > 0.95 * guess:
             what = f"a validation loss of {loss:.2f}, where guessing by frequency has {guess:.2f}"
             hint = "try a lower train.learning_rate or more epochs"
@@ -327,7 +343,7 @@ class Trainer:
             "precision": cpu.resolve_precision(self.config.train.precision, self.device),
             "processes": dist.world_size(),
             "threads": torch.get_num_threads(),
-            "versions": {"seq2seq": version("seq2seq"), "torch": torch.__version__},
+            "versions": {x.name: x.version for name in PACKAGES for x in distributions(name=name)},
         }
 
 
@@ -366,14 +382,19 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
     a signal and with everything saved, ``TrainingInterrupted``.
     """
     run = RunFolder(run)
+    if config.train.tensorboard and not find_spec("tensorboard"):
+        raise UserError("train.tensorboard needs a package: pip install tensorboard")
     with ExitStack() as stack:
         dist.rank_zero(lambda: stack.enter_context(run.lock()))
         dist.rank_zero(lambda: run.check_same_config(config))
         made = [x for x in (run.summary_file, run.weights_file, run.metrics_file) if x.exists()]
         if made and not run.state_file.exists():
-            what = "is finished" if run.summary_file in made else "has begun"
+            is_finished = {run.summary_file, run.weights_file} <= set(made)
+            if is_finished and run.load_config().train == config.train:
+                finished: dict[str, Any] = read_json(run.summary_file, Summary)
+                return finished
             how = "cannot go on without last.pt: use another folder (--run; make: RUN=) or remove"
-            raise UserError(f"{run}: training {what}, and {how} {', '.join(x.name for x in made)}")
+            raise UserError(f"{run}: training {how} {', '.join(x.name for x in made)}")
         dist.rank_zero(lambda: run.save_config(config))
         trainer = Trainer(config, run)
         if run.state_file.exists():

@@ -120,7 +120,7 @@ def trace(
 @torch.inference_mode()
 def trace_pair(translator: Translator, src: list[int], tgt: list[int]) -> TranslationTrace:
     """Record every attention for source ids, EOS at the end, and target ids from BOS to EOS."""
-    model, tokenizer, shape = translator.model.eval(), translator.tokenizer, translator.config.model
+    model, tokenizer, shape = translator.model, translator.tokenizer, translator.config.model
     device, found = next(model.parameters()).device, attentions(model)
     ids = torch.tensor([src]).to(device), torch.tensor([tgt[:-1]]).to(device)
     traces, x = trace_attentions(model, *ids)
