@@ -66,7 +66,7 @@ class Translator:
             if not tensor.detach().copy_(saved[name]).isfinite().all():
                 raise UserError(f"{run.weights_file}: {name!r} is not finite: train again")
         store_by_columns(model)
-        return cls(model.to(cpu.pick_device()), tokenizer, config)
+        return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 
     def translate(self, sentences: Sequence[str], on_cut: OnCut = None) -> list[str]:
         """One translation per sentence, in order; blank sentences stay empty.
@@ -107,10 +107,9 @@ class Translator:
             precision = "float32"
         model = self.model
         if precision == "bfloat16":
-            model = in_bfloat16(model)
+            model = in_bfloat16(model).eval()
         elif model.training:
-            model = sharing_copy(model)
-        model.eval()
+            model = sharing_copy(model).eval()
 
         def decode_batch(rows: list[int]) -> list[list[int]]:
             src = pad([src_ids[i] for i in rows]).to(device)

@@ -355,6 +355,7 @@ def test_precision_of_decoding(
 
     monkeypatch.setattr("seq2seq.translator.greedy", note)
     translator = Translator.load(trained_run, {"decoding.precision": precision})
+    assert not translator.model.training  # a copy for each sentence would take as long as it does
     translator.model.train()
     assert translator.translate(["ba du"] * n) == ["du ba"] * n
     assert dtypes == [getattr(torch, used)]
