@@ -270,13 +270,14 @@ def test_words_too_long(tmp_path: Path, capsys: Capture) -> None:
     write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
     for side in ("src", "tgt"):
         with (tmp_path / "corpus" / f"train.{side}").open("a") as file:
-            file.write("x" * 70_000 + "\n" + "x " * 40_000 + "\n")
+            longer = "\u0958" * 40_000  # two characters each when composed
+            file.write("x" * 70_000 + "\n" + "x " * 40_000 + "\n" + longer + "\n")
     data = DataConfig(src="src", tgt="tgt", directory=str(tmp_path / "corpus"))
     prepare(Config(data=data, tokenizer=TokenizerConfig(vocab_size=290)), tmp_path / "run")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all("characters: 1, the first is line 61" in line for line in lines)
-    assert load_report(RunFolder(tmp_path / "run")).train_pairs == 62
+    assert all("characters: 2, the first is line 61" in line for line in lines)
+    assert load_report(RunFolder(tmp_path / "run")).train_pairs == 63
 
 
 def test_a_run_is_not_prepared_from_itself(run: RunFolder) -> None:
