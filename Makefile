@@ -69,7 +69,7 @@ check: test ## the tests, lint, format, imports and types
 soak: setup ## kill training runs a hundred times: they end as if not killed
 	KILLS=100 $(VENV)/bin/pytest tests/test_kill.py
 
-mutants: setup ## change the core in thousands of ways, and list what no test notices (hours)
+mutants: setup ## change the core in thousands of ways, and list what no fast test notices (hours)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"
 	OMP_NUM_THREADS=1 $(VENV)/bin/mutmut run $(MUTANTS)
 	$(VENV)/bin/mutmut results | grep -v 'not checked' || true
@@ -111,6 +111,7 @@ $(RUN)/tokenizer.model: $(RUN)/corpus/report.json
 # better one. A training that was stopped goes on when make is called again.
 $(RUN)/training.json: $(RUN)/tokenizer.model
 	$(SEQ2SEQ) train --config $(CONFIG) --run $(RUN) $(ARGS)
+	@touch $@
 
 $(RUN)/eval.json: $(RUN)/training.json
 	$(SEQ2SEQ) evaluate --run $(RUN)

@@ -183,6 +183,14 @@ def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> No
     assert capsys.readouterr().err == ""
 
 
+def test_interrupted_input_is_reported(
+    predict: Predict, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(Translator, "translate", Mock(side_effect=KeyboardInterrupt))
+    assert predict("ba\u00a0du\n".encode(), status=130) == b""
+    assert "U+00A0" in capsys.readouterr().err
+
+
 def test_input_in_another_encoding(predict: Predict, capsys: Capture) -> None:
     text = "ba du\nbä\nkö du\n"
     assert predict(text.encode("latin-1")).startswith(b"du ba\n")

@@ -143,6 +143,10 @@ def test_other_tables(results: Results) -> None:
 def test_comparability_warnings(results: Results) -> None:
     small, wild = "small: -10.0% parameters", "wild: `train.learning_rate` is 9.0, not 0.002"
     assert list(comparability_warnings(results)) == [small, wild]
+    scores = results.variants[0].scores[0]["test"]
+    bleu, scores["bleu"] = scores["bleu"], -1000.0
+    assert next(comparability_warnings(results)).startswith("test: ")
+    scores["bleu"] = bleu
     gated = results.variants[2]
     gated.trainings[0] |= {"steps": 1100, "data_checksum": 7, "device": "cuda", "precision": "bf16"}
     gated.trainings[1].update({"data_checksum": 7, "threads": 1})

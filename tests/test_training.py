@@ -845,6 +845,11 @@ def test_finished_without_its_state(config: Config, uninterrupted: Path, tmp_pat
     (run / "last.pt").unlink()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert train(config, run)["steps"] == load_state(uninterrupted)["state"]["step"]
+    assert {path: path.read_bytes() for path in before} == before
+    beam = replace(config, decoding=replace(config.decoding, beam=3))
+    train(beam, run)
+    assert RunFolder(run).load_config() == beam  # what evaluation reads
+    train(config, run)
     with pytest.raises(UserError, match=r"last\.pt"):
         train(changed(config, epochs=9), run)
     assert {path: path.read_bytes() for path in before} == before

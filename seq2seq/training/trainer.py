@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
-from seq2seq.data.corpus import load_split
+from seq2seq.data.corpus import iter_split, load_split
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -315,8 +316,10 @@ class Trainer:
             warn(f"{what}; {by} {self.select_by}")
 
     def warn_if_nothing_is_learned(self) -> None:
-        _, _, tgt = self.data.epoch(0)
-        counts = np.bincount(tgt.ids[:1_000_000], minlength=len(self.tokenizer.tgt))
+        pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
+        ids = self.tokenizer.tgt.encode(tgt for _, tgt in pairs)
+        n_tokens = len(self.tokenizer.tgt)
+        counts = np.bincount(np.fromiter(chain.from_iterable(ids), np.int64), minlength=n_tokens)
         guess = guess_loss(self.tokenizer, counts, self.valid)
         if (loss := self.state.best_loss) > 0.95 * guess:
             what = f"a validation loss of {loss:.2f}, where guessing by frequency has {guess:.2f}"
@@ -391,6 +394,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         if made and not run.state_file.exists():
             is_finished = {run.summary_file, run.weights_file} <= set(made)
             if is_finished and run.load_config().train == config.train:
+                dist.rank_zero(lambda: run.save_config(config))  # of decoding, say
                 finished: dict[str, Any] = read_json(run.summary_file, Summary)
                 return finished
             how = "cannot go on without last.pt: use another folder (--run; make: RUN=) or remove"
