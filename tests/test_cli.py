@@ -20,10 +20,11 @@ import torch
 from conftest import SACREBLEU, SEQ2SEQ, Capture, Patch, write_lines
 from safetensors.torch import load_file
 
-import seq2seq.cli
+import seq2seq.cli.predict
 from seq2seq import cpu
 from seq2seq.attention import REGISTRIES
-from seq2seq.cli import legal_values, main
+from seq2seq.cli import main
+from seq2seq.cli.common import legal_values
 from seq2seq.config import RENAMED, settings
 from seq2seq.evaluation import evaluate
 from seq2seq.model.decoding import greedy
@@ -160,7 +161,7 @@ HARD = [
 def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> None:
     """One line out for each line in, and a warning for each line that is cut."""
     lines = HARD * 10
-    monkeypatch.setattr(seq2seq.cli, "BYTES_AT_A_TIME", 5000)
+    monkeypatch.setattr(seq2seq.cli.predict, "BYTES_AT_A_TIME", 5000)
     out = predict("".join(line + "\n" for line in lines).encode(), *SHORT).decode("utf-8")
     translations = out.removesuffix("\n").split("\n")
     assert translations == translations[: len(HARD)] * 10

@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 from torch.distributed.run import get_args_parser
 
-from seq2seq.cli import build_parser, legal_values
+from seq2seq.cli import build_parser
+from seq2seq.cli.common import legal_values
 from seq2seq.config import Config, flatten, load_config, settings, toml_value
 from seq2seq.experiments.runs import empty_model
 

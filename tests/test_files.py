@@ -143,7 +143,7 @@ def test_json(file: Path) -> None:
 
 def test_text_of_strangers_controls_no_terminal(capsys: Capture) -> None:
     text = "a\r\nb\x1b[31m\x9b\u202e\u2028ä\udcff"
-    cli.show(text)
+    cli.common.show(text)
     utils.warn(text)
     with pytest.raises(SystemExit):
         cli.main(["predict", f"--{text}"])

@@ -1,0 +1,94 @@
+"""The command line: one subcommand per stage, each in its file, no logic of their own."""
+
+import argparse
+import io
+import os
+import sys
+
+from seq2seq.cli import attend, compare, evaluate, predict, prepare, train
+from seq2seq.config import hint, settings
+from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    _prepare_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(with_part_names="--help" in arguments or "-h" in arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        name = unknown[0].partition("=")[0].removeprefix("--")
+        fixed = ": what a run was trained with cannot change now"
+        why = fixed if name in settings() else hint(name)
+        parser.error(printable(f"unknown argument {unknown[0]}{why}"))
+    try:
+        if options.command is not train.run_train and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UserError("torchrun is for seq2seq train; all else runs in one process")
+        tune_process(10_000 if options.command in (train.run_train, compare.run_compare) else 512)
+        options.command(options)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        message, status = str(error), 1
+    except TrainingInterrupted as interrupted:
+        message, status = str(interrupted), 128 + interrupted.signal_number
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
+    except BrokenPipeError:  # nobody reads our output any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        message, status = f"{error.filename or 'system'}: {error.strerror or error}", 1
+    except (MemoryError, RuntimeError) as error:
+        from seq2seq.cpu import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        message, status = "out of memory; a smaller model or smaller batches take less", 1
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes that torchrun starts
+        warn(message)
+    return status
+
+
+def _prepare_streams() -> None:
+    """Replace standard streams that were closed, and accept text that is not UTF-8."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
+
+
+def tune_process(n_kernels: int = 10_000) -> None:
+    """Settings of this whole process that make it faster; for our own commands only.
+
+    glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
+    blocks at every step took a fifth of it. oneDNN keeps ``n_kernels``, one per matrix shape,
+    unless the user has set a number; it reads it at the first product. An epoch has 5,000 shapes,
+    the same in each: with 1,024, making them anew took a third of a step on a Xeon with AMX. Lines
+    from a pipe have new ones without end, and memory settles when that many are kept.
+    """
+    from seq2seq.cpu import call_glibc
+
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(n_kernels))
+    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
+    call_glibc("mallopt", m_mmap_threshold, largest)
+    call_glibc("mallopt", m_trim_threshold, largest)
+
+
+def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
+    """The subcommands; ``with_part_names`` shows the parts of attention, and loads torch."""
+    parser = argparse.ArgumentParser(
+        prog="seq2seq",
+        description="A small, readable Transformer: train it, score it, translate with it.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    prepare.add_to(commands, with_part_names)
+    train.add_to(commands, with_part_names)
+    evaluate.add_to(commands)
+    predict.add_to(commands)
+    attend.add_to(commands)
+    compare.add_to(commands, with_part_names)
+    return parser

@@ -1,0 +1,63 @@
+"""``seq2seq compare`` and ``seq2seq variants``: variants of attention, compared or listed."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seq2seq.cli.common import ANY_SETTING, Commands, add_command, add_settings, overrides_of, show
+from seq2seq.config import ModelConfig
+
+
+def add_to(commands: Commands, with_part_names: bool) -> None:
+    usage = f"EXPERIMENT [--run FOLDER] {ANY_SETTING}"
+    text = "train variants with several seeds, report which are better"
+    compare = add_command(commands, run_compare, usage, text)
+    compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
+    compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
+    add_settings(compare, "", with_part_names)
+    add_command(commands, run_variants, "", "list the parts that attention can be made of")
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    from seq2seq.experiments.report import collect, summary, write_report
+    from seq2seq.experiments.runs import load_experiment, plan_runs, run_all
+
+    experiment = load_experiment(options.experiment)
+    folder = options.run or Path("runs") / "compare" / options.experiment.stem
+    runs = plan_runs(experiment, folder, overrides_of(options))
+    run_all(runs)
+    results = collect(experiment, runs, folder)
+    report = write_report(results, folder)
+    show(*summary(results).split("\n"), f"report: {report}")
+
+
+def n_parameters(model: ModelConfig, **parts: Any) -> int:
+    """Of one self-attention of these parts, and of the positions added to its embeddings."""
+    from seq2seq.attention import build_absolute_position, build_attention
+
+    attention = replace(model.encoder_attention, **{"position": "none"} | parts)
+    model, section = replace(model, encoder_attention=attention), "encoder_attention"
+    modules = build_attention(model, section), build_absolute_position(model, section)
+    return sum(p.numel() for module in modules if module is not None for p in module.parameters())
+
+
+def run_variants(options: argparse.Namespace) -> None:
+    from tabulate import tabulate
+
+    from seq2seq.attention import REGISTRIES
+
+    model, rows = ModelConfig(), []
+    for registry in REGISTRIES:
+        for part in registry.values():
+            extra = n_parameters(model, **{registry.setting: part.name}) - n_parameters(model)
+            rows.append([registry.setting, part.name, f"{extra:+,}", part.formula, part.paper])
+    headers = ["setting", "name", "parameters", "formula", "paper"]
+    align = ("left", "left", "right", "left", "left")
+    print(tabulate(rows, headers, tablefmt="plain", colalign=align, disable_numparse=True))
+    print(
+        "\nSettings of [model.encoder_attention], [model.decoder_attention] and "
+        "[model.cross_attention],\nbeside the numbers n_heads, kv_heads and window. Parameters: "
+        "those beyond scaled_dot and softmax\nwithout positions, per attention, at "
+        f"d_model = {model.d_model} with {model.n_heads} heads."
+    )
