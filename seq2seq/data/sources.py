@@ -159,7 +159,9 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
 
     first: Cells = next(unpacked(), (0, []))[1]
     if len(cells := list(first)) < 2:
-        raise UserError(f"{path}: not two columns, {kind}, in the first line: {cells!r:.60}")
+        how = f"two files line by line are PREFIX.{data.src} and PREFIX.{data.tgt}"
+        problem = f"no two columns, {kind}, but {cells!r:.60}; {how}" if cells else "empty"
+        raise UserError(f"{path}: {problem}")
     places, has_names = _choose_columns(path, first, data)
     names = [f"{x!r:.40}" if has_names else f"column {i}" for i, x in enumerate(cells, 1)]
     which = f"{data.src} = {names[places[0]]}, {data.tgt} = {names[places[1]]}"
