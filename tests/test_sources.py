@@ -135,7 +135,7 @@ WRONG = [
     ("comma.tsv", {}, "no two columns, tab-separated.*'a,b'"),
     ("deu.txt", {"columns": "1,3"}, "columns: no '3'"),
     ("deu.txt", {"columns": "2,2"}, "columns: which"),
-    ("head.csv", {"columns": "x y,French"}, "columns: no 'French'.* 'x y', 'German'"),
+    ("head.csv", {"columns": "x y,Germna"}, "columns: no 'Germna'; did you mean 'German'.* 'x y', 'German'"),
     ("ragged.tsv", {}, r"ragged\.tsv, line 3: 3 columns, not 2"),
     ("open.csv", {}, r"open\.csv, line 3: not comma-separated"),
     ("a.jsonl", {}, r"a\.jsonl, line 2: not JSON lines"),

@@ -68,9 +68,7 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
         return {"train": read_pairs(data.path, data)}
     if isinstance(loaded := _load(data), dict):
         names = _split_names(data, lambda x: re.split(r"[\[+]", x)[0] in loaded, list(loaded))
-        rows = {
-            x: loaded[name] if name in loaded else _load(data, name) for x, name in names.items()
-        }
+        rows = {x: loaded[y] if y in loaded else _load(data, y) for x, y in names.items()}
     else:
         names, rows = {"train": "its only split"}, {"train": loaded}
     return {
@@ -85,13 +83,10 @@ def split_prefixes(data: DataConfig) -> dict[str, Path]:
     if not folder.is_dir() or any(map(Path.is_file, map(folder.joinpath, SAVED))):
         return {}
     ends = (f".{data.src}", f".{data.tgt}", *ENDINGS)
-    files = sorted(
-        filter(Path.is_file, folder.iterdir()), key=lambda x: (-x.stat().st_size, x.name)
-    )
-    names = (
-        path.name.removesuffix(end) for path in files for end in ends if path.name.endswith(end)
-    )
-    there = list(dict.fromkeys(names))  # the largest first
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    names = sorted(sizes, key=lambda name: (-sizes[name], name))  # the largest first
+    prefixes = (name.removesuffix(end) for name in names for end in ends if name.endswith(end))
+    there = list(dict.fromkeys(prefixes))
     splits = _split_names(data, lambda name: bool(_split_file(folder / name, data)), there)
     return {split: folder / name for split, name in splits.items()}
 
@@ -205,9 +200,10 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
         places = (texts if len(texts) > 1 else [0, 1])[:2]
     if -1 in places or places[0] == places[1]:
         there = ", ".join(f"{cell!r:.40}" for cell in cells)
-        bad = f"no {wanted[places.index(-1)]!r}" if wanted and -1 in places else "which are they"
+        unknown = wanted[places.index(-1)] if wanted and -1 in places else None
+        bad = f"no {unknown!r}{did_you_mean(unknown, cells)}" if unknown else "which are they?"
         how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number, of"
-        raise UserError(f"{path}: columns: {bad}? {how} {there}")
+        raise UserError(f"{path}: columns: {bad} {how} {there}")
     return places, has_names or is_header
 
 
