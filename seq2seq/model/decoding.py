@@ -166,7 +166,7 @@ def beam_search(
     n_best: int = 1,
     prefix: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """Up to ``n_best`` translations, the best ``length_normalized`` first, by ``beam`` live ones."""
+    """Up to ``n_best`` hypotheses, best ``length_normalized`` first, by ``beam`` live ones."""
     limits = (max_lengths(src, max_length_ratio) + len(prefix)).tolist()
     states = active = [BeamState(beam, limit, length_penalty) for limit in limits]
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
