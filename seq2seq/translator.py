@@ -264,27 +264,25 @@ class Translator:
 
     def score(self, src: Iterable[str], tgt: Iterable[str]) -> list[Score]:
         """How probable each of ``tgt`` is as the translation of the sentence beside it, uncut."""
-        sides = as_list(src), as_list(tgt)
-        if len(sides[0]) != len(sides[1]):
-            raise ValueError(f"{len(sides[0]):,} sources, but {len(sides[1]):,} targets")
-        src_ids = list(self.tokenizer.src.encode(sides[0]))
-        return self._score_ids(src_ids, list(self.tokenizer.tgt.encode(sides[1], bos=True)))
+        src_ids = self.tokenizer.src.encode(as_list(src))
+        tgt_ids = self.tokenizer.tgt.encode(as_list(tgt), bos=True)
+        return self._score_ids(list(zip(src_ids, tgt_ids, strict=True)))
 
-    def rescore(self, translations: Iterable[Translation]) -> list[Score]:
+    def rescore(self, translations: Sequence[Translation]) -> list[Score]:
         """What ``score`` says of them, by their own ids; one that was cut has no EOS."""
-        translations = list(translations)
-        parts = [part for translation in translations for part in translation.parts]
-        tgt = [[BOS, *x.hypothesis.ids, *[EOS] * (not x.hypothesis.is_cut)] for x in parts]
-        scores = iter(self._score_ids([part.source.ids for part in parts], tgt))
-        of_parts = [list(islice(scores, len(x.parts))) for x in translations]
-        return [
-            Score(sum(x.log_probability for x in each), sum(x.n_tokens for x in each))
-            for each in of_parts
+        pairs = [
+            (part.source.ids, [BOS, *part.hypothesis.ids, *[EOS] * (not part.hypothesis.is_cut)])
+            for translation in translations
+            for part in translation.parts
         ]
+        scores = iter(self._score_ids(pairs))
+        of_parts = [list(islice(scores, len(translation.parts))) for translation in translations]
+        return [Score(sum(x for x, _ in parts), sum(n for _, n in parts)) for parts in of_parts]
 
-    def _score_ids(self, src: list[list[int]], tgt: list[list[int]]) -> list[Score]:
-        """By one pass over both (teacher forcing), in float32."""
+    def _score_ids(self, pairs: list[tuple[list[int], list[int]]]) -> list[Score]:
+        """By one pass over both sides (teacher forcing), in float32."""
         model, device = self._evaluating(), next(self.model.parameters()).device
+        src, tgt = [src for src, _ in pairs], [tgt for _, tgt in pairs]
 
         @torch.inference_mode()
         def score_batch(rows: IntArray) -> list[float]:
@@ -296,9 +294,8 @@ class Translator:
 
         batches = make_token_batches(src, tgt, MAX_TOKENS)
         with cpu.float32_matmul(MAX_TOKENS):
-            totals = cpu.thread_map(score_batch, batches)
-        rows = chain.from_iterable(batches), chain.from_iterable(totals)
-        by_row = dict(zip(*rows, strict=True))
+            totals = chain.from_iterable(cpu.thread_map(score_batch, batches))
+        by_row = dict(zip(chain.from_iterable(batches), totals, strict=True))
         return [Score(by_row[i], len(ids) - 1) for i, ids in enumerate(tgt)]
 
     def _evaluating(self) -> Seq2Seq:
