@@ -30,7 +30,7 @@ from seq2seq.utils import UserError, warn
 
 Run = RunFolder | Path | str
 Overrides = dict[str, str] | None
-MAX_TOKENS = 4096  # scored together: sentences times the longest
+MAX_TOKENS = 2048  # scored together: sentences times the longest
 # Up to a stop, what it closes and the spaces after it, unless an initial comes before or a small
 # letter after them; the stops of Chinese and Japanese need no space.
 SENTENCE = re.compile(

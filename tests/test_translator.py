@@ -20,6 +20,7 @@ from seq2seq.config import AttentionConfig, Config, DataConfig
 from seq2seq.data.tokenizer import BOS, EOS, split_words
 from seq2seq.evaluation.alignment import Head, align_words
 from seq2seq.evaluation.tracing import trace_attentions
+from seq2seq.model import decoding
 from seq2seq.model.decoding import length_normalized
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
@@ -146,7 +147,9 @@ def test_mean_of_the_last_layer_aligns_best_head_first() -> None:
         assert align_words(translator, [best], head) == [expected]
 
 
-def test_predict_tells_more(trained_run: Path, command: Command, capsys: Capture) -> None:
+def test_predict_tells_more(
+    trained_run: Path, command: Command, monkeypatch: Patch, capsys: Capture
+) -> None:
     """Columns and objects agree with each other, with plain output, and line by line with input."""
     text = "ba du ke lo\n\nmi\tna\nΩ du\n"
     plain = command("predict", text, "--beam", "3")
@@ -179,10 +182,13 @@ def test_predict_tells_more(trained_run: Path, command: Command, capsys: Capture
     assert forced[0].split("\t")[1].startswith("ke mi")
     assert forced[1] == "0.0000\t"
     capsys.readouterr()
-    short = command("predict", "ba du\n" + "x" * 400, "--decoding.max_length_ratio", "0", "--json")
-    assert json.loads(short[0])["flags"] == []
-    assert {"input cut", "output cut"} <= {*json.loads(short[1])["flags"]}
-    assert "max_length_ratio: 1 (line 2)" in capsys.readouterr().err
+    monkeypatch.setattr(decoding, "max_lengths", lambda src, _: torch.tensor([3] * len(src)))
+    lines = command("predict", "ba du\nba du ke\n" + "ba du ke " * 99, "--json")
+    cut = [["output cut"], ["input cut", "output cut"]]
+    assert [json.loads(line)["flags"] for line in lines] == [[], *cut]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "line 3: " in first
+    assert "max_length_ratio: 2 (line 2, 3)" in second
     with pytest.raises(SystemExit):
         command("predict", "ba\n", "--n-best", "0")
 
@@ -208,7 +214,9 @@ def test_score_command(command: Command, tmp_path: Path, capsys: Capture) -> Non
     assert command("score", "", src, tgt, status=1) == []
     assert command("score", "", src, status=1) == []
     assert command("score", "ba\tba\nba\n", status=1) == []
-    for err, named in zip(capsys.readouterr().err.splitlines(), (str(tgt), "FILE", "line 2"), strict=True):
+    for err, named in zip(
+        capsys.readouterr().err.splitlines(), (str(tgt), "FILE", "line 2"), strict=True
+    ):
         assert named in err
 
 

@@ -138,12 +138,12 @@ def align_words(
         aligned[row] = align(chosen, subwords.src.words(src[row]), tgt_words).tolist()
     of_parts, links = iter(aligned), list[list[tuple[int, int]]]()
     for translation in translations:
-        before = "", ""  # what a word of this part follows
+        i = j = 0  # words before this part; its last may go on in the next one
         links.append([])
         for part in translation.parts:
-            i, j = (len(split_words(text + "x")) - 1 for text in before)
             links[-1] += [(i + x, j + y) for y, x in enumerate(next(of_parts))]
-            before = before[0] + part.source.text, before[1] + part.text
+            i += len(split_words(part.source.text + "x")) - 1
+            j += len(split_words(part.text + "x")) - 1
     return links
 
 
