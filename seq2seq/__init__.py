@@ -11,6 +11,7 @@ viewer/         attention as a web page
 run_folder.py, config.py, cpu.py, utils.py    what all of these stand on
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from seq2seq.translator import Translator
 
 
-def load(run: Path | str, overrides: dict[str, str] | None = None) -> "Translator":
+def load(
+    run: Path | str | Sequence[Path | str], overrides: dict[str, str] | None = None
+) -> "Translator":
     """The best model in the folder of a training run, ready to ``translate``.
 
-    ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``. ``UserError`` if something
-    is missing from the folder or does not fit.
+    Several runs are an ensemble. ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``.
+    ``UserError`` if something is missing from a folder or does not fit.
     """
     from seq2seq.translator import Translator
 
