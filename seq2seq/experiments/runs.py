@@ -121,7 +121,7 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         config = load_config(base, overrides, [common, variant], empty_model)
         baseline = configs.get(baseline_name, config)
         if (config.data, config.evaluation) != (baseline.data, baseline.evaluation):
-            raise UserError(f"{origin}: [data] and [evaluation] must be the same for all variants")
+            raise UserError(f"{origin}: all variants must have the same [data] and [evaluation]")
         if configs and config == baseline:
             raise UserError(f"{origin}: no setting differs from those of {baseline_name}")
         if experiment.match_parameters and "model.d_ff" not in variant.values:
