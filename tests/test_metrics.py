@@ -105,8 +105,8 @@ def test_words_need_a_dictionary(language: str, monkeypatch: Patch, capsys: Capt
     assert (err.count("\n"), err.count(f"sacrebleu[{code}]")) == (1, 1)
     with pytest.raises(UserError, match=rf"{name}.*sacrebleu\[{code}\]"):
         bleu_tokenizer(DataConfig(), EvaluationConfig(bleu_tokenizer=name))
-    monkeypatch.setattr(bleu_module, "_get_tokenizer", lambda _: Mock)
     bleu_tokenizer.cache_clear()
+    monkeypatch.setattr(bleu_module, "_get_tokenizer", lambda _: Mock)
     assert bleu_tokenizer(DataConfig(tgt=language), EvaluationConfig()) == name
     bleu_tokenizer.cache_clear()
 

@@ -74,10 +74,10 @@ def evaluate(
                 tests[name]["alignment"] = counts.scores(best)
             if other:
                 scored = hypotheses[name], other.translate(test.src), test.tgt, tokenizer
-                tests[name]["against"] = {"run": str(against)} | metrics.paired_test(*scored)
+                tests[name]["against"] = metrics.paired_test(*scored)
 
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
-        evaluation = settings | about | {"tests": tests}
+        evaluation = settings | about | {"against": str(against or ""), "tests": tests}
         if folder:
             folder.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
             for name, lines in hypotheses.items():
@@ -175,7 +175,7 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         return tabulate(rows, headers, disable_numparse=True, stralign="right", colalign=["left"])
 
     tests: dict[str, dict[str, Any]] = evaluation["tests"]
-    scores, tags = {}, {}
+    scores, tags, gaps = {}, {}, {}
     for name, test in tests.items():
         alignment = {f"alignment {key}": value for key, value in test.get("alignment", {}).items()}
         scores[name] = {
@@ -183,18 +183,15 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
             for key, x in (test | alignment).items()
             if isinstance(x, int | float)
         }
+        text, of_pairs = "{difference:+.2f} (p = {p:.4f})", test.get("against", {}).items()
+        gaps[name] = {LABELS[key]: text.format(**x) for key, x in of_pairs}
         of_tags = test.get("tags", {}).items()
         tags[name] = {tag: f"{x['exact_match']:.1f} ({x['pairs']})" for tag, x in of_tags}
     name, first = next(iter(tests.items()))
     signatures = [f"{label}: {first[key + '_signature']}" for key, label in LABELS.items()]
     blocks = [table(f"beam {evaluation['decoding']['beam']}", scores), "\n".join(signatures)]
-    if against := {name: x["against"] for name, x in tests.items() if "against" in x}:
-        text = "{difference:+.2f} (p = {p:.4f})"
-        cells = {
-            name: {LABELS[key]: text.format(**x[key]) for key in ("bleu", "chrf")}
-            for name, x in against.items()
-        }
-        blocks.append(table(f"compared with {against[name]['run']}", cells))
+    if any(gaps.values()):
+        blocks.append(table(f"compared with {evaluation['against']}", gaps))
     if any(tags.values()):
         blocks.append(table("exact match (pairs)", tags))
     if aligned := [test["alignment"] for test in tests.values() if "alignment" in test]:
