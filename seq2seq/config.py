@@ -31,6 +31,7 @@ Ratio = Annotated[float, Meta(ge=0, le=100)]
 Language = Annotated[str, Meta(pattern=r"^[\w-]+$")]
 SelectBy = Literal["auto", "bleu", "chrf", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char"]  # sacreBLEU's
 
 # Of what is read from JSON files: numbers that arithmetic bears, names that stay on a line.
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -137,6 +138,13 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """How translations are scored."""
+
+    bleu_tokenizer: Annotated[BleuTokenizer, "what BLEU counts; auto: as data.tgt needs"] = "auto"
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that defines an experiment."""
 
@@ -145,6 +153,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     decoding: DecodingConfig = DecodingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
 
 SECTIONS = ("model.encoder_attention", "model.decoder_attention", "model.cross_attention")

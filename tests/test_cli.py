@@ -75,7 +75,8 @@ def predict(trained_run: Path, monkeypatch: Patch) -> Predict:
 def test_learns_to_reverse(trained_run: Path, capsys: Capture) -> None:
     rows = read_json_lines(trained_run / "metrics.jsonl")
     assert " ".join(sorted(rows[0])) == (
-        "epoch learning_rate loss skipped_steps step tokens_per_second valid_bleu valid_loss"
+        "epoch learning_rate loss skipped_steps step tokens_per_second "
+        "valid_bleu valid_chrf valid_loss"
     )
     config = RunFolder(trained_run).load_config()
     assert rows[0]["step"] == config.train.validate_every

@@ -24,7 +24,14 @@ from seq2seq.experiments.statistics import RESAMPLES, compare, resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import train
-from seq2seq.utils import TrainingInterrupted, UserError, read_json, read_lines, write_text
+from seq2seq.utils import (
+    TrainingInterrupted,
+    UserError,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,7 +144,14 @@ def test_other_decoding_needs_no_training(folder: Path, tmp_path: Path, monkeypa
     run.folder.state_file.unlink()  # the biggest file of a run: someone may want the space
     monkeypatch.setattr(runs_module, "train", None)
     run_all([run])
-    assert read_json(run.folder.eval_file)["decoding"]["beam"] == 2
+    evaluation = read_json(run.folder.eval_file)
+    assert (evaluation["decoding"]["beam"], evaluation.pop("bleu_tokenizer")) == (2, "13a")
+    for other, is_finished in (
+        ({"bleu_tokenizer": "char"}, False),
+        ({}, True),
+    ):  # once all were 13a
+        write_json(run.folder.eval_file, evaluation | other)
+        assert run.is_finished == is_finished
     assert [path.read_bytes() for path in kept] == before
 
 
@@ -173,6 +187,7 @@ def test_parameters_are_matched(files: Path) -> None:
         ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = 2", "it is called parameter_tolerance now"),
         ("train.epochs = 3", "train.seed = 3", "variants.longer: train.seed"),
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants"),
+        ("train.epochs = 3", "evaluation.bleu_tokenizer = 'char'", "variants.longer: all variants"),
         ("train.epochs = 3", "train.epochs = 2", "variants.longer: no setting differs"),
         ("train.epochs = 3", "train.average = 0.5", "called train.ema_decay now"),
         ("train.epochs = 3", "train.epochs = 0xHUGE", "not a TOML file"),
@@ -260,9 +275,9 @@ def test_results_match_files(folder: Path) -> None:
         for j, run in enumerate(run_folder(folder, variant, seed) for seed in (1, 2)):
             texts = (run.hypotheses_file("test"), run.split_file("test", "tgt"))
             hypotheses, references = map(read_lines, texts)
-            scores[i, j] = bleu(hypotheses, references)
+            scores[i, j] = bleu(hypotheses, references, "13a")
             assert float(rows[variant, str(j + 1)]) == scores[i, j]
-            resampled[i, j] = resampled_bleu(hypotheses, references)
+            resampled[i, j] = resampled_bleu(hypotheses, references, "13a")
     assert list(results_of(folder).comparisons["test"].values()) == compare(scores, resampled)
 
 

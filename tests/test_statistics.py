@@ -75,12 +75,12 @@ def test_bootstrap_matches_sacrebleu() -> None:
     references = [" ".join(row) for row in words]
     hypotheses = [" ".join(w if rng.random() > 0.2 else "x" for w in row) for row in words]
     expected = BLEU().corpus_score(hypotheses, [references], n_bootstrap=RESAMPLES)
-    resampled = ours.resampled_bleu(hypotheses, references)
+    resampled = ours.resampled_bleu(hypotheses, references, "13a")
     low, high = np.quantile(resampled, [0.025, 0.975])
     assert (high - low) / 2 == pytest.approx(expected._ci, rel=0.15)
     assert resampled.mean() == pytest.approx(expected._mean, abs=0.2)
     # Draws are the same for all: with fewer of the same errors, every resample is better.
-    better = ours.resampled_bleu([*references[:30], *hypotheses[30:]], references)
+    better = ours.resampled_bleu([*references[:30], *hypotheses[30:]], references, "13a")
     assert (better >= resampled).all()
     assert better.mean() > resampled.mean() + 1
 

@@ -457,7 +457,7 @@ def test_curves(tmp_path: Path, monkeypatch: Patch) -> None:
         original(self, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    keys = ["loss", "valid_loss", "valid_bleu", "learning_rate"]
+    keys = ["loss", "valid_loss", "valid_bleu", "valid_chrf", "learning_rate"]
     lines = [{"step": step} | {key: step / len(key) for key in keys} for step in (10, 20, 30)]
     plot_curves([{"step": 5}, *lines], tmp_path / "curves.png")  # what is missing is left out
     curves = [line.get_xydata().tolist() for axes in figures[0].axes for line in axes.lines]

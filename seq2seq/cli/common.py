@@ -29,9 +29,9 @@ def add_command(
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, prefix: str, with_part_names: bool = False
+    parser: argparse.ArgumentParser, prefix: str | tuple[str, ...], with_part_names: bool = False
 ) -> None:
-    """A flag for every setting whose key starts with ``prefix``; ``--beam`` for the most used."""
+    """A flag for every setting whose key starts with a ``prefix``; ``--beam`` for the most used."""
     legal_parts = {}
     if with_part_names:
         from seq2seq.attention import REGISTRIES

@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,72 +10,116 @@ from typing import Any
 import msgspec
 from sacrebleu.metrics.chrf import CHRF
 
-from seq2seq.config import ModelConfig
+from seq2seq.config import Config, DataConfig, ModelConfig
 from seq2seq.data.corpus import Corpus, load_report, load_split
+from seq2seq.data.sources import read_pairs
+from seq2seq.evaluation import metrics
 from seq2seq.evaluation.alignment import OFFSETS, Head, score_heads
 from seq2seq.evaluation.annotations import load_alignment, load_tags
-from seq2seq.evaluation.metrics import LABELS, exact_match_by_tag, score
+from seq2seq.evaluation.metrics import LABELS
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import Translator
-from seq2seq.utils import UserError, file_name, read_json, write_json, write_lines
+from seq2seq.translator import Overrides, Translator
+from seq2seq.utils import UserError, file_name, read_json, warn, write_json, write_lines
 
 N_EXAMPLES = 5  # best and worst translations listed
 
 
 def evaluate(
-    run: RunFolder | Path | str, overrides: dict[str, str] | None = None
+    run: RunFolder | Path | str,
+    overrides: Overrides = None,
+    on: str | None = None,
+    against: Path | str | None = None,
+    output: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Translate every test set of a trained run, and score the translations.
+    """Translate every test set of a trained run, or the pairs ``on`` a path, and score that.
 
-    Writes ``hypotheses/NAME.txt`` for each test set, and ``eval.json``, whose content it returns;
-    ``UserError`` if the folder lacks something, or another process is writing to it.
-    ``overrides`` change settings, such as ``{"decoding.beam": "4"}``.
+    Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns, to the run
+    or ``output``; of pairs ``on`` a path only there. ``against`` another run tests the difference.
+    ``overrides`` change settings, such as ``{"decoding.beam": "4"}``. ``UserError`` if a folder
+    lacks something, or another process is writing to it.
     """
     run = RunFolder(run)
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
-    with run.lock():
-        translator = Translator.load(run, overrides)
-
-        # The head that aligns best is chosen on the validation set and scored on the test sets.
-        valid = load_split(run, config.data, "valid")
-        gold = load_alignment(run.corpus / "valid", config.data, valid)
-        counts = score_heads(translator, valid, gold) if gold else None
-        best = counts.best_head() if counts else None
-
+    folder = RunFolder(output) if output else run if on is None else None
+    if output and RunFolder(output).config_file.exists():
+        raise UserError(f"{output}: a run, which keeps its own evaluation: use another folder")
+    with folder.lock() if folder else nullcontext():
+        translator, settings = Translator.load(run, overrides), score_settings(config)
+        other = load_other(against, run, overrides) if against else None
         tests: dict[str, dict[str, Any]] = {}
         hypotheses: dict[str, list[str]] = {}
-        for name in load_report(run).test_pairs:
-            test = load_split(run, config.data, name)
+        tokenizer, best = settings["bleu_tokenizer"], None
+        for name in load_report(run).test_pairs if on is None else [Path(on).name]:
+            test = load_split(run, config.data, name) if on is None else load_pairs(on, config.data)
+            annotations = run.corpus / file_name(name) if on is None else Path(on)
+            tags = load_tags(annotations, test)
+            gold = load_alignment(annotations, config.data, test)
+            if not tests:
+                metrics.warn_of_unspaced(test.tgt, tokenizer)
             start = time.perf_counter()
             translations = [best for best, *_ in translator.search(test.src)]
             seconds = time.perf_counter() - start
             hypotheses[name] = [translation.text for translation in translations]
-            tests[name] = score(hypotheses[name], test.tgt) | {
+            tests[name] = metrics.score(hypotheses[name], test.tgt, tokenizer) | {
                 "sentences": len(test),
                 "sentences_cut": sum(x.n_src_cut > 0 for x in translations),
                 "outputs_cut": sum(x.is_cut for x in translations),
                 "decoding_seconds": round(seconds, 2),
                 "examples": examples(test, hypotheses[name]),
             }
-            annotations = run.corpus / file_name(name)
-            if tags := load_tags(annotations, test):
-                tests[name]["tags"] = exact_match_by_tag(hypotheses[name], test.tgt, tags)
-            gold = load_alignment(annotations, config.data, test)
+            if tags:
+                tests[name]["tags"] = metrics.exact_match_by_tag(hypotheses[name], test.tgt, tags)
+            best = best or (best_head(translator, run) if gold else None)
             if best and gold and (counts := score_heads(translator, test, gold)):
                 tests[name]["alignment"] = counts.scores(best)
+            if other:
+                scored = hypotheses[name], other.translate(test.src), test.tgt, tokenizer
+                tests[name]["against"] = metrics.paired_test(*scored)
 
-        evaluation = {
-            "decoding": asdict(config.decoding),
-            "parameters": count_parameters(translator.model),
-            "git_commit": git_commit(),
-            "tests": tests,
-        }
-        run.eval_file.unlink(missing_ok=True)  # never beside hypotheses that it is not about
-        for name, lines in hypotheses.items():
-            write_lines(run.hypotheses_file(name), lines)
-        write_json(run.eval_file, evaluation)
+        about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
+        evaluation = settings | about | {"against": str(against or ""), "tests": tests}
+        if folder:
+            folder.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
+            for name, lines in hypotheses.items():
+                write_lines(folder.hypotheses_file(name), lines)
+            write_json(folder.eval_file, evaluation)
     return evaluation
+
+
+def score_settings(config: Config) -> dict[str, Any]:
+    """What the scores depend on, beside the weights."""
+    tokenizer = metrics.bleu_tokenizer(config.data, config.evaluation)
+    return {"decoding": asdict(config.decoding), "bleu_tokenizer": tokenizer}
+
+
+def load_pairs(path: str, data: DataConfig) -> Corpus:
+    """A test set from anywhere; ``UserError`` if there is nothing to score."""
+    corpus = Corpus.of(read_pairs(path, data)())
+    n_empty = sum(not reference.strip() for reference in corpus.tgt)
+    if n_empty == len(corpus):
+        raise UserError(f"{path}: there are no {'references' if corpus else 'sentence pairs'}")
+    if n_empty:
+        warn(f"{path}: {n_empty:,} of {len(corpus):,} references are empty")
+    return corpus
+
+
+def load_other(path: Path | str, run: RunFolder, overrides: Overrides) -> Translator:
+    """A run to compare ``run`` with; ``UserError`` if it is the same, or of other languages."""
+    if Path(path).resolve() == run.path.resolve():
+        raise UserError(f"{path}: is the run itself, which differs in nothing: name another run")
+    data, own = (x.load_config(overrides).data for x in (RunFolder(path), run))
+    if (data.src, data.tgt) != (own.src, own.tgt):
+        raise UserError(f"{path}: from {data.src} to {data.tgt}, not from {own.src} to {own.tgt}")
+    return Translator.load(path, overrides)
+
+
+def best_head(translator: Translator, run: RunFolder) -> Head | None:
+    """The head that aligns best on the validation set: chosen there, scored on test sets."""
+    valid = load_split(run, translator.config.data, "valid")
+    gold = load_alignment(run.corpus / "valid", translator.config.data, valid)
+    counts = score_heads(translator, valid, gold) if gold else None
+    return counts.best_head() if counts else None
 
 
 def examples(test: Corpus, hypotheses: list[str]) -> list[dict[str, Any]]:
@@ -131,7 +176,7 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
         return tabulate(rows, headers, disable_numparse=True, stralign="right", colalign=["left"])
 
     tests: dict[str, dict[str, Any]] = evaluation["tests"]
-    scores, tags = {}, {}
+    scores, tags, gaps = {}, {}, {}
     for name, test in tests.items():
         alignment = {f"alignment {key}": value for key, value in test.get("alignment", {}).items()}
         scores[name] = {
@@ -139,11 +184,15 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
             for key, x in (test | alignment).items()
             if isinstance(x, int | float)
         }
+        text, of_pairs = "{difference:+.2f} (p = {p:.4f})", test.get("against", {}).items()
+        gaps[name] = {LABELS[key]: text.format(**x) for key, x in of_pairs}
         of_tags = test.get("tags", {}).items()
         tags[name] = {tag: f"{x['exact_match']:.1f} ({x['pairs']})" for tag, x in of_tags}
     name, first = next(iter(tests.items()))
     signatures = [f"{label}: {first[key + '_signature']}" for key, label in LABELS.items()]
     blocks = [table(f"beam {evaluation['decoding']['beam']}", scores), "\n".join(signatures)]
+    if any(gaps.values()):
+        blocks.append(table(f"compared with {evaluation['against']}", gaps))
     if any(tags.values()):
         blocks.append(table("exact match (pairs)", tags))
     if aligned := [test["alignment"] for test in tests.values() if "alignment" in test]:

@@ -48,11 +48,10 @@ def figure(path: Path, **options: Any) -> Iterator["Figure"]:
 
 
 def plot_curves(lines: list[dict[str, float]], path: Path) -> None:
-    """Losses, BLEU (or chrF) and learning rate by step, from the lines of ``metrics.jsonl``."""
-    score = "chrF" if "valid_chrf" in lines[-1] else "BLEU"
+    """Losses, BLEU, chrF and learning rate by step, from the lines of ``metrics.jsonl``."""
     panels = {
         "loss per token, nats": ("loss", "valid_loss"),  # the first with smoothing and dropout
-        f"{score} on the validation set": (f"valid_{score.lower()}",),
+        "on the validation set": ("valid_bleu", "valid_chrf"),
         "learning rate": ("learning_rate",),
     }
     with figure(path, figsize=(7, 7.5), layout="constrained") as drawing:
@@ -64,4 +63,5 @@ def plot_curves(lines: list[dict[str, float]], path: Path) -> None:
                 x, y = [line["step"] for line in found], [line[key] for line in found]
                 axes.plot(x, y, label=key, markersize=4)
         rows[0].legend(["training (labels smoothed, dropout on)", "validation"], frameon=False)
+        rows[1].legend(["BLEU", "chrF"], frameon=False)
         rows[2].set_xlabel("training step")

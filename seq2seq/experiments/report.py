@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from seq2seq.config import Count, Line, flatten, flatten_toml, load_config, toml_value
 from seq2seq.data.corpus import load_split
+from seq2seq.evaluation.metrics import bleu_tokenizer
 from seq2seq.evaluation.plotting import figure
 from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
@@ -139,7 +140,8 @@ def resample(run: Run, test: str, first: Run) -> Array:
     hypotheses = read_lines(path)
     if len(hypotheses) != len(corpus):
         raise UserError(f"{path} has {len(hypotheses):,} lines, not {len(corpus):,}")
-    return resampled_bleu(hypotheses, corpus.tgt)
+    tokenizer = bleu_tokenizer(run.config.data, run.config.evaluation)
+    return resampled_bleu(hypotheses, corpus.tgt, tokenizer)
 
 
 def comparability_warnings(results: Results) -> Iterator[str]:

@@ -5,7 +5,7 @@ ones resume.
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from seq2seq.config import Config, ConfigSource, Name, flatten_toml, load_config
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.evaluation.annotations import check_annotations
-from seq2seq.evaluation.evaluate import evaluate
+from seq2seq.evaluation.evaluate import evaluate, score_settings
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.optimizer import r_drop_at
@@ -93,11 +93,11 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is trained, and evaluated with the decoding settings wanted; or diverged."""
+        """Whether it is trained, and evaluated with the settings wanted; or diverged."""
         if not (self.folder.summary_file.exists() and self.folder.eval_file.exists()):
             return self.has_diverged
-        decoding = read_json(self.folder.eval_file).get("decoding")
-        return bool(decoding == asdict(self.config.decoding))
+        saved = {"bleu_tokenizer": "13a"} | read_json(self.folder.eval_file)  # once the only one
+        return all(saved.get(x) == y for x, y in score_settings(self.config).items())
 
 
 def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -> list[Run]:
@@ -120,8 +120,8 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
                 raise UserError(f"{source.origin}: train.seed: seeds are set in {path}")
         config = load_config(base, overrides, [common, variant], empty_model)
         baseline = configs.get(baseline_name, config)
-        if config.data != baseline.data:
-            raise UserError(f"{origin}: all variants must have the same data settings")
+        if (config.data, config.evaluation) != (baseline.data, baseline.evaluation):
+            raise UserError(f"{origin}: all variants must have the same [data] and [evaluation]")
         if configs and config == baseline:
             raise UserError(f"{origin}: no setting differs from those of {baseline_name}")
         if experiment.match_parameters and "model.d_ff" not in variant.values:

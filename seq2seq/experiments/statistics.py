@@ -55,9 +55,9 @@ def seed_variance(scores: Array) -> tuple[Array, float]:
     return np.maximum(own, typical), min(2 * d, 4 * n * d / (n + 3))
 
 
-def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Array:
+def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Array:
     """(RESAMPLES,) BLEU of sentences drawn with replacement, the same in every call."""
-    metric, n = BLEU(), len(references)
+    metric, n = BLEU(tokenize=tokenizer), len(references)
     # BLEU follows from the sums of sacreBLEU's counts for each sentence.
     pairs = zip(hypotheses, references, strict=True)
     scores = [metric.corpus_score([hypothesis], [[reference]]) for hypothesis, reference in pairs]

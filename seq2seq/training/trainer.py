@@ -31,7 +31,7 @@ from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
 from seq2seq.data.tokenizer import Tokenizer
-from seq2seq.evaluation.metrics import suits_bleu
+from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
@@ -107,7 +107,8 @@ class Trainer:
         self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
         self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
         self.state = TrainState()
-        auto = "bleu" if suits_bleu(self.valid.tgt) else "chrf"
+        self.bleu_tokenizer = bleu_tokenizer(config.data, config.evaluation)
+        auto = "bleu" if suits_bleu(self.valid.tgt, self.bleu_tokenizer) else "chrf"
         self.select_by = auto if config.train.select_by == "auto" else config.train.select_by
         steps_per_epoch = math.ceil(self.data.n_batches / config.train.grad_accum_steps)
         self.n_steps = steps_per_epoch * config.train.epochs
@@ -188,7 +189,7 @@ class Trainer:
         valid_loss = validation_loss(*to_score)
         if not math.isfinite(valid_loss):
             raise self._diverged("the loss on the validation split")
-        scores = greedy_scores(*to_score, self.select_by)
+        scores = greedy_scores(*to_score)
         score = scores.get(self.select_by, 0.0)
         rank = score if score >= 1 else -valid_loss  # a lower score is chance
         state.validations_without_gain += 1
@@ -310,8 +311,9 @@ class Trainer:
         if n := self.data.n_too_long:
             limit = self.config.data.max_tokens
             warn(f"left out {n:,} pairs longer than data.max_tokens = {limit}")
-        if self.config.train.select_by in ("auto", "bleu") and not suits_bleu(self.valid.tgt):
-            what = "few validation references have the four words that BLEU counts"
+        suits = suits_bleu(self.valid.tgt, self.bleu_tokenizer)
+        if self.config.train.select_by in ("auto", "bleu") and not suits:
+            what = f"few validation references have four words for BLEU ({self.bleu_tokenizer})"
             by = "train.select_by: the best weights are selected by"
             warn(f"{what}; {by} {self.select_by}")
 

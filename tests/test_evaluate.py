@@ -1,0 +1,133 @@
+"""``evaluate`` on other test sets and against other runs: what it says, and what it leaves alone."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Capture, Patch, write_corpus, write_lines
+from sacrebleu.metrics.bleu import BLEU
+
+from seq2seq.cli import main
+from seq2seq.evaluation import metrics
+from seq2seq.run_folder import RunFolder
+from seq2seq.translator import Translator, named_tensors
+from seq2seq.utils import read_json, read_lines
+
+pytestmark = pytest.mark.slow  # trained_run takes seconds
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> RunFolder:
+    shutil.copytree(trained_run, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The prefix of a test set that the run does not hold; the model has seen no such lengths."""
+    write_corpus(tmp_path, {"other": 30}, seed=9, longest=6)
+    write_lines(tmp_path / "other.tags", ["even", "odd"] * 15)
+    write_lines(tmp_path / "other.src-tgt.align", ["0-1 1-0"] * 30)
+    return tmp_path / "other"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def evaluate(run: RunFolder, *words: object) -> int:
+    return main(["evaluate", "--run", str(run), *map(str, words)])
+
+
+def failure(capsys: Capture, run: RunFolder, *words: object) -> str:
+    capsys.readouterr()
+    assert evaluate(run, *words) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def test_on_other_pairs(run: RunFolder, other: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Even while another process works in the run, in which nothing changes."""
+    n_valid = len(read_lines(run.split_file("valid", "src")))
+    write_lines(run.split_file("valid", "src-tgt.align"), ["0-1 1-0"] * n_valid)
+    with run.lock():
+        before = contents(tmp_path)
+        assert evaluate(run, "--on", other) == 0
+        assert contents(tmp_path) == before
+        out = tmp_path / "out"
+        more = ("-o", out, "--evaluation.bleu_tokenizer", "char")
+        assert evaluate(run, "--on", other, *more) == 0
+        assert {path: contents(tmp_path)[path] for path in before} == before
+    printed = capsys.readouterr().out
+    evaluation = read_json(out / "eval.json")
+    test = evaluation["tests"].pop("other")
+    assert (evaluation["tests"], evaluation["bleu_tokenizer"]) == ({}, "char")
+    hypotheses, references = map(read_lines, (out / "hypotheses/other.txt", Path(f"{other}.tgt")))
+    for tokenizer in ("13a", "char"):
+        bleu = BLEU(tokenize=tokenizer).corpus_score(hypotheses, [references]).score
+        assert re.search(rf"BLEU +{bleu:.2f}\n", printed)
+        assert f"BLEU: nrefs:1|case:mixed|eff:no|tok:{tokenizer}" in printed
+    assert test["bleu"] == bleu
+    assert test["tags"]["odd"]["pairs"] == 15
+    assert 0 <= test["alignment"]["error_rate"] <= 100
+    assert Translator.load(run).translate(read_lines(Path(f"{other}.src"))) == hypotheses
+
+
+def test_against_another_run(
+    run: RunFolder, other: Path, tmp_path: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(metrics, "N_EXCHANGES", 999)
+    worse, same = RunFolder(tmp_path / "worse"), tmp_path / "same"
+    for folder in (worse.path, same):
+        shutil.copytree(run.path, folder)
+    translator = Translator.load(worse)
+    torch.manual_seed(0)
+    noisy = {x: y + 0.05 * torch.randn_like(y) for x, y in named_tensors(translator.model).items()}
+    worse.save_weights(noisy, translator.tokenizer.fingerprint)
+    before = contents(worse.path)
+    assert evaluate(run, "--against", worse) == 0
+    test: Any = read_json(run.eval_file)["tests"]["test"]
+    theirs = Translator.load(worse).translate(read_lines(run.split_file("test", "src")))
+    references = read_lines(run.split_file("test", "tgt"))
+    gap = test["bleu"] - BLEU().corpus_score(theirs, [references]).score
+    against = test["against"]["bleu"]
+    assert against["difference"] == pytest.approx(gap)
+    assert gap > 10
+    assert against["p"] == 0.001 == test["against"]["chrf"]["p"]
+    assert f"compared with {worse}" in (out := capsys.readouterr().out)
+    assert f"{gap:+.2f} (p = {against['p']:.4f})" in out
+    assert contents(worse.path) == before
+    assert evaluate(worse, "--against", run, "--on", other) == 0
+    assert re.search(r"\nchrF +-\d", capsys.readouterr().out)
+    assert evaluate(run, "--on", other, "--against", same) == 0
+    assert capsys.readouterr().out.count("+0.00 (p = 1.0000)") == 2
+
+    assert "itself" in failure(capsys, run, "--against", run)
+    assert "no such run" in failure(capsys, run, "--against", tmp_path / "gone")
+    config = worse.config_file.read_text(encoding="utf-8").replace('src = "src"', 'src = "de"')
+    worse.config_file.write_text(config, encoding="utf-8")
+    assert "from de to tgt, not from src" in failure(capsys, run, "--against", worse)
+
+
+def test_what_cannot_be_scored(run: RunFolder, other: Path, capsys: Capture) -> None:
+    before = contents(run.path)
+    assert "gone.src" in failure(capsys, run, "--on", f"{other}/gone")
+    assert failure(capsys, run, "--on", "")  # of a script, say: not the run's own test sets
+    assert "run" in failure(capsys, run, "--on", other, "-o", run)
+    write_lines(Path(f"{other}.tags"), ["x"])
+    assert "other.tags" in failure(capsys, run, "--on", other, "-o", f"{other}-out")
+    assert not Path(f"{other}-out").exists()
+    for lines, expected in (([], "no sentence pairs"), (["", " "], "no references")):
+        write_lines(Path(f"{other}.src"), ["ba du"] * len(lines))
+        write_lines(Path(f"{other}.tgt"), lines)
+        assert expected in failure(capsys, run, "--on", other)
+    for ending in ("tags", "src-tgt.align"):
+        Path(f"{other}.{ending}").unlink()
+    write_lines(Path(f"{other}.tgt"), ["du ba", ""])
+    assert evaluate(run, "--on", other) == 0
+    assert "1 of 2 references are empty" in capsys.readouterr().err
+    assert contents(run.path) == before
