@@ -64,17 +64,17 @@ def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
     old = RunFolder(config.train.init_from)
     try:
         if old.path.resolve() == run.path.resolve():
-            raise UserError(f"{old}: is this run itself; use another folder (--run)")
-        saved, wanted = (flatten(x) for x in (old.load_config(), config))
-        if not old.weights_file.exists():
-            raise UserError(f"{old.weights_file}: No such file; seq2seq train --run {old} makes it")
-        for key in ("tokenizer.vocab_size", "tokenizer.joint"):
-            if saved[key] != wanted[key]:
-                has, wants = toml_value(saved[key]), toml_value(wanted[key])
-                raise UserError(f"{old} has {key} = {has}, not {wants}: --{key} {has} fits it")
+            raise UserError(f"{old}: is this run itself: use another folder (--run)")
+        saved, wanted = flatten(old.load_config()), flatten(config)
         if (config.data.src, config.data.tgt) == (saved["data.tgt"], saved["data.src"]):
-            direction = f"from {saved['data.src']} to {saved['data.tgt']}"
-            raise UserError(f"{old} translates {direction}: exchange data.src and data.tgt")
+            raise UserError(f"{old} translates the other way round: exchange data.src and data.tgt")
+        for key, value in wanted.items():
+            is_fixed = key.startswith(("tokenizer.", "model.")) and not key.endswith("dropout")
+            if is_fixed and saved[key] != value:
+                has, wants = toml_value(saved[key]), toml_value(value)
+                raise UserError(f"{old} has {key} = {has}, not {wants}: set that here too")
+        if not old.weights_file.exists():
+            raise UserError(f"{old.weights_file}: No such file: it has not been trained")
         return Tokenizer.load(old, config)
     except UserError as error:
         raise UserError(f"train.init_from: {error}") from None

@@ -31,6 +31,7 @@ from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
+from seq2seq.data.prepare import load_inherited
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import LABELS, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -38,9 +39,8 @@ from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import distributed as dist
-from seq2seq.training.init_from import initial_model
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at, restore_optimizer
-from seq2seq.translator import named_tensors
+from seq2seq.translator import load_model, named_tensors
 from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
@@ -52,6 +52,14 @@ from seq2seq.utils import (
 
 PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
+SHOWN = {  # of the metrics, where there is no bar
+    "loss": "loss",
+    "valid_loss": "validation loss",
+    "valid_bleu": "BLEU",
+    "valid_chrf": "chrF",
+    "tokens_per_second": "tokens per second",
+    "skipped_steps": "skipped steps",
+}
 TRY_LOWER = "try a lower train.learning_rate or more epochs"
 
 
@@ -227,33 +235,30 @@ class Trainer:
         return asdict(state)
 
     def progress(self, metrics: dict[str, Any], seconds: float) -> str:
-        """A line on a validation, ``seconds`` after the one before, whose pace is that of now."""
-        state, config = self.state, self.config.train
-        since = state.step % config.validate_every or config.validate_every
-        minutes = seconds / since * max(0, self.n_steps - state.step) / 60
-        left = f", {'at most ' if config.patience else ''}{minutes:.1f} minutes left"
-        names = [key for key in LABELS if f"valid_{key}" in metrics]
-        scores = "".join(f", {LABELS[key]} {metrics[f'valid_{key}']:.2f}" for key in names)
-        skipped = f", {state.skipped:,} steps skipped" if state.skipped else ""
-        epoch = f"epoch {min(state.epoch + 1, config.epochs)} of {config.epochs}"
-        return (
-            f"step {state.step:,} of {self.n_steps:,}, {epoch}: loss {metrics['loss']:.4f}, "
-            f"validation loss {metrics['valid_loss']:.4f}{scores}{skipped}, "
-            f"{metrics['tokens_per_second']:,} tokens per second"
-            f"{'' if self.is_finished or state.step >= self.n_steps else left}"
-        )
+        """A line on a validation, ``seconds`` after the one before: that pace is kept."""
+        step, n_steps, config = self.state.step, self.n_steps, self.config.train
+        since = step % config.validate_every or config.validate_every
+        minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
+        where = f"step {step:,} of {n_steps:,}, epoch {min(self.state.epoch + 1, config.epochs)}"
+        numbers = [f"{SHOWN[key]} {x:,}" for key, x in metrics.items() if key in SHOWN]
+        most = "at most " if config.patience else ""
+        return f"{where}: {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
 
     def start_from_another_run(self) -> None:
         """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
-        weights = initial_model(self.config, self.run, self.tokenizer).state_dict()
+        old = RunFolder(self.config.train.init_from)
+        if load_inherited(self.config, self.run).fingerprint != self.tokenizer.fingerprint:
+            what = f"not that of {old} (train.init_from), which seq2seq prepare copies"
+            raise UserError(f"{self.run.tokenizer_file}: {what}")
+        weights = load_model(old, self.config, self.tokenizer).state_dict()
         for model in (self.model, self.ema):
             model.load_state_dict(weights)
         if dist.rank() == 0:
             to_score = self.ema, self.tokenizer, self.config, self.valid
             loss, scores = validation_loss(*to_score), greedy_scores(*to_score, self.select_by)
-            what = ", ".join(f"{LABELS[name]} {score:.2f}" for name, score in scores.items())
-            origin = self.config.train.init_from
-            warn(f"{self.run}: starts from {origin} with validation loss {loss:.4f}, {what}")
+            so_far = "" if old.summary_file.exists() else ", whose training has not ended,"
+            values = "".join(f", {LABELS[name]} {score:.2f}" for name, score in scores.items())
+            warn(f"{self.run}: starts from {old}{so_far} with validation loss {loss:.4f}{values}")
 
     def save_checkpoint(self) -> None:
         checkpoint = {
