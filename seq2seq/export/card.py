@@ -22,20 +22,16 @@ TEMPLATE = Path(__file__).with_name("card.md")
 METRICS = ("bleu", "chrf")
 
 
-class _Decoding(TypedDict):
-    beam: Count
-
-
 class _Scores(TypedDict):
     sentences: Count
     bleu: Number
-    bleu_signature: Line
     chrf: Number
+    bleu_signature: Line
     chrf_signature: Line
 
 
 class _Evaluation(TypedDict):
-    decoding: _Decoding
+    decoding: dict[str, str | Count | Number]
     tests: Annotated[dict[Line, _Scores], Meta(min_length=1)]
 
 
@@ -45,7 +41,7 @@ def markdown(text: str) -> str:
 
 
 def last_part(path: str) -> str:
-    """The name of a file or folder, and not where it lies."""
+    """The name of a file or folder, without those around it."""
     return path and (PurePath(path).name or "corpus")
 
 
@@ -55,67 +51,48 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
     ``UserError`` if the run is not evaluated, or a file is damaged.
     """
     config = run.load_config()
-    data, old = config.data, config.train.init_from
     if not run.eval_file.exists():
         raise UserError(f"{run.eval_file}: No such file; seq2seq evaluate --run {run} makes it")
     evaluation: dict[str, Any] = read_json(run.eval_file, _Evaluation)
     summary: Summary = read_json(run.summary_file, Summary)
     report, translator, tests = load_report(run), Translator.load(run), evaluation["tests"]
-    hub = None if data.directory else data.hub.name
-    source = hub or last_part(report.source)
+    source, old = last_part(report.source), last_part(config.train.init_from)
     rows = [
         f"| {markdown(test)} | {x['sentences']:,} | {x['bleu']:.2f} | {x['chrf']:.2f} |"
         for test, x in tests.items()
     ]
     first = next(iter(tests.values()))
     return TEMPLATE.read_text(encoding="utf-8").format(
-        front_matter=front_matter(PurePath(name).name, data, license, source, tests),
+        front_matter=front_matter(PurePath(name).name, license, config.data, tests),
         name=markdown(name),
-        src=data.src,
-        tgt=data.tgt,
-        license="" if license else "\nNo license has been chosen for it yet.\n",
-        rows="\n".join(rows),
-        beam=evaluation["decoding"]["beam"],
-        signatures=markdown(", ".join(first[f"{key}_signature"] for key in METRICS)),
+        no_license="" if license else " No license has been chosen for it yet.",
+        scores="\n".join(rows),
+        signatures=markdown("; ".join(first[f"{key}_signature"] for key in METRICS)),
+        beam=evaluation["decoding"].get("beam"),
         source=markdown(source),
-        origin=f", beginning with the weights of {markdown(last_part(old))}" if old else "",
-        n_train=report.train_pairs,
-        n_valid=report.valid_pairs,
-        max_tokens=data.max_tokens,
+        origin=f", beginning with the weights of {markdown(old)}" if old else "",
         n_characters=len(translator.tokenizer.src.characters()),
-        sentence=printable(example or "..."),
+        example=printable(example or "..."),
         translation=f"  # {translator.translate([example])[0]}" if example else "",
-        **summary,
+        **{"data": config.data, "report": report} | summary,
     )
 
 
-def front_matter(
-    name: str, data: DataConfig, license: str | None, source: str, tests: dict[str, Any]
-) -> str:
-    """What the hub reads of a model card, as YAML."""
+def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[str, Any]) -> str:
+    """What the hub reads of a card, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    languages = [data.src, data.tgt]
+    corpus = last_part(data.directory) or data.hub.name
     results = [
-        EvalResult(
-            task_type="translation",
-            task_name=f"Translation from {' to '.join(languages)}",
-            dataset_type=source,
-            dataset_name=test,
-            metric_type=key,
-            metric_value=round(scores[key], 2),
-            metric_args={"signature": scores[f"{key}_signature"]},
-        )
+        EvalResult("translation", corpus, test, key, round(scores[key], 2), metric_args=signature)
         for test, scores in tests.items()
         for key in METRICS
+        for signature in [{"signature": scores[f"{key}_signature"]}]
     ]
     return ModelCardData(
-        language=[x for x in languages if re.fullmatch("[a-z]{2,3}", x)] or None,
+        language=[x for x in (data.src, data.tgt) if re.fullmatch("[a-z]{2,3}", x)] or None,
         license=license,
-        library_name="seq2seq",
-        pipeline_tag="translation",
-        tags=["translation", "transformer"],
-        datasets=None if data.directory else [source],
+        datasets=None if data.directory else [corpus],
         metrics=[*METRICS],
         model_name=name,
         eval_results=results,

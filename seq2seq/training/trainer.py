@@ -33,7 +33,7 @@ from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
 from seq2seq.data.prepare import load_inherited
 from seq2seq.data.tokenizer import Tokenizer
-from seq2seq.evaluation.metrics import LABELS, suits_bleu
+from seq2seq.evaluation.metrics import suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
@@ -52,14 +52,6 @@ from seq2seq.utils import (
 
 PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
-SHOWN = {  # of the metrics, where there is no bar
-    "loss": "loss",
-    "valid_loss": "validation loss",
-    "valid_bleu": "BLEU",
-    "valid_chrf": "chrF",
-    "tokens_per_second": "tokens per second",
-    "skipped_steps": "skipped steps",
-}
 TRY_LOWER = "try a lower train.learning_rate or more epochs"
 
 
@@ -240,7 +232,8 @@ class Trainer:
         since = step % config.validate_every or config.validate_every
         minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
         where = f"step {step:,} of {n_steps:,}, epoch {min(self.state.epoch + 1, config.epochs)}"
-        numbers = [f"{SHOWN[key]} {x:,}" for key, x in metrics.items() if key in SHOWN]
+        shown = metrics.keys() - {"step", "epoch", "learning_rate"}
+        numbers = [f"{key.replace('_', ' ')} {x:,}" for key, x in metrics.items() if key in shown]
         most = "at most " if config.patience else ""
         return f"{where}: {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
 
@@ -254,11 +247,9 @@ class Trainer:
         for model in (self.model, self.ema):
             model.load_state_dict(weights)
         if dist.rank() == 0:
-            to_score = self.ema, self.tokenizer, self.config, self.valid
-            loss, scores = validation_loss(*to_score), greedy_scores(*to_score, self.select_by)
+            loss = validation_loss(self.ema, self.tokenizer, self.config, self.valid)
             so_far = "" if old.summary_file.exists() else ", whose training has not ended,"
-            values = "".join(f", {LABELS[name]} {score:.2f}" for name, score in scores.items())
-            warn(f"{self.run}: starts from {old}{so_far} with validation loss {loss:.4f}{values}")
+            warn(f"{self.run}: starts from {old}{so_far} with a validation loss of {loss:.4f}")
 
     def save_checkpoint(self) -> None:
         checkpoint = {
