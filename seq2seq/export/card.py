@@ -51,8 +51,9 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
     ``UserError`` if the run is not evaluated, or a file is damaged.
     """
     config = run.load_config()
-    if not run.eval_file.exists():
-        raise UserError(f"{run.eval_file}: No such file; seq2seq evaluate --run {run} makes it")
+    for path, command in ((run.summary_file, "train"), (run.eval_file, "evaluate")):
+        if not path.exists():
+            raise UserError(f"{path}: No such file; seq2seq {command} --run {run} makes it")
     evaluation: dict[str, Any] = read_json(run.eval_file, _Evaluation)
     summary: Summary = read_json(run.summary_file, Summary)
     report, translator, tests = load_report(run), Translator.load(run), evaluation["tests"]
