@@ -8,6 +8,7 @@ translator.py   a trained run: text in, text out
 evaluation/     BLEU, chrF, exact match, word alignment, how figures look
 experiments/    variants times seeds, and what they show
 viewer/         attention as a web page
+export/         runs for use elsewhere: a model card, and the hub
 run_folder.py, config.py, cpu.py, utils.py    what all of these stand on
 """
 

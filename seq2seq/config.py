@@ -105,6 +105,7 @@ class TrainConfig:
     """How the weights are learned."""
 
     seed: Annotated[int, Meta(ge=0, lt=2**32), "seed of weights, dropout and data order"] = 1
+    init_from: Annotated[str, "run whose weights and subwords to start from; empty: none"] = ""
     epochs: Annotated[PositiveInt, "passes over the training split"] = 16
     max_tokens_per_batch: Annotated[PositiveInt, "sentences times the longest side"] = 4096
     grad_accum_steps: Annotated[PositiveInt, "batches per optimizer step"] = 1

@@ -125,6 +125,25 @@ def _describe(tensor: Tensor | None) -> str:
     return f"{tuple(tensor.shape)} of {'floats' if is_float else tensor.dtype}"
 
 
+def load_model(run: RunFolder, config: Config, tokenizer: Tokenizer) -> Seq2Seq:
+    """The best model of ``run``; ``UserError`` unless its weights are those of ``config``'s."""
+    saved = run.load_weights(tokenizer.fingerprint)
+    n_layers = config.model.encoder_layers + config.model.decoder_layers
+    if n_layers > len(saved) or config.model.d_model > sum(x.numel() for x in saved.values()):
+        raise UserError(f"{run.weights_file}: too little for the model of the configuration")
+    wanted = named_tensors(empty_model(config))  # the configuration's sizes may be any
+    for name in sorted(wanted.keys() | saved.keys()):
+        has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))
+        if has != wants:
+            problem = f"{name!r:.99} is {has}, but the configuration asks for {wants}"
+            raise UserError(f"{run.weights_file}: {problem}")
+    model = Seq2Seq.build(config.model, tokenizer)
+    for name, tensor in named_tensors(model).items():
+        if not tensor.detach().copy_(saved[name]).isfinite().all():
+            raise UserError(f"{run.weights_file}: {name!r} is not finite: train again")
+    return model
+
+
 class Translator:
     """A model with its tokenizer and the settings of its run: text in, text out."""
 
@@ -147,20 +166,7 @@ class Translator:
                 how = again if run.has_started else f"seq2seq train --run {run} makes it"
                 raise UserError(f"{path}: No such file; {how}")
         tokenizer = Tokenizer.load(run, config)
-        saved = run.load_weights(tokenizer.fingerprint)
-        n_layers = config.model.encoder_layers + config.model.decoder_layers
-        if n_layers > len(saved) or config.model.d_model > sum(x.numel() for x in saved.values()):
-            raise UserError(f"{run.weights_file}: too little for the model of config.toml")
-        wanted = named_tensors(empty_model(config))  # the configuration's sizes may be any
-        for name in sorted(wanted.keys() | saved.keys()):
-            has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))
-            if has != wants:
-                problem = f"{name!r:.99} is {has}, but the configuration asks for {wants}"
-                raise UserError(f"{run.weights_file}: {problem}")
-        model = Seq2Seq.build(config.model, tokenizer)
-        for name, tensor in named_tensors(model).items():
-            if not tensor.detach().copy_(saved[name]).isfinite().all():
-                raise UserError(f"{run.weights_file}: {name!r} is not finite: train again")
+        model = load_model(run, config, tokenizer)
         store_by_columns(model)
         return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 

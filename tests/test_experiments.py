@@ -92,6 +92,12 @@ def run_folder(folder: Path, variant: str, seed: int) -> RunFolder:
     return RunFolder(folder / "out" / variant / f"seed-{seed}")
 
 
+def test_weights_to_start_from_are_looked_for_first(files: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(files / "tiny-experiment.toml")
+    with pytest.raises(UserError, match=r"^train\.init_from: gone: "):
+        plan_runs(experiment, tmp_path, {"train.init_from": "gone"})
+
+
 def test_variants_differ_by_their_settings(folder: Path) -> None:
     runs = [run_folder(folder, variant, seed) for variant in ("plain", "gated") for seed in (1, 2)]
     assert all(run.eval_file.exists() for run in runs)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ from seq2seq.attention import NORMALIZERS, Part
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
 from seq2seq.data.batches import make_batch
-from seq2seq.data.corpus import load_split
-from seq2seq.data.prepare import prepare
+from seq2seq.data.corpus import Corpus, load_split
+from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.data.tokenizer import BOS, PAD
 from seq2seq.evaluation import validation
 from seq2seq.evaluation.plotting import plot_curves
@@ -39,8 +40,8 @@ from seq2seq.evaluation.validation import guess_loss, validation_loss
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import trainer as trainer_module
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at
-from seq2seq.training.trainer import MAX_SKIPPED, Trainer, stop_requests, train
-from seq2seq.translator import Translator
+from seq2seq.training.trainer import MAX_SKIPPED, Trainer, TrainState, stop_requests, train
+from seq2seq.translator import Translator, named_tensors
 from seq2seq.utils import TrainingDiverged, TrainingInterrupted, UserError
 
 # Everything that is random or remembered, in a run of a second or two.
@@ -589,11 +590,12 @@ def test_signal_after_the_last_step(
 
 
 def test_finished_run_is_not_trained_again(
-    config: Config, uninterrupted: Path, monkeypatch: Patch
+    config: Config, uninterrupted: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(Trainer, "step", None)
     before = (uninterrupted / "model.safetensors").read_bytes()
     summary = train(config, uninterrupted)
+    assert re.search("finished.*epochs than 3 ", capsys.readouterr().err)
     assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
     assert (summary["precision"], summary["processes"]) == ("float32", 1)
     assert summary["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
@@ -722,13 +724,165 @@ def test_sigint_with_closed_stderr(run: Path) -> None:
 def test_quiet_in_a_pipe(run: Path, capfd: Capture) -> None:
     assert main(["train", "--config", str(run / "config.toml"), "--run", str(run)]) == 0
     out, err = capfd.readouterr()
-    said = [[*map(float, x)] for x in re.findall(r"step (\d+) of (\d+): .*bleu ([\d.]+)", err)]
+    said = [[*map(float, x)] for x in re.findall(r"step (\d+) of (\d+),.*bleu ([\d.]+)", err)]
     assert said == [[x["step"], said[-1][0], x["valid_bleu"]] for x in metrics(run)]
     assert out.count("\n") == 1
     assert "best validation" in out
 
 
+def test_time_left(config: Config, prepared: Path) -> None:
+    """At the pace since the last validation, however slow another machine was before."""
+    config = changed(config, validate_every=4)
+    trainer = Trainer(config, prepared)
+    trainer.n_steps, trainer.state.step, trainer.state.seconds = 24, 8, 1e6
+    for seconds, patience, expected in ((60, 0, " 4.0"), (30, 0, " 2.0"), (60, 2, " at most 4.0")):
+        trainer.config = changed(config, patience=patience)
+        assert trainer.progress({}, seconds).endswith(f",{expected} minutes left")
+    trainer.state.step = 9
+    assert trainer.progress({}, 12.0).endswith(" 3.0 minutes left")
+    trainer.state.validations_without_gain = 2
+    assert trainer.progress({}, 60.0).endswith(" 0.0 minutes left")
+
+
+# --- from the weights of another run ---
+
+
+@pytest.fixture
+def from_another(config: Config, uninterrupted: Path, tmp_path: Path) -> Config:
+    """On a corpus from which other subwords would be learned."""
+    old = shutil.copytree(uninterrupted, tmp_path / "old")
+    write_corpus(tmp_path / "corpus", {"train": 150, "valid": 8, "test": 8}, seed=9)
+    config = replace(config, data=replace(config.data, directory=str(tmp_path / "corpus")))
+    config = replace(config, model=replace(config.model, dropout=0.2))
+    config = replace(config, tokenizer=replace(config.tokenizer, bpe_dropout=0.0))
+    return changed(config, init_from=str(old), learning_rate=1e-3)
+
+
+def test_starts_where_the_other_ended(
+    config: Config, from_another: Config, uninterrupted: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run, subwords = tmp_path / "run", (uninterrupted / "tokenizer.model").read_bytes()
+    prepare(changed(from_another, init_from=""), run)
+    assert (run / "tokenizer.model").read_bytes() != subwords
+    with pytest.raises(UserError, match=r"run/tokenizer\.model: not that of .*old"):
+        Trainer(from_another, run).start_from_another_run()
+    assert not is_prepared(from_another, run)
+    prepare(replace(from_another, data=config.data), run)
+    assert (run / "tokenizer.model").read_bytes() == subwords
+
+    trainer = Trainer(from_another, run)
+    trainer.start_from_another_run()
+    best = load_file(uninterrupted / "model.safetensors")
+    for model in (trainer.model, trainer.ema):
+        assert same({k: x.detach().cpu() for k, x in named_tensors(model).items()}, best)
+    loss = validation_loss(trainer.model, trainer.tokenizer, config, trainer.valid)
+    summary = json.loads((uninterrupted / "training.json").read_text(encoding="utf-8"))
+    assert loss == pytest.approx(summary["best_valid_loss"], abs=1e-4)
+    assert f"{loss:.4f}" in capsys.readouterr().err
+    assert trainer.state == TrainState()
+
+
+@pytest.mark.parametrize("is_first_checkpoint", [True, False])
+def test_resumes_without_the_other(
+    from_another: Config, tmp_path: Path, monkeypatch: Patch, is_first_checkpoint: bool
+) -> None:
+    """Once it has a checkpoint; killed before there is one, it starts there again."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    for folder in (whole, run):
+        prepare(from_another, folder)
+    train(from_another, whole)
+    with monkeypatch.context() as patch:
+        if is_first_checkpoint:
+            patch.setattr(Trainer, "save_checkpoint", Mock(side_effect=KeyboardInterrupt))
+        else:
+            stop_after(patch, 1)
+        with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
+            train(from_another, run)
+    if not is_first_checkpoint:
+        shutil.rmtree(tmp_path / "old")
+    assert is_prepared(from_another, run)
+    train(from_another, run)
+    assert_same_result(run, whole)
+    with pytest.raises(UserError, match=r'train\.init_from = ".*old", not ""'):
+        train(changed(from_another, init_from=""), run)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "expected"),
+    [
+        ("model", {"d_model": 32}, r"old has model\.d_model = 64, not 32"),
+        ("model", {"n_heads": 2}, r"old has model\.n_heads = 4, not 2"),  # of the same shapes
+        ("tokenizer", {"vocab_size": 280}, r"old has tokenizer\.vocab_size = 290, not 280"),
+        ("tokenizer", {"joint": False}, r"old has tokenizer\.joint = true, not false"),
+        ("data", {"src": "tgt", "tgt": "src"}, "data.src"),
+        ("train", {"init_from": "gone"}, "gone: no such run"),
+        ("train", {"init_from": "."}, r"\.: is this run"),
+    ],
+)
+def test_other_runs_that_do_not_fit(
+    from_another: Config,
+    tmp_path: Path,
+    monkeypatch: Patch,
+    section: str,
+    changes: Any,
+    expected: str,
+) -> None:
+    config = replace(from_another, **{section: replace(getattr(from_another, section), **changes)})
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match=f"^train.init_from: .*{expected}"):
+        prepare(config, run)
+    assert [path.name for path in run.iterdir()] == ["lock"]
+
+
+def test_other_runs_that_are_damaged(from_another: Config, tmp_path: Path) -> None:
+    old, run = tmp_path / "old", tmp_path / "run"
+    prepare(from_another, run)
+    saved = load_file(old / "model.safetensors")
+    name = next(iter(saved))
+    for spoiled in ({name: saved[name][:1]}, {name: saved[name] * math.nan}):
+        RunFolder(old).save_weights(saved | spoiled, Translator.load(old).tokenizer.fingerprint)
+        with pytest.raises(UserError, match=rf"old/model\.safetensors: '{name}'"):
+            train(from_another, run)
+        RunFolder(old).save_weights(saved, Trainer(from_another, run).tokenizer.fingerprint)
+    (old / "model.safetensors").unlink()
+    for work in (train, prepare):
+        with pytest.raises(UserError, match=r"old/model\.safetensors: No such file"):
+            work(from_another, run)
+    assert not (run / "last.pt").exists()
+
+
 # --- training that goes wrong ---
+
+
+@pytest.mark.parametrize(
+    ("loss", "bleu", "said"),
+    [(9.0, 0.0, "guessing"), (9.0, 5.0, "guessing"), (0.5, 0.9, "BLEU"), (0.5, 1.0, None)],
+)
+def test_a_bad_end_is_said_once(
+    config: Config, prepared: Path, capsys: Capture, loss: float, bleu: float, said: str | None
+) -> None:
+    trainer = Trainer(config, prepared)
+    trainer.valid = Corpus(["ba du ke lo"] * 8, ["lo ke du ba"] * 8)
+    trainer.state.best_loss, trainer.state.best_bleu = loss, bleu
+    trainer.warn_if_little_is_learned()
+    lines = capsys.readouterr().err.splitlines()
+    assert [str(said) in line for line in lines] == [True] * (said is not None)
+    trainer.valid = Corpus(["ba"] * 8, ["ba"] * 8)  # for which BLEU says nothing
+    trainer.warn_if_little_is_learned()
+    assert bool(capsys.readouterr().err) == (said == "guessing")
+
+
+def test_guessing_after_the_warm_up_is_said_once(
+    config: Config, run: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(trainer_module, "validation_loss", lambda *_: 99.0)
+    train(changed(config, epochs=6, warmup_steps=7), run)
+    lines = capsys.readouterr().err.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if "after the warm-up" in line]
+    assert "step 8 " in lines[at - 1]
+    assert "next to nothing" in lines[-1]
 
 
 def spoil(monkeypatch: Patch, steps: Container[int], value: float) -> None:
@@ -848,11 +1002,14 @@ def test_without_its_state_what_is_there_is_kept(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_finished_without_its_state(config: Config, uninterrupted: Path, tmp_path: Path) -> None:
+def test_finished_without_its_state(
+    config: Config, uninterrupted: Path, tmp_path: Path, capsys: Capture
+) -> None:
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     (run / "last.pt").unlink()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert train(config, run)["steps"] == load_state(uninterrupted)["state"]["step"]
+    assert "finished" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     beam = replace(config, decoding=replace(config.decoding, beam=3))
     train(beam, run)

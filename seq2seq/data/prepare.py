@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from seq2seq.config import Config, DataConfig
+from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Check, Survey
@@ -21,7 +21,7 @@ LONGEST_WORD = 60_000  # characters; sentencepiece counts to 65,535
 def prepare(
     config: Config, run: RunFolder | Path | str, stage: str = "all", check: Check | None = None
 ) -> str:
-    """Copy the corpus into ``run`` and learn the tokenizer from its training split.
+    """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
     Nothing is done once training has started. ``stage`` is ``corpus``, ``tokenizer`` (the corpus
     must be there), or ``all``. ``check`` sees the splits but the training split before anything is
@@ -36,7 +36,8 @@ def prepare(
         run.check_same_config(config)
         if run.has_started:
             return f"{run}: training has started; corpus and tokenizer stay as they are"
-        done = []
+        done, origin = [], config.train.init_from
+        inherited = load_inherited(config, run) if origin else None
         if stage in ("corpus", "all"):
             done.append(str(prepare_corpus(data, run, check)))
             run.save_config(config)
@@ -46,11 +47,33 @@ def prepare(
                 raise UserError(f"{run} holds another corpus: prepare it again")
             run.tokenizer_file.unlink(missing_ok=True)
             src, tgt = (learnable(run.split_file("train", x)) for x in (data.src, data.tgt))
-            tokenizer = Tokenizer.train(config.tokenizer, src, tgt)
+            tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
             tokenizer.save(run)
-            done.append(f"{run.tokenizer_file}: {len(tokenizer.tgt):,} subwords")
+            whose = f", those of {origin}" if inherited else ""
+            done.append(f"{run.tokenizer_file}: {len(tokenizer.tgt):,} subwords{whose}")
         return "\n".join(done)
+
+
+def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
+    """The tokenizer of the run ``train.init_from``; ``UserError`` if ``run`` cannot start there."""
+    old = RunFolder(config.train.init_from)
+    try:
+        if old.path.resolve() == run.path.resolve():
+            raise UserError(f"{old}: is this run itself: use another folder (--run)")
+        saved, wanted = flatten(old.load_config()), flatten(config)
+        if (config.data.src, config.data.tgt) == (saved["data.tgt"], saved["data.src"]):
+            raise UserError(f"{old} translates the other way round: exchange data.src and data.tgt")
+        for key, value in wanted.items():
+            is_fixed = key.startswith(("tokenizer.", "model.")) and not key.endswith("dropout")
+            if is_fixed and saved[key] != value:
+                has, wants = toml_value(saved[key]), toml_value(value)
+                raise UserError(f"{old} has {key} = {has}, not {wants}: set that here too")
+        if not old.weights_file.exists():
+            raise UserError(f"{old.weights_file}: No such file: it has not been trained")
+        return Tokenizer.load(old, config)
+    except UserError as error:
+        raise UserError(f"train.init_from: {error}") from None
 
 
 def learnable(path: Path) -> Iterator[str]:
@@ -74,7 +97,8 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
         return False
     run.check_same_config(config)
     saved = run.load_config()
-    return run.has_started or (saved.data, saved.tokenizer) == (config.data, config.tokenizer)
+    made_of = [(x.data, x.tokenizer, x.train.init_from) for x in (saved, config)]
+    return run.has_started or made_of[0] == made_of[1]
 
 
 def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None) -> CorpusReport:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from seq2seq.config import Config, ConfigSource, Name, flatten_toml, load_config, read_toml
 from seq2seq.data.corpus import load_report, load_split
-from seq2seq.data.prepare import is_prepared, prepare
+from seq2seq.data.prepare import is_prepared, load_inherited, prepare
 from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate, score_settings
 from seq2seq.model.transformer import count_parameters, empty_model
@@ -132,6 +132,8 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         config = replace(unseeded, train=replace(unseeded.train, seed=seed))
         run = RunFolder(folder / name / f"seed-{seed}")
         run.check_same_config(config, fixed=("train.epochs", "train.patience"))
+        if config.train.init_from and not run.has_started:
+            load_inherited(config, run)
         runs.append(Run(name, seed, config, run))
     return runs
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -30,6 +31,7 @@ from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
+from seq2seq.data.prepare import load_inherited
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -38,7 +40,7 @@ from seq2seq.model.transformer import Seq2Seq, count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import distributed as dist
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at, restore_optimizer
-from seq2seq.translator import named_tensors
+from seq2seq.translator import load_model, named_tensors
 from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
@@ -50,6 +52,7 @@ from seq2seq.utils import (
 
 PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
+TRY_LOWER = "try a lower train.learning_rate or more epochs"
 
 
 @dataclass
@@ -106,7 +109,7 @@ class Trainer:
         self.valid = load_split(self.run, config.data, "valid")
         self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
         self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
-        self.state = TrainState()
+        self.state, self.is_warm = TrainState(), False
         self.bleu_tokenizer = bleu_tokenizer(config.data, config.evaluation)
         auto = "bleu" if suits_bleu(self.valid.tgt, self.bleu_tokenizer) else "chrf"
         self.select_by = auto if config.train.select_by == "auto" else config.train.select_by
@@ -211,15 +214,43 @@ class Trainer:
             "skipped_steps": state.skipped,
         }
         log_validation(self.run, metrics, self.config.train.tensorboard)
-        state.seconds += state.step_seconds + time.perf_counter() - began
+        seconds = state.step_seconds + time.perf_counter() - began
+        state.seconds += seconds
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
         if not sys.stderr.isatty():  # where there is no bar
-            left = state.seconds / 60 * (self.n_steps / max(1, state.step) - 1)
-            texts = [f"{name} {value:g}" for name, value in metrics.items() if name != "step"]
-            where = f"step {state.step:,} of {self.n_steps:,}"
-            warn(f"{where}: {', '.join(texts)}, {left:.1f} minutes left")
+            warn(self.progress(metrics, seconds))
+        if state.step >= self.config.train.warmup_steps and not self.is_warm:
+            self.is_warm = True
+            if valid_loss > self.guess and state.step < self.n_steps:
+                what = f"a validation loss of {valid_loss:.2f} after the warm-up"
+                warn(f"{what}, where guessing by frequency has {self.guess:.2f}: {TRY_LOWER}")
         return asdict(state)
+
+    def progress(self, metrics: dict[str, Any], seconds: float) -> str:
+        """A line on a validation, ``seconds`` after the one before: that pace is kept."""
+        step, n_steps, config = self.state.step, self.n_steps, self.config.train
+        since = step % config.validate_every or config.validate_every
+        minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
+        where = f"step {step:,} of {n_steps:,}, epoch {min(self.state.epoch + 1, config.epochs)}"
+        shown = metrics.keys() - {"step", "epoch", "learning_rate"}
+        numbers = [f"{key.replace('_', ' ')} {x:,}" for key, x in metrics.items() if key in shown]
+        most = "at most " if config.patience else ""
+        return f"{where}: {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
+
+    def start_from_another_run(self) -> None:
+        """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
+        old = RunFolder(self.config.train.init_from)
+        if load_inherited(self.config, self.run).fingerprint != self.tokenizer.fingerprint:
+            what = f"not that of {old} (train.init_from), which seq2seq prepare copies"
+            raise UserError(f"{self.run.tokenizer_file}: {what}")
+        weights = load_model(old, self.config, self.tokenizer).state_dict()
+        for model in (self.model, self.ema):
+            model.load_state_dict(weights)
+        if dist.rank() == 0:
+            loss = validation_loss(self.ema, self.tokenizer, self.config, self.valid)
+            so_far = "" if old.summary_file.exists() else ", whose training has not ended,"
+            warn(f"{self.run}: starts from {old}{so_far} with a validation loss of {loss:.4f}")
 
     def save_checkpoint(self) -> None:
         checkpoint = {
@@ -317,16 +348,23 @@ class Trainer:
             by = "train.select_by: the best weights are selected by"
             warn(f"{what}; {by} {self.select_by}")
 
-    def warn_if_nothing_is_learned(self) -> None:
+    @cached_property
+    def guess(self) -> float:
+        """The validation loss of guessing by how often tokens are in some of the training text."""
         pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
         ids = self.tokenizer.tgt.encode(tgt for _, tgt in pairs)
         n_tokens = len(self.tokenizer.tgt)
         counts = np.bincount(np.fromiter(chain.from_iterable(ids), np.int64), minlength=n_tokens)
-        guess = guess_loss(self.tokenizer, counts, self.valid)
-        if (loss := self.state.best_loss) > 0.95 * guess:
-            what = f"a validation loss of {loss:.2f}, where guessing by frequency has {guess:.2f}"
-            hint = "try a lower train.learning_rate or more epochs"
-            warn(f"{self.run}: learned next to nothing: {what}; {hint}")
+        return guess_loss(self.tokenizer, counts, self.valid)
+
+    def warn_if_little_is_learned(self) -> None:
+        loss, bleu = self.state.best_loss, self.state.best_bleu
+        if loss > 0.95 * self.guess:
+            what = f"{loss:.2f}, where guessing by frequency has {self.guess:.2f}; {TRY_LOWER}"
+            warn(f"{self.run}: learned next to nothing: a validation loss of {what}")
+        elif bleu < 1 and suits_bleu(self.valid.tgt):
+            what = f"{self.run}: translates hardly anything: a validation BLEU of {bleu:.2f}"
+            warn(f"{what}; do the lines of the corpus translate each other? Or try more epochs")
 
     def summary(self) -> dict[str, Any]:
         """What ``training.json`` holds."""
@@ -397,15 +435,23 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
             is_finished = {run.summary_file, run.weights_file} <= set(made)
             if is_finished and run.load_config().train == config.train:
                 dist.rank_zero(lambda: run.save_config(config))  # of decoding, say
+                dist.rank_zero(lambda: warn(f"{run}: training is finished"))
                 finished: dict[str, Any] = read_json(run.summary_file, Summary)
                 return finished
-            how = "cannot go on without last.pt: use another folder (--run; make: RUN=) or remove"
-            raise UserError(f"{run}: training {how} {', '.join(x.name for x in made)}")
+            how = f"use another folder (with --train.init_from {run} it starts from these weights)"
+            names = ", ".join(x.name for x in made)
+            raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
         dist.rank_zero(lambda: run.save_config(config))
         trainer = Trainer(config, run)
         if run.state_file.exists():
             trainer.load_checkpoint()
-        if dist.rank() == 0 and not trainer.is_finished:
+        if config.train.init_from and not trainer.state.step:
+            trainer.start_from_another_run()
+        if dist.rank() == 0 and trainer.is_finished:
+            key = "epochs" if trainer.state.epoch >= config.train.epochs else "patience"
+            how = f"a higher train.{key} than {getattr(config.train, key)} trains on"
+            warn(f"{run}: training is finished; {how}")
+        elif dist.rank() == 0:
             trainer.warn_of_data()
             for path in [run.summary_file, *([] if trainer.state.step else made)]:
                 path.unlink(missing_ok=True)
@@ -413,5 +459,5 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
             trainer.fit(signals)
         summary = trainer.summary()
         dist.rank_zero(lambda: write_json(run.summary_file, summary))
-        dist.rank_zero(trainer.warn_if_nothing_is_learned)
+        dist.rank_zero(trainer.warn_if_little_is_learned)
         return summary
