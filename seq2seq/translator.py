@@ -1,8 +1,9 @@
 """From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from seq2seq.model.transformer import Seq2Seq, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError
 
-Overrides = dict[str, str] | None
+Overrides = Mapping[str, Any] | None
 OnCut = Callable[[int, int], None] | None
 
 
@@ -41,7 +42,7 @@ class Translator:
         self.model, self.tokenizer, self.config = model, tokenizer, config
 
     @classmethod
-    def load(cls, run: RunFolder | Path | str, overrides: Overrides = None) -> "Translator":
+    def load(cls, run: RunFolder | Path | str, overrides: Overrides = None) -> Self:
         """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``."""
         run = RunFolder(run)
         config = run.load_config(overrides)

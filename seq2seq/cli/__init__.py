@@ -5,6 +5,7 @@ import io
 import os
 import sys
 
+from seq2seq import __version__
 from seq2seq.cli import attend, compare, evaluate, predict, prepare, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
@@ -84,6 +85,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
         description="A small, readable Transformer: train it, score it, translate with it.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     prepare.add_to(commands, with_part_names)
     train.add_to(commands, with_part_names)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from seq2seq.config import Count, DataConfig, HubConfig, Line
 from seq2seq.run_folder import RunFolder
+from seq2seq.shipped import make_tandem
 from seq2seq.utils import UserError, iter_lines, read_json
 
 Pair = tuple[str, str]  # a sentence and its translation
@@ -72,6 +73,7 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     if not data.directory:
         names = _split_names(data.hub)
         return {split: partial(_hub_pairs, data, name) for split, name in names.items()}
+    make_tandem(data.directory)
     if not Path(data.directory).is_dir():
         raise UserError(f"{data.directory}: no such folder (data.directory)")
     return {

@@ -16,20 +16,18 @@ from seq2seq.evaluation.annotations import load_alignment, load_tags
 from seq2seq.evaluation.metrics import LABELS, exact_match_by_tag, score
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import Translator
+from seq2seq.translator import Overrides, Translator
 from seq2seq.utils import UserError, file_name, read_json, write_json, write_lines
 
 N_EXAMPLES = 5  # best and worst translations listed
 
 
-def evaluate(
-    run: RunFolder | Path | str, overrides: dict[str, str] | None = None
-) -> dict[str, Any]:
+def evaluate(run: RunFolder | Path | str, overrides: Overrides = None) -> dict[str, Any]:
     """Translate every test set of a trained run, and score the translations.
 
     Writes ``hypotheses/NAME.txt`` for each test set, and ``eval.json``, whose content it returns;
     ``UserError`` if the folder lacks something, or another process is writing to it.
-    ``overrides`` change settings, such as ``{"decoding.beam": "4"}``.
+    ``overrides`` change settings, such as ``{"decoding.beam": 4}``.
     """
     run = RunFolder(run)
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
