@@ -7,7 +7,6 @@ next step depends on, so an interrupted run continues as if it had not been inte
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
     UserError,
+    is_watched,
     read_json,
     warn,
     write_json,
@@ -213,7 +213,7 @@ class Trainer:
         state.seconds += state.step_seconds + time.perf_counter() - began
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
-        if not sys.stderr.isatty():  # where there is no bar
+        if not is_watched():  # where there is no bar
             left = state.seconds / 60 * (self.n_steps / max(1, state.step) - 1)
             texts = [f"{name} {value:g}" for name, value in metrics.items() if name != "step"]
             where = f"step {state.step:,} of {self.n_steps:,}"
@@ -281,7 +281,7 @@ class Trainer:
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         steps, signal_number = self.steps(), 0
-        hide = dist.rank() > 0 or None  # None: where there is no terminal
+        hide = dist.rank() > 0 or not is_watched()
         with tqdm(steps, total=self.n_steps, initial=state.step, leave=None, disable=hide) as bar:
             for batches, progress in bar:
                 began = time.perf_counter()
