@@ -128,8 +128,8 @@ def test_configurations_by_name(tmp_path: Path, monkeypatch: Patch, capsys: Capt
     experiment = load_experiment(find_config("quick", kind="configs/experiments"))
     assert len(plan_runs(experiment, tmp_path, {})) == 9
     for arguments, names in (
-        (["train", "--config", "defualt"], ["defualt", "'default'", "speedrun"]),
-        (["train", "--config", "elsewhere/default"], ["elsewhere/default", "no such file"]),
+        (["prepare", "--config", "defualt"], ["defualt", "'default'", "speedrun"]),
+        (["prepare", "--config", "elsewhere/default"], ["elsewhere/default", "no such file"]),
         (["compare", "quik"], ["quik", "'quick'", "where"]),
     ):
         assert main(arguments) == 1
