@@ -19,7 +19,7 @@ VENV := .venv
 PEERS := .venv-peers
 SEQ2SEQ := $(VENV)/bin/seq2seq
 # The configuration and its bases, and the bundled corpus, if one of them names it.
-base_of = $(addprefix $(dir $1),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $1 2>/dev/null))
+base_of = $(wildcard $(addprefix $(dir $1),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $1 2>/dev/null)))
 BASES := $(call base_of,$(CONFIG))
 CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)

@@ -9,25 +9,26 @@ evaluation/     BLEU, chrF, exact match, word alignment, how figures look
 experiments/    variants times seeds, and what they show
 viewer/         attention as a web page
 export/         runs for use elsewhere: a model card, and the hub
-run_folder.py, config.py, cpu.py, utils.py    what all of these stand on
+api.py          what Python programs and notebooks use
+run_folder.py, config.py, shipped.py, cpu.py, utils.py    what all of these stand on
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seq2seq.translator import Translator
+    from seq2seq.api import Model, load, train
+    from seq2seq.evaluation.evaluate import evaluate
+    from seq2seq.utils import TrainingInterrupted, UserError
 
+__version__ = "0.1.0"
+__all__ = ["Model", "TrainingInterrupted", "UserError", "evaluate", "load", "train"]
+_HOMES = {"evaluate": "evaluation.evaluate", "TrainingInterrupted": "utils", "UserError": "utils"}
 
-def load(
-    run: Path | str | Sequence[Path | str], overrides: dict[str, str] | None = None
-) -> "Translator":
-    """The best model in the folder of a training run, ready to ``translate``.
+if not TYPE_CHECKING:
 
-    Several runs are an ensemble. ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``.
-    ``UserError`` if something is missing from a folder or does not fit.
-    """
-    from seq2seq.translator import Translator
-
-    return Translator.load(run, overrides)
+    def __getattr__(name: str) -> object:
+        """What is asked for, imported only then: ``import seq2seq`` stays light."""
+        if name not in __all__:
+            raise AttributeError(f"module 'seq2seq' has no attribute {name!r}")
+        return getattr(import_module(f"seq2seq.{_HOMES.get(name, 'api')}"), name)

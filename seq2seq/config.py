@@ -8,7 +8,7 @@ values of whatever is wrong, before any work begins.
 import csv
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache, partial, reduce
 from operator import getitem
@@ -19,6 +19,7 @@ from unicodedata import category
 import msgspec
 from msgspec import Meta
 
+from seq2seq.shipped import find_config
 from seq2seq.utils import ConfigError, UserError, did_you_mean, file_name, read_bytes
 
 # The annotation of a setting is its type, its range and its meaning.
@@ -208,7 +209,7 @@ class ConfigSource(NamedTuple):
     """Settings by dotted key, and where they come from."""
 
     origin: str
-    values: dict[str, Any]
+    values: Mapping[str, Any]
     is_text: bool = False  # of a command line: "3" may mean 3
 
     def checked(self) -> dict[str, Any]:
@@ -239,13 +240,13 @@ class ConfigSource(NamedTuple):
 
 def load_config(
     file: "Path | ConfigSource",
-    overrides: dict[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     changes: Sequence[ConfigSource] = (),
     check: Callable[[Config], object] = lambda config: None,
 ) -> Config:
     """The configuration in a TOML file, over its bases, or in another source, under ``changes``.
 
-    ``overrides`` are the command line's settings, as text, and come last. ``check`` raises
+    ``overrides`` are the command line's settings, text or not, and come last. ``check`` raises
     ``ConfigError`` if settings do not fit together (``check_attention``). ``UserError`` if
     something is wrong; the message names the source, the key and the value.
     """
@@ -277,7 +278,7 @@ def _file_sources(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[ConfigSou
         base = table.pop("base")
         if not isinstance(base, str):
             raise UserError(f"{path}: base: must be text, the name of another file")
-        yield from _file_sources(path.parent / base, (*seen, path.resolve()))
+        yield from _file_sources(find_config(base, path.parent), (*seen, path.resolve()))
     yield ConfigSource(str(path), flatten_toml(table))
 
 

@@ -7,7 +7,7 @@ and evaluation need; ``last.pt`` is what training resumes from. Nothing read can
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -99,7 +99,7 @@ class RunFolder:
 
     # --- configuration ---
 
-    def load_config(self, overrides: dict[str, str] | None = None) -> Config:
+    def load_config(self, overrides: Mapping[str, Any] | None = None) -> Config:
         if not self.path.is_dir():
             raise UserError(f"{self}: no such run folder")
         if b"\nheld_out = " in read_bytes(self.config_file):  # every one of before had it

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, warn
 
 Run = RunFolder | Path | str
-Overrides = dict[str, str] | None
+Overrides = Mapping[str, Any] | None
 MAX_TOKENS = 2048  # scored together: sentences times the longest
 # Up to a stop, what it closes and the spaces after it, unless an initial comes before or a small
 # letter after them; the stops of Chinese and Japanese need no space.
@@ -151,7 +151,7 @@ class Translator:
         self.model, self.tokenizer, self.config = model, tokenizer, config
 
     @classmethod
-    def load(cls, run: Run | Sequence[Run], overrides: Overrides = None) -> "Translator":
+    def load(cls, run: Run | Sequence[Run], overrides: Overrides = None) -> Self:
         """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``.
 
         Several runs are an ensemble, with the settings of the first.
@@ -171,7 +171,7 @@ class Translator:
         return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 
     @classmethod
-    def _ensemble(cls, runs: list[RunFolder], overrides: Overrides) -> "Translator":
+    def _ensemble(cls, runs: list[RunFolder], overrides: Overrides) -> Self:
         members = [cls.load(run, overrides) for run in runs]
         first = members[0]
         kinds = [

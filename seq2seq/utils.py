@@ -57,6 +57,11 @@ def warn(line: str) -> None:
         print(f"seq2seq: {printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 
+def is_watched() -> bool:
+    """Whether standard error is a terminal; what stands in its place may lack everything."""
+    return bool(getattr(sys.stderr, "isatty", bool)())
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """A ``; did you mean 'x'?`` for a misspelled dotted name, or nothing."""
     section, _, last = name.rpartition(".")

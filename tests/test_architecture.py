@@ -59,7 +59,9 @@ VIEWS = "matplotlib scipy datasets tensorboard seq2seq.viewer seq2seq.experiment
 @pytest.mark.parametrize(
     ("module", "not_loaded"),
     [
+        ("seq2seq", "torch numpy msgspec"),
         ("seq2seq.config", "torch numpy"),
+        ("seq2seq.api", f"{VIEWS} sacrebleu seq2seq.training seq2seq.evaluation"),
         ("seq2seq.data.prepare", "torch datasets matplotlib seq2seq.model"),
         ("seq2seq.translator", f"{VIEWS} sacrebleu seq2seq.training"),
         ("seq2seq.evaluation.evaluate", f"{VIEWS} seq2seq.training"),

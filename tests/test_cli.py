@@ -452,7 +452,8 @@ def test_nothing_stays_of_what_could_not_begin(
     monkeypatch.chdir(tmp_path)
     making, experiments = ["--config", tiny_config, "--run", "new/run"], "configs/experiments"
     for words in (
-        ["train"], ["prepare"], ["prepare", "tokenizer", *making],
+        ["train", "--config", "gone"], ["prepare", "--config", "gone"],
+        ["prepare", "tokenizer", *making],
         ["train", *making, "--data.path", "gone"], ["train", *making, "--data.test", "gone"],
         ["prepare", *making, "--data.train", "gone"], ["train", *making, "--model.n_heads", "7"],
         ["evaluate", "--run", "new"], ["predict", "--run", "new", "x"],

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from typing import get_args
@@ -86,11 +87,15 @@ def test_every_setting_is_described() -> None:
 
 
 @pytest.mark.slow
-def test_python_snippets(trained_run: Path) -> None:
+def test_python_snippets(
+    tiny_config: Path, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those that use the package; test_experiments.py runs the variant."""
+    monkeypatch.chdir(tmp_path)
+    ours = {'"runs/default"': repr(str(trained_run)), '"default"': repr(str(tiny_config))}
     snippets = [x for text in TEXTS.values() for x in blocks(text, "python")]
     for snippet in [x for x in snippets if x.startswith("import seq2seq")]:
-        exec(snippet.replace('"runs/default"', repr(str(trained_run))), {})
+        exec(reduce(lambda text, name: text.replace(name, ours[name]), ours, snippet), {})
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
         description="A small, readable Transformer: train it, score it, translate with it.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect.add_to(commands)
     prepare.add_to(commands, with_part_names)

@@ -30,7 +30,8 @@ def add_to(commands: Commands) -> None:
 
 
 def run_attend(options: argparse.Namespace) -> None:
-    from seq2seq.viewer.page import RunView, select_views, write_attention
+    from seq2seq.api import load
+    from seq2seq.viewer.page import select_views, write_attention
 
     kind = "png" if options.png else "json" if options.json else None
     path = options.output or Path(f"attention.{kind or 'html'}")
@@ -38,7 +39,7 @@ def run_attend(options: argparse.Namespace) -> None:
     if ending not in ((kind,) if kind else ("html", "png", "json")):
         raise UserError(f"{path}: the file's name must end in .{kind or 'html, .png or .json'}")
     folders = options.compare or [options.run]
-    runs = [RunView.load(x, options.sentence, overrides_of(options)) for x in folders]
+    runs = [load(x, overrides_of(options)).attend(options.sentence) for x in folders]
     for run in runs:
         show(f"{run.name}: {run.trace.tgt.text}")
     views = select_views(runs, options.view, options.layer, options.head)

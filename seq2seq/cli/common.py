@@ -3,11 +3,9 @@
 import argparse
 import codecs
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from seq2seq.config import Config, flatten, load_config, settings
-from seq2seq.run_folder import RunFolder
+from seq2seq.config import Config, flatten, settings
 from seq2seq.utils import printable, refuse_utf16
 
 ANY_SETTING = "[--SECTION.SETTING VALUE ...]"
@@ -66,13 +64,6 @@ def legal_values(annotation: Any) -> str:
 def overrides_of(options: argparse.Namespace) -> dict[str, str]:
     """The settings that were given as flags."""
     return {key: text for key, text in vars(options).items() if key in settings()}
-
-
-def config_and_run(options: argparse.Namespace) -> tuple[Config, RunFolder]:
-    from seq2seq.attention import check_attention
-
-    config = load_config(options.config, overrides_of(options), check=check_attention)
-    return config, RunFolder(options.run or Path("runs") / options.config.stem)
 
 
 def show(*lines: str) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 from seq2seq.cli.common import ANY_SETTING, Commands, add_command, add_settings, overrides_of, show
 from seq2seq.config import ModelConfig
+from seq2seq.shipped import find_config
 
 
 def add_to(commands: Commands, with_part_names: bool) -> None:
     usage = f"EXPERIMENT [--run FOLDER] {ANY_SETTING}"
     text = "train variants with several seeds, report which are better"
     compare = add_command(commands, run_compare, usage, text)
-    compare.add_argument("experiment", type=Path, help="the experiment, as TOML")
+    text = "the experiment: a TOML file, or a shipped one by name, such as quick"
+    compare.add_argument("experiment", help=text)
     compare.add_argument("--run", type=Path, help="folder (runs/compare/<name of the experiment>)")
     add_settings(compare, "", with_part_names)
     add_command(commands, run_variants, "", "list the parts that attention can be made of")
@@ -23,8 +25,8 @@ def run_compare(options: argparse.Namespace) -> None:
     from seq2seq.experiments.report import collect, summary, write_report
     from seq2seq.experiments.runs import load_experiment, plan_runs, run_all
 
-    experiment = load_experiment(options.experiment)
-    folder = options.run or Path("runs") / "compare" / options.experiment.stem
+    experiment = load_experiment(find_config(options.experiment, kind="configs/experiments"))
+    folder = options.run or Path("runs") / "compare" / experiment.path.stem
     runs = plan_runs(experiment, folder, overrides_of(options))
     run_all(runs)
     results = collect(experiment, runs, folder)

@@ -3,14 +3,7 @@
 import argparse
 from pathlib import Path
 
-from seq2seq.cli.common import (
-    ANY_SETTING,
-    Commands,
-    add_command,
-    add_settings,
-    config_and_run,
-    show,
-)
+from seq2seq.cli.common import ANY_SETTING, Commands, add_command, add_settings, overrides_of, show
 
 MAKING = f"[--config FILE] [--run FOLDER] {ANY_SETTING}"
 
@@ -25,15 +18,16 @@ def add_to(commands: Commands, with_part_names: bool) -> None:
 
 def add_making(sub: argparse.ArgumentParser, with_part_names: bool) -> None:
     """The arguments of all commands that make a run."""
-    default = Path("configs/default.toml")
-    sub.add_argument("--config", type=Path, default=default, help="settings (%(default)s)")
+    text = "settings: a file, or a shipped one by name (%(default)s)"
+    sub.add_argument("--config", default="default", metavar="FILE", help=text)
     sub.add_argument("--run", type=Path, help="run folder (runs/<name of the config>)")
     add_settings(sub, "", with_part_names)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
+    from seq2seq.api import config_and_run
     from seq2seq.data.prepare import prepare
     from seq2seq.evaluation.annotations import check_annotations
 
-    config, run = config_and_run(options)
+    config, run = config_and_run(options.config, options.run, overrides_of(options))
     show(*prepare(config, run, options.stage, check_annotations).split("\n"))

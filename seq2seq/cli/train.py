@@ -2,10 +2,8 @@
 
 import argparse
 
-from seq2seq.cli.common import Commands, add_command, config_and_run, show
+from seq2seq.cli.common import Commands, add_command, overrides_of, show
 from seq2seq.cli.prepare import MAKING, add_making
-from seq2seq.config import Config
-from seq2seq.run_folder import RunFolder
 
 
 def add_to(commands: Commands, with_part_names: bool) -> None:
@@ -14,20 +12,14 @@ def add_to(commands: Commands, with_part_names: bool) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from seq2seq.data.prepare import is_prepared, prepare
-    from seq2seq.evaluation.annotations import check_annotations
+    from seq2seq.api import prepared
     from seq2seq.evaluation.metrics import LABELS
     from seq2seq.training import train
     from seq2seq.training.distributed import init_distributed, rank, rank_zero
 
-    def prepared() -> tuple[Config, RunFolder]:
-        config, run = config_and_run(options)
-        if not is_prepared(config, run):
-            show(*prepare(config, run, check=check_annotations).split("\n"))
-        return config, run
-
+    given = options.config, options.run, overrides_of(options)
     with init_distributed():
-        config, run = rank_zero(prepared)
+        config, run = rank_zero(lambda: prepared(*given))
         summary = train(config, run)
         if rank() == 0:
             by = summary["selected_by"]

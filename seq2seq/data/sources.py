@@ -18,6 +18,7 @@ import msgspec
 
 from seq2seq.config import DataConfig
 from seq2seq.data.corpus import Pair, file_pairs
+from seq2seq.shipped import make_tandem
 from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed
 
 Cells = list[str] | dict[str, Any]  # by name where columns have one
@@ -60,6 +61,7 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     ``UserError`` if there is no such corpus, or it lacks a split that ``data`` names; what is wrong
     within a split, its reader finds.
     """
+    make_tandem(data.path)
     if prefixes := split_prefixes(data):
         return {x: read_pairs(_split_file(prefix, data), data) for x, prefix in prefixes.items()}
     path, is_local = Path(data.path), Path(data.path).exists() or Path(data.path).parent.exists()

@@ -36,7 +36,7 @@ def evaluate(
 
     Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns, to the run
     or ``output``; of pairs ``on`` a path only there. ``against`` another run tests the difference.
-    ``overrides`` change settings, such as ``{"decoding.beam": "4"}``. ``UserError`` if a folder
+    ``overrides`` change settings, such as ``{"decoding.beam": 4}``. ``UserError`` if a folder
     lacks something, or another process is writing to it.
     """
     run = RunFolder(run)

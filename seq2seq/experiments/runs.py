@@ -21,6 +21,7 @@ from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate, score_settings
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
+from seq2seq.shipped import find_config
 from seq2seq.training.optimizer import r_drop_at
 from seq2seq.training.trainer import Trainer, TrainingDiverged, train
 from seq2seq.translator import Translator
@@ -107,7 +108,7 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     ``folder`` was started with other settings.
     """
     path, baseline_name = experiment.path, experiment.baseline
-    base = path.parent / experiment.base
+    base = find_config(experiment.base, path.parent)
     load_config(base)  # must be valid by itself: the report names the differences from it
     origin = f"{path}, settings"
     common = ConfigSource(origin, flatten_toml(experiment.settings))

@@ -7,7 +7,6 @@ next step depends on, so an interrupted run continues as if it had not been inte
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +44,7 @@ from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
     UserError,
+    is_watched,
     read_json,
     warn,
     write_json,
@@ -218,7 +218,7 @@ class Trainer:
         state.seconds += seconds
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
-        if not sys.stderr.isatty():  # where there is no bar
+        if not is_watched():  # where there is no bar
             warn(self.progress(metrics, seconds))
         if state.step >= self.config.train.warmup_steps and not self.is_warm:
             self.is_warm = True
@@ -313,7 +313,7 @@ class Trainer:
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         steps, signal_number = self.steps(), 0
-        hide = dist.rank() > 0 or None  # None: where there is no terminal
+        hide = dist.rank() > 0 or not is_watched()
         with tqdm(steps, total=self.n_steps, initial=state.step, leave=None, disable=hide) as bar:
             for batches, progress in bar:
                 began = time.perf_counter()
@@ -362,7 +362,7 @@ class Trainer:
         if loss > 0.95 * self.guess:
             what = f"{loss:.2f}, where guessing by frequency has {self.guess:.2f}; {TRY_LOWER}"
             warn(f"{self.run}: learned next to nothing: a validation loss of {what}")
-        elif bleu < 1 and suits_bleu(self.valid.tgt):
+        elif bleu < 1 and suits_bleu(self.valid.tgt, self.bleu_tokenizer):
             what = f"{self.run}: translates hardly anything: a validation BLEU of {bleu:.2f}"
             warn(f"{what}; do the lines of the corpus translate each other? Or try more epochs")
 

@@ -1,8 +1,4 @@
-"""The viewer: what a model attended to, as arrays (``trace``), web page or figure.
-
-model = seq2seq.load("runs/default")
-trace(model, "Ein Mann liest ein Buch.").cross.weights
-"""
+"""The viewer: what a model attended to, as arrays (``trace``), web page or figure."""
 
 from seq2seq.viewer.trace import trace
 

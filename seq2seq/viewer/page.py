@@ -5,6 +5,7 @@ nothing from a network, and no text of the user's is ever markup.
 """
 
 import base64
+import html
 import json
 import re
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import OFFSETS, Head
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, write_text
+from seq2seq.utils import UserError, printable, write_text
 from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace, trace
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -30,6 +31,7 @@ FORMULAS = {  # by type: score and weights, where they are no parts of their own
     "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
     "average": ("s = 0", "w = 1 / n for n visible keys"),
 }
+KINDS = ("html", "png", "json")
 SUMS = {"one": "sum to one", "at most one": "sum to less than one", "any": "need not sum to one"}
 
 
@@ -42,25 +44,43 @@ class ViewState(NamedTuple):
     offset: str  # the step whose query a target token has: one of ``OFFSETS``
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunView:
-    """What one run did with the sentence."""
+    """What one run did with the sentence; a notebook shows it as the page."""
 
     name: str
     trace: TranslationTrace
     best_head: Head | None = None  # the one that aligns words best, where an evaluation found it
 
     @classmethod
-    def load(cls, run: Path | str, sentence: str, overrides: dict[str, str]) -> "RunView":
+    def of(cls, translator: Translator, run: RunFolder, sentence: str) -> "RunView":
         """Translate ``sentence`` with a trained run."""
         from seq2seq.evaluation.evaluate import known_best_head  # loads sacrebleu
 
-        translator = Translator.load(run, overrides)
         report = InputReport(translator.tokenizer.src)
         report.add([sentence])
         report.warn()
-        best_head = known_best_head(RunFolder(run), translator.config.model)
+        best_head = known_best_head(run, translator.config.model)
         return cls(str(run), trace(translator, sentence), best_head)
+
+    def __repr__(self) -> str:
+        records = [(view, record) for view in VIEWS if (record := getattr(self.trace, view))]
+        shapes = ", ".join(f"{view} {record.weights.values.shape}" for view, record in records)
+        texts = f"{self.trace.src.text!r} -> {self.trace.tgt.text!r}"
+        return printable(f"<Attention of {self.name}: {texts}; layers, heads, queries, keys: {shapes}>")
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which reaches nothing of the notebook around it."""
+        style = "width: 100%; height: 44rem; border: 0; resize: vertical"
+        source = html.escape(page(select_views([self])))
+        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{source}"></iframe>'
+
+    def write(self, path: Path | str) -> None:
+        """Write the page, a figure or the arrays: the name ends in .html, .png or .json."""
+        path = Path(path)
+        if (kind := path.suffix.removeprefix(".")) not in KINDS:
+            raise UserError(f"{path}: the file's name must end in .{', .'.join(KINDS)}")
+        write_attention(select_views([self]), path, kind)
 
 
 def select_views(

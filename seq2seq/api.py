@@ -1,0 +1,91 @@
+"""What ``import seq2seq`` offers: training, and a trained run to work with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seq2seq.attention import check_attention
+from seq2seq.config import Config, load_config
+from seq2seq.model.transformer import count_parameters
+from seq2seq.run_folder import RunFolder
+from seq2seq.shipped import find_config
+from seq2seq.translator import Overrides, Run, Translator
+from seq2seq.utils import UserError, printable
+
+if TYPE_CHECKING:
+    from seq2seq.viewer.page import RunView
+
+
+class Model(Translator):
+    """A trained run: it translates, scores, and shows what it attends to.
+
+    ``model.model`` is its ``torch.nn.Module``; what is changed in it changes all that follows.
+    """
+
+    runs: list[RunFolder]
+
+    def attend(self, sentence: str) -> "RunView":
+        """Translate ``sentence`` and record every attention: a page in a notebook.
+
+        The arrays, with named axes, are in its ``trace``; ``write`` saves the page.
+        """
+        from seq2seq.viewer.page import RunView
+
+        if len(self.runs) > 1:
+            raise UserError("attend shows one run: load it by itself")
+        return RunView.of(self, self.runs[0], sentence)
+
+    def __repr__(self) -> str:
+        data, size = self.config.data, count_parameters(self.model)
+        what = f"{data.src} to {data.tgt}, {size:,} parameters, beam {self.config.decoding.beam}"
+        return printable(f"<Model {', '.join(map(str, self.runs))}: {what}>")
+
+
+def load(run: Run | Sequence[Run], overrides: Overrides = None) -> Model:
+    """The best model in the folder of a training run, with its tokenizer and its settings.
+
+    Several runs are an ensemble. ``overrides`` changes settings, such as ``{"decoding.beam": 4}``.
+    ``UserError`` if something is missing from a folder or does not fit.
+    """
+    model = Model.load(run, overrides)
+    model.runs = [RunFolder(each) for each in ([run] if isinstance(run, Run) else run)]
+    return model
+
+
+def train(
+    config: Path | str = "default", run: Path | str | None = None, overrides: Overrides = None
+) -> dict[str, Any]:
+    """Prepare and train a model, or resume; returns what ``training.json`` holds.
+
+    ``config`` is a TOML file, or a shipped one by name, which names the folder if ``run`` does not:
+    ``runs/NAME``. Ctrl-C, or a notebook's "interrupt", saves everything and raises
+    ``TrainingInterrupted``; the same call resumes. ``UserError`` if something is wrong.
+    """
+    from seq2seq.training import train
+    from seq2seq.training.distributed import init_distributed, rank_zero
+
+    with init_distributed():
+        return train(*rank_zero(lambda: prepared(config, run, overrides)))
+
+
+def prepared(
+    config: Path | str, run: Path | str | None, overrides: Overrides
+) -> tuple[Config, RunFolder]:
+    """``config_and_run`` with the run folder prepared; prints what that did."""
+    from seq2seq.data.prepare import is_prepared, prepare
+    from seq2seq.evaluation.annotations import check_annotations
+
+    settings, folder = config_and_run(config, run, overrides)
+    if not is_prepared(settings, folder):
+        report = prepare(settings, folder, check=check_annotations)
+        print(*map(printable, report.split("\n")), sep="\n")
+    return settings, folder
+
+
+def config_and_run(
+    config: Path | str, run: Path | str | None, overrides: Overrides
+) -> tuple[Config, RunFolder]:
+    """The settings of the configuration ``config`` under ``overrides``, and the run folder."""
+    path = find_config(config)
+    settings = load_config(path, overrides, check=check_attention)
+    return settings, RunFolder(run or Path("runs") / path.stem)

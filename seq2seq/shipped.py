@@ -1,0 +1,50 @@
+"""What comes with the package: configurations by name, and the corpus that is generated."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from seq2seq.utils import UserError, did_you_mean, file_errors, warn
+
+# The repository's configs/ and data/; pyproject.toml puts them into a folder of the wheel.
+_IN_WHEEL = Path(__file__).with_name("share")
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parent.parent
+TANDEM = Path("data/tandem/corpus")  # where the configurations look for it
+
+
+def find_config(name: Path | str, beside: Path = Path(), kind: str = "configs") -> Path:
+    """The file ``name`` in the folder ``beside``, or else the shipped configuration of that name.
+
+    The latter with or without ``.toml`` and its folder ``kind``, which is ``configs`` or
+    ``configs/experiments``. ``UserError`` if there is neither.
+    """
+    path = beside / name
+    if os.path.exists(path) and not os.path.isdir(path):  # of any name, where Path's may raise
+        return path
+    known = {file.stem: file for file in sorted((SHIPPED / kind).glob("*.toml"))}
+    wanted = Path(name).name.removesuffix(".toml")
+    if wanted in known and Path(name).parent in (Path(), Path(kind)):
+        return known[wanted]
+    problem = f"no such file, nor a shipped one ({', '.join(known)})"
+    raise UserError(f"{path}: {problem}{did_you_mean(wanted, known)}")
+
+
+def make_tandem(folder: Path | str) -> None:
+    """Generate the bundled corpus if ``folder`` is where it belongs, and is not there."""
+    folder = Path(folder)
+    if folder != TANDEM or folder.exists():
+        return
+    warn(f"{folder}: generating the bundled corpus, ten seconds")
+    with file_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as temporary:
+            program, made = SHIPPED / "data" / "tandem" / "generate.py", Path(temporary) / "corpus"
+            command = [sys.executable, str(program), str(made)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+                raise UserError(f"{folder}: cannot be generated: {reason}")
+            if not folder.exists():  # another process may have been faster
+                made.rename(folder)
