@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from seq2seq.cli import attend, compare, evaluate, predict, prepare, train
+from seq2seq.cli import attend, compare, evaluate, export, predict, prepare, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
@@ -91,4 +91,5 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     predict.add_to(commands)
     attend.add_to(commands)
     compare.add_to(commands, with_part_names)
+    export.add_to(commands)
     return parser

@@ -1,0 +1,30 @@
+"""``seq2seq export``: a trained model for other programs."""
+
+import argparse
+from pathlib import Path
+
+from seq2seq.cli.common import Commands, add_command, show
+from seq2seq.utils import UserError
+
+FORMATS = ("ctranslate2", "onnx")
+
+
+def add_to(commands: Commands) -> None:
+    usage = f"--run FOLDER --to {'|'.join(FORMATS)} NEW_FOLDER"
+    export = add_command(commands, run_export, usage, "write a trained model for other programs")
+    export.add_argument("folder", type=Path, metavar="NEW_FOLDER", help="where to write it")
+    export.add_argument("--run", type=Path, required=True, help="folder of a trained run")
+    export.add_argument("--to", required=True, choices=FORMATS, help="the program or format")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    from seq2seq.export.ctranslate2 import export_ctranslate2
+    from seq2seq.export.onnx import export_onnx
+
+    write = export_ctranslate2 if options.to == "ctranslate2" else export_onnx
+    try:
+        write(options.run, options.folder)
+    except ModuleNotFoundError as error:
+        how = "pip install 'seq2seq[export]'"
+        raise UserError(f"{error.name} is not installed: {how}") from None
+    show(f"written: {options.folder}")
