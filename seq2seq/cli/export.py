@@ -25,6 +25,6 @@ def run_export(options: argparse.Namespace) -> None:
     try:
         write(options.run, options.folder)
     except ModuleNotFoundError as error:
-        how = "pip install 'seq2seq[export]'"
-        raise UserError(f"{error.name} is not installed: {how}") from None
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"{package}: not installed: pip install 'seq2seq[export]'") from None
     show(f"written: {options.folder}")
