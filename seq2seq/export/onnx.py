@@ -15,24 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seq2seq.data.tokenizer import BOS, EOS
-from seq2seq.export.folder import export_folder
 from seq2seq.model.decoding import SUPPRESSED_IDS
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, new_folder
 
-SIZES = {  # of each input, those that vary
-    "src": {0: "batch", 1: "source"},
-    "tgt": {0: "batch", 1: "target"},
-    "memory": {0: "batch", 1: "source"},
-    "src_mask": {0: "batch", 3: "source"},
-}
+SOURCE = {0: "batch", 1: "source"}  # the sizes that vary
+SIZES = {"src": SOURCE, "memory": SOURCE, "src_mask": {0: "batch", 3: "source"}}
+SIZES["tgt"] = {0: "batch", 1: "target"}
 
 
 class Graph(nn.Module):
-    """A function of a model as a module, as torch exports it."""
+    """A function of a model as a module, which is what torch exports."""
 
     def __init__(self, model: Seq2Seq, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -42,8 +37,7 @@ class Graph(nn.Module):
         return self.function(self.model, *inputs)
 
 
-def decode_last(model: Seq2Seq, tgt: Tensor, memory: Tensor, src_mask: Tensor) -> Tensor:
-    """Logits (B, V) of the token after ``tgt`` (B, T), for what ``encode`` returned."""
+def decode_all(model: Seq2Seq, tgt: Tensor, memory: Tensor, src_mask: Tensor) -> Tensor:
     x, _ = model.decode(tgt, model.start(memory, src_mask))
     return model.logits(x[:, -1]).index_fill(1, torch.tensor(SUPPRESSED_IDS), -torch.inf)
 
@@ -51,38 +45,28 @@ def decode_last(model: Seq2Seq, tgt: Tensor, memory: Tensor, src_mask: Tensor) -
 def export_onnx(run: RunFolder | Path | str, folder: Path) -> None:
     """Write the best model of ``run`` into a new ``folder``, in float32, with its tokenizer."""
     translator = Translator.load(run)
-    with export_folder(folder, translator.tokenizer) as new:
+    with new_folder(folder) as new:
+        translator.tokenizer.save(RunFolder(new))
         write_onnx(translator.model.cpu(), new)
 
 
 @torch.no_grad()
 def write_onnx(model: Seq2Seq, folder: Path) -> None:
-    """Write both graphs of a model in evaluation mode; ``UserError`` where torch cannot."""
-    src, tgt = torch.full((2, 5), EOS), torch.full((2, 3), BOS)  # sizes above one stand for any
-    encoded = dict(zip(("memory", "src_mask"), model.encode(src), strict=True))
-    _write(folder / "encoder.onnx", Graph(model, Seq2Seq.encode), {"src": src}, [*encoded])
-    inputs = {"tgt": tgt} | encoded
-    _write(folder / "decoder.onnx", Graph(model, decode_last), inputs, ["logits"])
-
-
-def _write(path: Path, graph: Graph, inputs: dict[str, Tensor], outputs: list[str]) -> None:
-    logger = logging.getLogger("torch.onnx")  # warns of packages that nobody needs here
-    level, sizes = logger.level, tuple(SIZES[name] for name in inputs)
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            torch.onnx.export(
-                graph.eval(),
-                tuple(inputs.values()),
-                path,
-                input_names=[*inputs],
-                output_names=outputs,
-                dynamic_shapes=(sizes,),
-                external_data=False,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise UserError(f"torch.onnx has nothing for a part of this model: {reason}") from None
-    finally:
-        logger.setLevel(level)
+    """Write the graphs of a model in evaluation mode; ``UserError`` if torch cannot."""
+    src, tgt = torch.ones(2, 5, dtype=torch.long), torch.ones(2, 3, dtype=torch.long)
+    memory, src_mask = model.encode(src)
+    decoder_inputs = {"tgt": tgt, "memory": memory, "src_mask": src_mask}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # not of packages that nobody needs
+    for name, function, inputs, outputs in (
+        ("encoder", Seq2Seq.encode, {"src": src}, ["memory", "src_mask"]),
+        ("decoder", decode_all, decoder_inputs, ["logits"]),
+    ):
+        options: Any = {"input_names": [*inputs], "output_names": outputs, "external_data": False}
+        options["dynamic_shapes"] = (tuple(SIZES[name] for name in inputs),)
+        graph, path = Graph(model, function).eval(), folder / f"{name}.onnx"
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                torch.onnx.export(graph, (*inputs.values(),), path, verbose=False, **options)
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().split("\n")[0]
+            raise UserError(f"ONNX has nothing for a part of this model: {reason}") from None
