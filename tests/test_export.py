@@ -62,9 +62,9 @@ def untrained_run(path: Path, model: ModelConfig, joint: bool) -> RunFolder:
     """With weights away from those at which a part does nothing."""
     run = RunFolder(path)
     data = DataConfig(directory="corpus")
-    config = Config(data=data, tokenizer=TokenizerConfig(280, joint), model=model)
+    config = Config(data=data, tokenizer=TokenizerConfig(290, joint), model=model)
     lines = ["ba du ke lo mi na", "zo vu zo ru po"] * 9
-    tokenizer = Tokenizer.train(config.tokenizer, lines, [x[::-1] for x in lines])
+    tokenizer = Tokenizer.train(config.tokenizer, lines, ["xa wi ye ju qe", "hu fi ga ca"] * 9)
     built = perturbed(Seq2Seq.build(model, tokenizer))
     run.save_config(config)
     tokenizer.save(run)
@@ -116,7 +116,7 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
     translator = Translator.load(run)
     src, tgt = translator.tokenizer.src, translator.tokenizer.tgt
     lengths = [(5, 30), (40, 7), (1, 1), (20, 20)]
-    ids = [[torch.randint(4, 280, (n,)).tolist() for n in pair] for pair in lengths]
+    ids = [[torch.randint(4, 290, (n,)).tolist() for n in pair] for pair in lengths]
     scored = ctranslate2.Translator(str(tmp_path / "new")).score_batch(
         [src.pieces(pair[0]) for pair in ids], [tgt.pieces(pair[1]) for pair in ids]
     )
