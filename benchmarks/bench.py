@@ -25,6 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seq2seq.cpu import fast_bfloat16, float32_matmul
+from seq2seq.export.ctranslate2 import export_ctranslate2
 from seq2seq.model.loss import batch_loss
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import Trainer
@@ -138,6 +139,8 @@ def main() -> None:
     train = [sys.executable, "-m", "seq2seq", "train", "--run", str(RUN), *config]
     subprocess.run(train, check=True)
     PEERS.mkdir(exist_ok=True)
+    if not (PEERS / "ctranslate2").exists():
+        export_ctranslate2(RUN, PEERS / "ctranslate2")
     operations = operations_per_token()
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     rates: dict[str, list[float]] = {name: [] for name in dtypes}

@@ -46,7 +46,7 @@ def their_weights(run: Path, n_layers: dict[str, int]) -> dict[str, torch.Tensor
             else:
                 attention(f"{new}.trg_trg_att", f"{new}.x_layer_norm", f"{old}.self_attention")
                 attention(f"{new}.src_trg_att", f"{new}.dec_layer_norm", f"{old}.cross_attention")
-            take(f"{new}.feed_forward.layer_norm", f"{old}.feed_forward_connection.norm")
+            take(f"{new}.feed_forward.layer_norm", f"{old}.feed_forward.connection.norm")
             take(f"{new}.feed_forward.pwff_layer.0", f"{old}.feed_forward.up_proj")
             take(f"{new}.feed_forward.pwff_layer.3", f"{old}.feed_forward.down_proj")
         take(f"{side}.layer_norm", f"{side}_norm")

@@ -191,6 +191,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``folder`` at the end; ``UserError`` unless that is empty."""
+    with file_errors(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: not empty: name a new folder, or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(".tmp", f"{folder.name}.", folder.parent) as temporary:
+            filled = Path(temporary) / "filled"  # with the usual permissions
+            filled.mkdir()
+            yield filled
+            filled.replace(folder)
+
+
 def _fsync_dir(folder: Path) -> None:
     """Flush a new name to the disk: without it, a power cut may bring the old file back."""
     if os.name == "nt":  # a folder cannot be opened there

@@ -5,7 +5,19 @@ import io
 import os
 import sys
 
-from seq2seq.cli import attend, card, compare, evaluate, inspect, predict, prepare, score, train
+from seq2seq import __version__
+from seq2seq.cli import (
+    attend,
+    card,
+    compare,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    prepare,
+    score,
+    train,
+)
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
@@ -95,4 +107,5 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     attend.add_to(commands)
     compare.add_to(commands, with_part_names)
     card.add_to(commands)
+    export.add_to(commands)
     return parser
