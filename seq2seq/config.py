@@ -252,7 +252,7 @@ def load_config(
             origins[key] = source.origin
     config = msgspec.convert(tree, Config)
     try:
-        _check_consistency(config)
+        check_consistency(config)
         check(config)
     except ConfigError as error:
         where, value = origins.get(error.key, path), toml_value(flatten(config)[error.key])
@@ -273,7 +273,7 @@ def _file_sources(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[ConfigSou
     yield ConfigSource(str(path), flatten_toml(table))
 
 
-def _check_consistency(config: Config) -> None:
+def check_consistency(config: Config) -> None:
     """Raise ``ConfigError`` where settings are impossible together (the model checks its own)."""
     data, train = config.data, config.train
     if data.src == data.tgt:

@@ -1,0 +1,96 @@
+"""``seq2seq init``: a configuration that works, whatever the corpus."""
+
+import random
+from pathlib import Path
+
+import pytest
+from conftest import Capture, write_corpus, write_lines
+
+from seq2seq.cli import main
+from seq2seq.config import Config, load_config
+from seq2seq.data.defaults import BY_SIZE, CorpusSize
+from seq2seq.model.transformer import empty_model
+
+
+def init(folder: Path, *more: str) -> tuple[int, Path]:
+    path = folder / "first.toml"
+    languages = ["--data.src", "src", "--data.tgt", "tgt"]
+    return main(["init", str(folder), "-o", str(path), *languages, *more]), path
+
+
+def one_word_each(folder: Path) -> None:
+    for side in ("src", "tgt"):
+        write_lines(folder / f"train.{side}", [f"{side}{i}" for i in range(20)])
+
+
+def many_characters(folder: Path) -> None:
+    rng = random.Random(1)
+    for side in ("src", "tgt"):
+        rows = ["".join(chr(0x4E00 + rng.randrange(3000)) for _ in range(12)) for _ in range(300)]
+        write_lines(folder / f"train.{side}", rows)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_corpus(folder, {"train": 20}),
+        lambda folder: write_corpus(folder, {"train": 3000}),  # twelve words
+        one_word_each,
+        many_characters,
+    ],
+)
+def test_prepares_any_corpus(write: object, tmp_path: Path, capsys: Capture) -> None:
+    """Sentencepiece takes the vocabulary, and enough is held out and left to train on."""
+    assert callable(write)
+    write(tmp_path)
+    status, path = init(tmp_path, "--data.valid", "", "--data.test", "")
+    assert status == 0
+    assert main(["prepare", "--config", str(path), "--run", str(tmp_path / "run")]) == 0
+    n_src = len((tmp_path / "run" / "corpus" / "train.src").read_text("utf-8").splitlines())
+    n_all = len((tmp_path / "train.src").read_text("utf-8").splitlines())
+    assert n_all / 2 < n_src < n_all
+    assert capsys.readouterr().err == ""
+
+
+def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
+    write_lines(tmp_path / "train.src", ["a b\u00adc ", "", "d"])
+    write_lines(tmp_path / "train.tgt", ["e", "f", "g h i"])
+    status, path = init(tmp_path, "--data.max_tokens", "99")
+    assert status == 0
+    assert "2 training pairs of 1.5 and 2.0 words, 2.5 and 3.0 char" in capsys.readouterr().out
+    config = load_config(path)
+    assert (config.data.directory, config.data.max_tokens) == (str(tmp_path), 99)
+    before = path.read_bytes()
+    assert init(tmp_path)[0] == 1  # never over a file that is there
+    assert path.read_bytes() == before
+    path.unlink()
+    write_lines(tmp_path / "train.src", ["", " ", "\u200b"])
+    assert init(tmp_path)[0] == 1
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("row", range(len(BY_SIZE)))
+def test_every_size(row: int, tmp_path: Path) -> None:
+    """Each row is a legal configuration, and the larger the corpus, the larger the model."""
+    write_corpus(tmp_path, {"train": 2000})
+
+    def chosen(n_pairs: float) -> Config:
+        size = CorpusSize([("a b", "c d")] * 2)
+        size.n_words, size.n_pairs = [int(n_pairs) * 12] * 2, int(n_pairs)
+        size.vocabulary = {str(i) for i in range(100_000)}
+        lines = [f"{key} = {value}" for key, value in size.suitable()[0].items()]
+        path = tmp_path / "size.toml"
+        write_lines(path, ["data.directory = 'x'", *lines])
+        return load_config(path)
+
+    smallest = BY_SIZE[row - 1][0] + 1 if row else 1
+    largest = min(BY_SIZE[row][0], 5e7)
+    assert chosen(smallest).model == chosen(largest).model
+    config = chosen(smallest)
+    n_steps = smallest * 17 * config.train.epochs / config.train.max_tokens_per_batch
+    assert config.train.warmup_steps < n_steps / 4 or smallest == 1
+    n_weights = [
+        sum(x.numel() for x in empty_model(chosen(n)).parameters())
+        for n in (smallest, min(largest + 1, 5e7))
+    ]
+    assert n_weights[0] <= n_weights[1]
