@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import Capture, write_corpus, write_lines
 
+from seq2seq.attention import check_attention
 from seq2seq.cli import main
-from seq2seq.config import Config, load_config
-from seq2seq.data.defaults import BY_SIZE, CorpusSize
+from seq2seq.config import Config, load_config, toml_value
+from seq2seq.data.defaults import BY_SIZE, suitable_settings
 from seq2seq.model.transformer import empty_model
 
 
@@ -57,7 +58,7 @@ def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
     write_lines(tmp_path / "train.tgt", ["e", "f", "g h i"])
     status, path = init(tmp_path, "--data.max_tokens", "99")
     assert status == 0
-    assert "2 training pairs of 1.5 and 2.0 words, 2.5 and 3.0 char" in capsys.readouterr().out
+    assert "2 training pairs, 1.8 words (2.8 characters) a side" in capsys.readouterr().out
     config = load_config(path)
     assert (config.data.directory, config.data.max_tokens) == (str(tmp_path), 99)
     before = path.read_bytes()
@@ -72,25 +73,19 @@ def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize("row", range(len(BY_SIZE)))
 def test_every_size(row: int, tmp_path: Path) -> None:
     """Each row is a legal configuration, and the larger the corpus, the larger the model."""
-    write_corpus(tmp_path, {"train": 2000})
 
-    def chosen(n_pairs: float) -> Config:
-        size = CorpusSize([("a b", "c d")] * 2)
-        size.n_words, size.n_pairs = [int(n_pairs) * 12] * 2, int(n_pairs)
-        size.vocabulary = {str(i) for i in range(100_000)}
-        lines = [f"{key} = {value}" for key, value in size.suitable()[0].items()]
-        path = tmp_path / "size.toml"
-        write_lines(path, ["data.directory = 'x'", *lines])
-        return load_config(path)
+    def chosen(n_pairs: int) -> Config:
+        values = suitable_settings(n_pairs, n_pairs * 17, 80, 100_000)
+        lines = [f"{key} = {toml_value(value)}" for key, value in values.items()]
+        write_lines(path := tmp_path / "size.toml", ["data.directory = 'x'", *lines])
+        return load_config(path, check=check_attention)
 
-    smallest = BY_SIZE[row - 1][0] + 1 if row else 1
-    largest = min(BY_SIZE[row][0], 5e7)
-    assert chosen(smallest).model == chosen(largest).model
+    smallest, largest = int(BY_SIZE[row - 1][0]) + 1 if row else 1, int(min(BY_SIZE[row][0], 5e7))
     config = chosen(smallest)
+    assert config.model == chosen(largest).model
     n_steps = smallest * 17 * config.train.epochs / config.train.max_tokens_per_batch
-    assert config.train.warmup_steps < n_steps / 4 or smallest == 1
-    n_weights = [
-        sum(x.numel() for x in empty_model(chosen(n)).parameters())
-        for n in (smallest, min(largest + 1, 5e7))
+    assert config.train.warmup_steps < n_steps / 4
+    sizes = [
+        sum(x.numel() for x in empty_model(chosen(n)).parameters()) for n in (largest, largest + 1)
     ]
-    assert n_weights[0] <= n_weights[1]
+    assert sizes[0] <= sizes[1]
