@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with Multi30k's files")
     parser.add_argument("--peers", required=True, help="python of the peers' environment")
     arguments = parser.parse_args()
-    config = ["--config", str(FOLDER / "bench.toml"), "--data.directory", arguments.data]
+    config = ["--config", str(FOLDER / "bench.toml"), "--data.path", arguments.data]
     train = [sys.executable, "-m", "seq2seq", "train", "--run", str(RUN), *config]
     subprocess.run(train, check=True)
     PEERS.mkdir(exist_ok=True)

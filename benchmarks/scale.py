@@ -72,7 +72,7 @@ def settings(data: Path, run: Path) -> list[str]:
     """The arguments of the commands that create a run."""
     flags = [x for key, value in TINY.items() for x in (f"--{key}", str(value))]
     config = ["--config", str(FOLDER / "bench.toml"), "--run", str(run)]
-    return [*config, "--data.directory", str(data), *flags]
+    return [*config, "--data.path", str(data), *flags]
 
 
 def measure_prepare(data: Path, run: Path) -> Row:

@@ -5,6 +5,7 @@ file instead, and the command line comes last. One line names the source, the ke
 values of whatever is wrong, before any work begins.
 """
 
+import csv
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -41,30 +42,25 @@ toml_value = partial(json.dumps, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
-class HubConfig:
-    """A data set on the Hugging Face hub."""
-
-    name: Annotated[str, "data set on the hub, such as bentrevett/multi30k"] = ""
-    subset: Annotated[str, "configuration of the data set, where it has several"] = ""
-    revision: Annotated[str, "commit, tag or branch of the data set; a commit never changes"] = ""
-    train: Annotated[str, Meta(min_length=1), "training split"] = "train"
-    valid: Annotated[str, "validation split; empty: held out of training"] = "validation"
-    test: Annotated[str, "test splits, separated by spaces; empty: held out of training"] = "test"
-
-
-@dataclass(frozen=True)
 class DataConfig:
-    """The parallel corpus: files ``directory/PREFIX.LANGUAGE``, or a data set on the hub."""
+    """The parallel corpus, and how it is split."""
 
-    src: Annotated[Language, "source language: file extension and hub field"] = "de"
-    tgt: Annotated[Language, "target language: file extension and hub field"] = "en"
-    directory: Annotated[str, "folder with the corpus files; empty: use the hub"] = ""
-    train: Annotated[str, Meta(min_length=1), "prefix of the training files"] = "train"
-    valid: Annotated[str, "prefix of the validation files; empty: held out of training"] = "valid"
-    test: Annotated[str, "prefixes of test files, separated by spaces; empty: held out"] = "test"
-    n_held_out: Annotated[PositiveInt, "source sentences held out for a missing split"] = 1000
+    src: Annotated[Language, "source language: file extension, column, TMX language"] = "de"
+    tgt: Annotated[Language, "target language: file extension, column, TMX language"] = "en"
+    path: Annotated[str, "file, folder, or OWNER/NAME of a data set on the hub"] = ""
+    columns: Annotated[str, "SOURCE,TARGET: their names, or numbers from 1; empty: found out"] = ""
+    subset: Annotated[str, "configuration of the hub's data set, where it has several"] = ""
+    revision: Annotated[str, "commit, tag or branch on the hub; a commit never changes"] = ""
+    train: Annotated[str, Meta(min_length=1), "training split: of files, their prefix"] = "train"
+    valid: Annotated[str, "validation split, or val, dev ...; empty: held out of training"] = (
+        "valid"
+    )
+    test: Annotated[str, "test splits, separated by spaces; empty: held out"] = "test"
+    n_held_out: Annotated[PositiveInt, "source sentences held out for a split, at most"] = 1000
+    drop_overlap: Annotated[bool, "no training pair has a source or target of another split"] = (
+        False
+    )
     max_tokens: Annotated[PositiveInt, "longer training pairs are dropped, input is cut"] = 256
-    hub: HubConfig = HubConfig()
 
 
 @dataclass(frozen=True)
@@ -159,6 +155,8 @@ SECTIONS = ("model.encoder_attention", "model.decoder_attention", "model.cross_a
 ALIASES = {"model.attention": SECTIONS, "model.self_attention": SECTIONS[:2]}  # stand for several
 RENAMED = {
     "data.held_out": "data.n_held_out",
+    "data.directory": "data.path",
+    "data.hub.name": "data.path",
     "train.batch_tokens": "train.max_tokens_per_batch",
     "train.accumulate": "train.grad_accum_steps",
     "train.decay": "train.lr_schedule",
@@ -167,6 +165,8 @@ RENAMED = {
     "train.r_drop": "train.r_drop_alpha",
     "decoding.max_ratio": "decoding.max_length_ratio",
 }
+for _name in ("subset", "revision", "train", "valid", "test"):
+    RENAMED[f"data.hub.{_name}"] = f"data.{_name}"
 for _section in (*SECTIONS, *ALIASES):
     RENAMED[f"{_section}.kind"] = f"{_section}.type"
     RENAMED[f"{_section}.extras"] = f"{_section}.modifiers"
@@ -232,12 +232,12 @@ class ConfigSource(NamedTuple):
 
 
 def load_config(
-    path: Path,
+    file: "Path | ConfigSource",
     overrides: dict[str, str] | None = None,
     changes: Sequence[ConfigSource] = (),
     check: Callable[[Config], object] = lambda config: None,
 ) -> Config:
-    """The configuration in the TOML file ``path``, over its bases, under ``changes``.
+    """The configuration in a TOML file, over its bases, or in another source, under ``changes``.
 
     ``overrides`` are the command line's settings, as text, and come last. ``check`` raises
     ``ConfigError`` if settings do not fit together (``check_attention``). ``UserError`` if
@@ -245,17 +245,19 @@ def load_config(
     """
     tree, origins = asdict(Config()), dict[str, str]()
     command_line = ConfigSource("command line", overrides or {}, is_text=True)
-    for source in (*_file_sources(path), *changes, command_line):
+    sources = _file_sources(file) if isinstance(file, Path) else [file]
+    for source in (*sources, *changes, command_line):
         for key, value in source.checked().items():
             *sections, name = key.split(".")
             reduce(getitem, sections, tree)[name] = value
             origins[key] = source.origin
     config = msgspec.convert(tree, Config)
     try:
-        check_consistency(config)
+        _check_consistency(config)
         check(config)
     except ConfigError as error:
-        where, value = origins.get(error.key, path), toml_value(flatten(config)[error.key])
+        where = origins.get(error.key, file if isinstance(file, Path) else file.origin)
+        value = toml_value(flatten(config)[error.key])
         raise UserError(f"{where}: {error.key} = {value}: {error.problem}") from None
     return config
 
@@ -273,17 +275,18 @@ def _file_sources(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[ConfigSou
     yield ConfigSource(str(path), flatten_toml(table))
 
 
-def check_consistency(config: Config) -> None:
+def _check_consistency(config: Config) -> None:
     """Raise ``ConfigError`` where settings are impossible together (the model checks its own)."""
     data, train = config.data, config.train
     if data.src == data.tgt:
         raise ConfigError("data.tgt", f"must differ from data.src = {data.src!r}")
-    if not (data.directory or data.hub.name):
-        raise ConfigError("data.directory", "must name a folder, or data.hub.name a data set")
-    for key, splits in (("data.test", data.test), ("data.hub.test", data.hub.test)):
-        names = ["train", "valid", *map(file_name, splits.split())]
-        if len(set(names)) < len(names):
-            raise ConfigError(key, "must be different names, none of them train or valid")
+    if not data.path:
+        raise ConfigError("data.path", "must name a file, a folder, or a data set on the hub")
+    if data.columns and len(next(csv.reader([data.columns]))) != 2:
+        raise ConfigError("data.columns", "must be two, with a comma between: SOURCE,TARGET")
+    names = ["train", "valid", *map(file_name, data.test.split())]
+    if len(set(names)) < len(names):
+        raise ConfigError("data.test", "must be different names, none of them train or valid")
     if train.max_tokens_per_batch < data.max_tokens:
         problem = f"must hold the longest pair, data.max_tokens = {data.max_tokens}"
         raise ConfigError("train.max_tokens_per_batch", problem)

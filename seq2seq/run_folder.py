@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from seq2seq.config import Config, dump_config, flatten, load_config, toml_value
+from seq2seq.config import (
+    Config,
+    ConfigSource,
+    dump_config,
+    flatten,
+    flatten_toml,
+    load_config,
+    read_toml,
+    toml_value,
+)
 from seq2seq.utils import UserError, file_name, open_file, read_bytes, refuse_links, write_bytes
 
 if TYPE_CHECKING:
@@ -24,7 +33,7 @@ FORMAT = 3  # of model.safetensors and last.pt; raised when older code could not
 
 # Settings that may differ when training resumes: they change no step already taken.
 MAY_CHANGE = (
-    "data.directory",  # the run holds its own copy of the corpus
+    "data.path",  # the run holds its own copy of the corpus
     "train.epochs",
     "train.patience",
     "train.tensorboard",
@@ -95,7 +104,10 @@ class RunFolder:
             raise UserError(f"{self}: no such run folder")
         if b"\nheld_out = " in read_bytes(self.config_file):  # every one of before had it
             raise UserError(f"{self}: written by an earlier version of seq2seq: train again")
-        return load_config(self.config_file, overrides)
+        values = flatten_toml(read_toml(self.config_file))
+        if "data.directory" in values:  # written before it was called data.path
+            values = _with_data_path(values)
+        return load_config(ConfigSource(str(self.config_file), values), overrides)
 
     def save_config(self, config: Config) -> None:
         write_bytes(self.config_file, dump_config(config).encode())
@@ -159,6 +171,19 @@ class RunFolder:
             state = dict(torch.load(file, map_location="cpu", weights_only=True))
         _check_provenance(state.pop("provenance", None), fingerprint, self.state_file)
         return state
+
+
+def _with_data_path(old: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key, of when files and the hub had their own."""
+    kept = {key: value for key, value in old.items() if not key.startswith("data.hub.")}
+    path = kept.pop("data.directory")
+    if not path:  # the corpus came from the hub
+        hub = {key.replace(".hub.", "."): old[key] for key in old.keys() - kept.keys()}
+        path = hub.pop("data.name", "")
+        kept |= hub
+    if kept.get("data.valid") in ("validation", "val"):  # found without being named today
+        kept["data.valid"] = "valid"
+    return kept | {"data.path": path}
 
 
 @contextmanager

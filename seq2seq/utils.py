@@ -3,11 +3,13 @@
 import codecs
 import difflib
 import errno
+import gzip
 import json
 import os
 import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -95,6 +97,20 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
             yield file
 
 
+@contextmanager
+def open_packed(path: Path) -> Iterator[BufferedReader | gzip.GzipFile]:
+    """``open_file``, and unpacked if its name ends in ``.gz``."""
+    with open_file(path) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        try:
+            with gzip.open(file) as unpacked:
+                yield unpacked
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: not gzip, or damaged: {error}") from None
+
+
 def refuse_links(*paths: Path) -> None:
     """``UserError`` if one of these, about to be written to, is a link and so may lead anywhere."""
     if links := [path for path in paths if path.is_symlink()]:
@@ -118,7 +134,7 @@ def iter_lines(path: Path) -> Iterator[str]:
 
     ``UserError`` if it cannot be read or a line, named by its number, is not UTF-8.
     """
-    with open_file(path) as file:
+    with open_packed(path) as file:
         start = file.peek(3)
         refuse_utf16(start, path)
         if start.startswith(codecs.BOM_UTF8):

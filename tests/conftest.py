@@ -100,7 +100,7 @@ TINY_CONFIG = """
 [data]
 src = "src"
 tgt = "tgt"
-directory = {directory!r}
+path = {path!r}
 [tokenizer]
 vocab_size = 290
 [model]
@@ -139,7 +139,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration file for the reversal corpus beside it."""
     folder = tmp_path_factory.mktemp("reverse")
     write_corpus(folder / "corpus", {"train": 3000, "valid": 60, "test": 100}, longest=4)
-    base = TINY_CONFIG.format(directory=str(folder / "corpus"))
+    base = TINY_CONFIG.format(path=str(folder / "corpus"))
     (folder / "base.toml").write_text(base, encoding="utf-8")
     path = folder / "tiny.toml"
     path.write_text(LEARNS_TO_REVERSE, encoding="utf-8")

@@ -101,7 +101,7 @@ Prepared = tuple[Config, RunFolder]
 
 def prepared(folder: Path, n_pairs: int) -> Prepared:
     write_corpus(folder / "corpus", {"train": n_pairs, "valid": 8, "test": 8})
-    data = DataConfig(src="src", tgt="tgt", directory=str(folder / "corpus"))
+    data = DataConfig(src="src", tgt="tgt", path=str(folder / "corpus"))
     config = Config(data=data, tokenizer=TokenizerConfig(vocab_size=290))
     prepare(config, folder / "run")
     return config, RunFolder(folder / "run")

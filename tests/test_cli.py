@@ -101,7 +101,7 @@ def test_learns_to_reverse(trained_run: Path, capsys: Capture) -> None:
         parts = (re.escape(example[key]) for key in ("src", "reference", "hypothesis"))
         assert re.search(r" {}\n.* {}\n.* {}\n".format(*parts), out)
     hypotheses = str(trained_run / "hypotheses" / "test.txt")
-    command = [*SACREBLEU, config.data.directory + "/test.tgt", "-i", hypotheses]
+    command = [*SACREBLEU, config.data.path + "/test.tgt", "-i", hypotheses]
     scores = json.loads(subprocess.check_output([*command, "-m", "bleu", "chrf", "-w", "4"]))
     assert [x["score"] for x in scores] == [round(test[metric], 4) for metric in ("bleu", "chrf")]
 
@@ -135,7 +135,7 @@ def test_git_commit(tmp_path: Path, monkeypatch: Patch) -> None:
 def test_moved_run(run: RunFolder, monkeypatch: Patch, capsys: Capture) -> None:
     """It needs no other file; a test set's name is no path; what is cut is counted."""
     config = run.config_file.read_text(encoding="utf-8")
-    write_text(run.config_file, config.replace(run.load_config().data.directory, "gone"))
+    write_text(run.config_file, config.replace(run.load_config().data.path, "gone"))
     shutil.rmtree(run.hypotheses, ignore_errors=True)
     run.state_file.unlink()
     for extension in ("src", "tgt"):
@@ -451,7 +451,7 @@ def test_nothing_stays_of_what_could_not_begin(
     making, experiments = ["--config", tiny_config, "--run", "new/run"], "configs/experiments"
     for words in (
         ["train"], ["prepare"], ["prepare", "tokenizer", *making],
-        ["train", *making, "--data.directory", "gone"], ["train", *making, "--data.test", "gone"],
+        ["train", *making, "--data.path", "gone"], ["train", *making, "--data.test", "gone"],
         ["prepare", *making, "--data.train", "gone"], ["train", *making, "--model.n_heads", "7"],
         ["evaluate", "--run", "new"], ["predict", "--run", "new", "x"],
         ["attend", "--run", "new", "x", "-o", "new/x.html"],
@@ -506,5 +506,5 @@ def test_names_that_need_quoting(tiny_config: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'ein "Ordner" — 日本'
     shutil.copytree(tiny_config.parent / "corpus", folder)
     words = ["prepare", "corpus", "--config", str(tiny_config), "--run", str(tmp_path / "run")]
-    assert main([*words, "--data.directory", str(folder)]) == 0
-    assert RunFolder(tmp_path / "run").load_config().data.directory == str(folder)
+    assert main([*words, "--data.path", str(folder)]) == 0
+    assert RunFolder(tmp_path / "run").load_config().data.path == str(folder)

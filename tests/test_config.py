@@ -28,7 +28,7 @@ from seq2seq.experiments.runs import empty_model
 from seq2seq.utils import UserError
 
 ROOT = Path(__file__).parent.parent
-BASE = '[data]\ndirectory = "x"\n'
+BASE = '[data]\npath = "x"\n'
 
 
 def load(tmp_path: Path, text: str, **overrides: str) -> Config:
@@ -72,7 +72,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
 def test_command_line_values(tmp_path: Path) -> None:
     for key, text, value in (
         ("train.learning_rate", "3e-4", 3e-4), ("tokenizer.joint", "false", False),
-        ("data.directory", "a folder", "a folder"), ("model.norm", "post", "post"),
+        ("data.path", "a folder", "a folder"), ("model.norm", "post", "post"),
         ("train.epochs", "7", 7), ("model.dropout", "0", 0.0),
     ):  # fmt: skip
         converted = flatten(load(tmp_path, BASE, **{key: text}))[key]
@@ -90,8 +90,8 @@ def test_command_line_values(tmp_path: Path) -> None:
         ("train.learning_rate", "1" + 400 * "0", "out of range"),
         ("decoding.beam", "1001", "<= 1000"), ("decoding.length_penalty", "11", "<= 10"),
         ("decoding.max_length_ratio", "101", "<= 100"), ("tokenizer.joint", "1", "`bool`"),
-        ("model.norm", "'both'", "one of pre, post"), ("data.hub.name.x", "1", "`str`"),
-        ("data.src", "2020-01-01", "`str`"), ("data.directory", '"a\\u0000b"', "control"),
+        ("model.norm", "'both'", "one of pre, post"), ("data.subset", "1", "`str`"),
+        ("data.src", "2020-01-01", "`str`"), ("data.path", '"a\\u0000b"', "control"),
     ],
 )  # fmt: skip
 def test_illegal_values(tmp_path: Path, key: str, value: str, limit: str) -> None:
@@ -113,14 +113,13 @@ def test_renamed_settings(tmp_path: Path, key: str) -> None:
 
 
 def test_corpus_settings(tmp_path: Path) -> None:
-    assert "data.directory" in error(tmp_path, "")
-    wrong = {"src": "../x", "tgt": "de", "train": "", "hub.train": ""}
+    assert "data.path" in error(tmp_path, "")
+    wrong = {"src": "../x", "tgt": "de", "train": "", "columns": "a, b, c"}
     for name, value in wrong.items():
         assert f"data.{name} = " in error(tmp_path, BASE + f"{name} = '{value}'")
     for names in ("a b a", "train", "test valid", "s/a s_a"):
         assert "data.test" in error(tmp_path, BASE + f"test = '{names}'")
-        assert "data.hub.test" in error(tmp_path, BASE + f"[data.hub]\ntest = '{names}'")
-    assert "data.directory" in error(tmp_path, "", **{"data.directory": "\udcff"})
+    assert "data.path" in error(tmp_path, "", **{"data.path": "\udcff"})
 
 
 @hypothesis_settings(deadline=None, max_examples=100)
@@ -145,7 +144,7 @@ def test_base_files(tmp_path: Path) -> None:
     (folder / "middle.toml").write_text(middle + "[model.cross_attention]\nscore = 'cosine'")
     top = "base = 'shared/middle.toml'\nmodel.d_ff = 3\nmodel.dropout = 0.3\n"
     config = load(tmp_path, top, **{"model.dropout": "0.4"})
-    assert config.data.directory == "x"
+    assert config.data.path == "x"
     assert (config.model.d_model, config.model.d_ff, config.model.dropout) == (12, 3, 0.4)
     scores = config.model.encoder_attention.score, config.model.cross_attention.score
     assert scores == ("dot", "cosine")
@@ -157,7 +156,7 @@ def test_base_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "named"),
     [
-        ("'gone.toml'", "gone.toml: No such file"), ("''", "directory"), ("3", "some.toml: base:"),
+        ("'gone.toml'", "gone.toml: No such file"), ("''", "irectory"), ("3", "some.toml: base:"),
         ("['a.toml']", "some.toml: base:"), ("'some.toml'", "some.toml: is its own base"),
         ("'other.toml'", "some.toml: is its own base"), ("'loop.toml'", "loop.toml"),
         ('"a\\u0000b"', "not a TOML file"),
@@ -249,7 +248,7 @@ def test_saved_configuration_is_read_back(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     fixed = {
-        "data.src": "de", "data.tgt": "en", "data.test": "test second", "data.hub.test": "",
+        "data.src": "de", "data.tgt": "en", "data.test": "test second", "data.columns": "2,1",
         "data.max_tokens": 20, "train.max_tokens_per_batch": 40, "tokenizer.vocab_size": 500,
         "model.d_model": 64, "model.n_heads": 8,
     }  # fmt: skip

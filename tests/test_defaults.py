@@ -60,7 +60,7 @@ def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
     assert status == 0
     assert "2 training pairs, 1.8 words (2.8 characters) a side" in capsys.readouterr().out
     config = load_config(path)
-    assert (config.data.directory, config.data.max_tokens) == (str(tmp_path), 99)
+    assert (config.data.path, config.data.max_tokens) == (str(tmp_path), 99)
     before = path.read_bytes()
     assert init(tmp_path)[0] == 1  # never over a file that is there
     assert path.read_bytes() == before
@@ -77,7 +77,7 @@ def test_every_size(row: int, tmp_path: Path) -> None:
     def chosen(n_pairs: int) -> Config:
         values = suitable_settings(n_pairs, n_pairs * 17, 80, 100_000)
         lines = [f"{key} = {toml_value(value)}" for key, value in values.items()]
-        write_lines(path := tmp_path / "size.toml", ["data.directory = 'x'", *lines])
+        write_lines(path := tmp_path / "size.toml", ["data.path = 'x'", *lines])
         return load_config(path, check=check_attention)
 
     smallest, largest = int(BY_SIZE[row - 1][0]) + 1 if row else 1, int(min(BY_SIZE[row][0], 5e7))

@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     write_corpus(folder / "corpus", {"train": 300, "valid": 20, "test": 40})
     write_lines(folder / "corpus" / "test.tags", ["even", "odd"] * 20)
-    (folder / "tiny.toml").write_text(TINY_CONFIG.format(directory=str(folder / "corpus")))
+    (folder / "tiny.toml").write_text(TINY_CONFIG.format(path=str(folder / "corpus")))
     (folder / "tiny-experiment.toml").write_text(EXPERIMENT)
     return folder
 
@@ -179,7 +179,7 @@ def test_parameters_are_matched(files: Path) -> None:
         ("train.epochs = 3", "model.n_heads = 3", "variants.longer: model.n_heads = 3"),
         ('"plain"', '"plane"', "baseline: 'plane'"),
         ("[variants.plain]", '[variants."../plain"]', "`key` in `variants`"),
-        ("tiny.toml", "nowhere.toml", "nowhere.toml: data.directory"),
+        ("tiny.toml", "nowhere.toml", "nowhere.toml: data.path"),
         (EXPERIMENT[EXPERIMENT.index("[variants.gated]") :], "[variants.plain]", "at `variants`"),
     ],
 )  # fmt: skip

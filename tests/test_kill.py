@@ -48,7 +48,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     folder = tmp_path_factory.mktemp("kill")
     write_corpus(folder / "corpus", {"train": 200, "valid": 8, "test": 8})
     path = folder / "short.toml"
-    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    path.write_text(TINY_CONFIG.format(path=str(folder / "corpus")), encoding="utf-8")
     program = [sys.executable, str(Path(__file__).parent / "killed.py")]
     with subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -50,7 +50,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with (folder / "corpus" / f"train.{side}").open("a", encoding="utf-8") as file:
             file.write("ba du " * 50 + "\n")
     path = folder / "parallel.toml"
-    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    path.write_text(TINY_CONFIG.format(path=str(folder / "corpus")), encoding="utf-8")
     return path
 
 

@@ -21,7 +21,7 @@ from seq2seq.experiments.statistics import Comparison
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, write_json, write_lines
 
-BASE = Config(data=DataConfig(directory="corpus"))
+BASE = Config(data=DataConfig(path="corpus"))
 CONFIGS = {  # what a model is made of does not matter to the report, but for a matched d_ff
     "plain": BASE,
     "small": replace(BASE, model=ModelConfig(d_ff=7)),

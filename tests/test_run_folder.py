@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("folder")
     write_corpus(folder / "corpus", {"train": 100, "valid": 4, "test": 4})
     path = folder / "short.toml"
-    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    path.write_text(TINY_CONFIG.format(path=str(folder / "corpus")), encoding="utf-8")
     run = folder / "run"
     config = load_config(path, {"train.epochs": "1", "train.validate_every": "2"})
     prepare(config, run)
@@ -276,7 +276,7 @@ def test_other_settings_are_refused(run: Path) -> None:
             work(other, run)
     harmless = replace(
         config,
-        data=replace(config.data, directory="moved"),
+        data=replace(config.data, path="moved"),
         train=replace(config.train, epochs=9, patience=1, tensorboard=True),
         decoding=replace(config.decoding, beam=5),
     )

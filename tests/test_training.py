@@ -61,7 +61,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("training")
     write_corpus(folder / "corpus", {"train": 200, "valid": 8, "test": 8})
     path = folder / "short.toml"
-    path.write_text(TINY_CONFIG.format(directory=str(folder / "corpus")), encoding="utf-8")
+    path.write_text(TINY_CONFIG.format(path=str(folder / "corpus")), encoding="utf-8")
     return load_config(path, OVERRIDES)
 
 
@@ -598,7 +598,7 @@ def test_harmless_settings_may_change(
     """Train for longer, with other patience, from a run whose corpus has moved."""
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     longer = changed(config, epochs=4, patience=9)
-    longer = replace(longer, data=replace(config.data, directory="moved"))
+    longer = replace(longer, data=replace(config.data, path="moved"))
     with monkeypatch.context() as patch:
         stop_after(patch, int(metrics(run)[-1]["step"]) + 1)
         with pytest.raises(TrainingInterrupted):

@@ -628,7 +628,7 @@ def far_away() -> Iterator[str]:
 
 def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
     path = tmp_path / "new.toml"
-    path.write_text(f'data.directory = "x"\nmodel.attention.score = "{far_away}"\n')
+    path.write_text(f'data.path = "x"\nmodel.attention.score = "{far_away}"\n')
     config = load_config(path, check=empty_model)
     assert config.model.cross_attention.score == far_away
     model = small_model(with_attention(AttentionConfig(score=far_away, position="none")))

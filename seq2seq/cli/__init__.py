@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from seq2seq.cli import attend, compare, evaluate, init, predict, prepare, train
+from seq2seq.cli import attend, compare, evaluate, init, inspect, predict, prepare, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
@@ -85,6 +85,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect.add_to(commands)
     init.add_to(commands)
     prepare.add_to(commands, with_part_names)
     train.add_to(commands, with_part_names)

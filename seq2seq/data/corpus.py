@@ -1,20 +1,17 @@
-"""Parallel corpora, from files, the Hugging Face hub or a run folder."""
+"""Parallel corpora, and the copy of one in a run folder."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
-from seq2seq.config import Count, DataConfig, HubConfig, Line
+from seq2seq.config import Count, DataConfig, Line
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, iter_lines, read_json
 
 Pair = tuple[str, str]  # a sentence and its translation
-PairReader = Callable[[], Iterator[Pair]]  # reads a split, which may be larger than memory
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,23 @@ class CorpusReport:
     valid_pairs: Count
     test_pairs: Annotated[dict[Line, Count], Meta(min_length=1)]  # by test set
     empty_pairs_left_out: Count
+    overlapping_pairs_left_out: Count = 0
+    taken: list[Line] = field(default_factory=list)  # which columns of which files
+    held_out: dict[Line, Count] = field(default_factory=dict)  # pairs for each split that lacked
+    found: dict[Line, Count] = field(default_factory=dict)  # what looks wrong, and is kept
+    normalization: str = ""  # of what the tokenizer reads, in words
 
     def __str__(self) -> str:
         splits = [("training", self.train_pairs), ("validation", self.valid_pairs)]
         counts = ", ".join(f"{n:,} {split}" for split, n in [*splits, *self.test_pairs.items()])
         left_out = f"left out of training for an empty side: {self.empty_pairs_left_out:,}"
-        return f"{self.source}: {counts} pairs; {left_out}"
+        lines = [*self.taken, f"{self.source}: {counts} pairs; {left_out}"]
+        if n := self.overlapping_pairs_left_out:
+            lines.append(f"left out of training for a side that another split has: {n:,}")
+        n_all = self.train_pairs + sum(self.held_out.values())
+        for split, n in self.held_out.items():
+            lines.append(f"no {split} split: {n:,} pairs ({n / n_all:.1%}) held out of training")
+        return "\n".join(lines + [f"{what}: {n:,}" for what, n in self.found.items()])
 
 
 def load_report(run: RunFolder) -> CorpusReport:
@@ -57,7 +65,7 @@ def load_report(run: RunFolder) -> CorpusReport:
 
 def iter_split(run: RunFolder, data: DataConfig, split: str) -> Iterator[Pair]:
     """The pairs of one split: ``train``, ``valid``, or the name of a test set."""
-    return _file_pairs(run.split_file(split, data.src), run.split_file(split, data.tgt))
+    return file_pairs(run.split_file(split, data.src), run.split_file(split, data.tgt))
 
 
 def load_split(run: RunFolder, data: DataConfig, split: str) -> Corpus:
@@ -67,32 +75,7 @@ def load_split(run: RunFolder, data: DataConfig, split: str) -> Corpus:
     return corpus
 
 
-def open_corpus(data: DataConfig) -> dict[str, PairReader]:
-    """A reader of each split that ``data`` names; what is wrong within a split, it finds."""
-    if not data.directory:
-        names = _split_names(data.hub)
-        return {split: partial(_hub_pairs, data, name) for split, name in names.items()}
-    if not Path(data.directory).is_dir():
-        raise UserError(f"{data.directory}: no such folder (data.directory)")
-    return {
-        split: partial(_file_pairs, Path(f"{prefix}.{data.src}"), Path(f"{prefix}.{data.tgt}"))
-        for split, prefix in split_prefixes(data).items()
-    }
-
-
-def split_prefixes(data: DataConfig) -> dict[str, Path]:
-    """What the names of each split's files start with; nothing for a corpus on the hub."""
-    names = _split_names(data) if data.directory else {}
-    return {split: Path(data.directory) / name for split, name in names.items()}
-
-
-def _split_names(names: DataConfig | HubConfig) -> dict[str, str]:
-    """What each split is called at its source; valid and test splits may be missing."""
-    splits = {"train": names.train, "valid": names.valid} | {x: x for x in names.test.split()}
-    return {split: name for split, name in splits.items() if name}
-
-
-def _file_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
+def file_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
     """Two files of which line n of one translates line n of the other, read side by side."""
     try:
         yield from zip(iter_lines(src), iter_lines(tgt), strict=True)
@@ -100,32 +83,3 @@ def _file_pairs(src: Path, tgt: Path) -> Iterator[Pair]:
         n_src, n_tgt = (sum(1 for _ in iter_lines(path)) for path in (src, tgt))
         rule = "line n of one must translate line n of the other"
         raise UserError(f"{src} has {n_src:,} lines but {tgt} has {n_tgt:,}: {rule}") from None
-
-
-def _hub_pairs(data: DataConfig, split: str) -> Iterator[Pair]:
-    """A split of a data set on the hub, or in the library's cache if the hub is out of reach."""
-    import datasets  # here, because it takes seconds and few commands need it
-
-    datasets.disable_progress_bars()
-    name, subset, revision = data.hub.name, data.hub.subset or None, data.hub.revision or None
-    try:
-        rows = datasets.load_dataset(name, subset, split=split, revision=revision)
-    except Exception as error:  # the library raises many kinds, all of them the user's
-        reason = " ".join(str(error).split())[:300]
-        if isinstance(error, ConnectionError) or "LocalEntryNotFoundError" in reason:
-            reason = "neither cached nor reachable: go online, or use --data.directory PATH"
-        raise UserError(f"{name}, split {split!r}: {reason}") from None
-    return iter_rows(rows, data)
-
-
-def iter_rows(rows: Iterable[Mapping[str, Any]], data: DataConfig) -> Iterator[Pair]:
-    """The pairs of a hub data set; a missing value counts as an empty sentence."""
-    for row in rows:
-        fields = row["translation"] if isinstance(row.get("translation"), dict) else row
-        for language in (data.src, data.tgt):
-            if not isinstance(fields.get(language, 0), str | None):
-                problem = f"no text in a field {language!r}; there are {', '.join(sorted(fields))}"
-                raise UserError(f"{data.hub.name}: {problem}")
-        # One sentence per line: a line break within a sentence becomes a space.
-        src, tgt = (re.sub(r"[\r\n]", " ", fields[x] or "") for x in (data.src, data.tgt))
-        yield src, tgt

@@ -1,33 +1,35 @@
 """A first configuration for a corpus: settings that suit its size (docs/recipe-log.md)."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from seq2seq.config import Config, DataConfig, flatten, settings, toml_value
-from seq2seq.data.corpus import open_corpus
+from seq2seq.data.sources import open_corpus
 from seq2seq.data.tokenizer import clean
 from seq2seq.utils import UserError, write_lines
 
-DATA = {f"data.{name}" for name in ("src", "tgt", "directory", "n_held_out")}
 SHAPE = ("d_model", "d_ff", "n_heads", "encoder_layers", "decoder_layers", "dropout")
 TRAIN = ("epochs", "max_tokens_per_batch", "learning_rate")
 CHOSEN = ["tokenizer.vocab_size", *(f"model.{x}" for x in SHAPE), *(f"train.{x}" for x in TRAIN)]
+Settings = dict[str, Any]  # by dotted key
 # The values of CHOSEN for at most so many training pairs, and why.
 BY_SIZE: list[tuple[float, str, list[float]]] = [
     (200, "too few to learn to translate", [300, 64, 256, 4, 1, 1, 0.3, 100, 512, 3e-3]),
-    (2_000, "few: small, many passes", [1000, 128, 512, 4, 2, 2, 0.3, 60, 1024, 3e-3]),
-    (12_000, "rather few: small", [3000, 128, 512, 4, 2, 2, 0.3, 30, 1024, 2e-3]),
+    (2_000, "a small model, many passes", [1000, 128, 512, 4, 2, 2, 0.3, 60, 1024, 3e-3]),
+    (12_000, "a small model", [3000, 128, 512, 4, 2, 2, 0.3, 30, 1024, 3e-3]),
     (100_000, "as for Multi30k", [6000, 256, 1024, 4, 3, 3, 0.3, 20, 2048, 1.5e-3]),
-    (600_000, "not tried", [10_000, 256, 1024, 4, 4, 4, 0.2, 12, 4096, 1.5e-3]),
-    (float("inf"), "not tried, GPU", [16_000, 512, 2048, 8, 6, 6, 0.1, 8, 8192, 7e-4]),
+    (600_000, "untested", [10_000, 256, 1024, 4, 4, 4, 0.2, 12, 4096, 1.5e-3]),
+    (float("inf"), "untested; for a GPU", [16_000, 512, 2048, 8, 6, 6, 0.1, 8, 8192, 7e-4]),
 ]
 
 
-def suitable_settings(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> Any:
+def suitable_settings(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> Settings:
     """Settings for so many pairs and tokens, different characters and different words."""
-    chosen = dict(zip(CHOSEN, next(row[2] for row in BY_SIZE if n_pairs <= row[0]), strict=True))
+    values = next(row[2] for row in BY_SIZE if n_pairs <= row[0])
+    chosen: Settings = dict(zip(CHOSEN, values, strict=True))
+    if n_pairs <= 100_000:
+        chosen["model.self_attention.score"] = "gaussian"  # less to learn than by content
     # All characters and bytes, and some of the words, which are what merges end in.
     least = 260 + n_characters
     vocab_size = max(chosen["tokenizer.vocab_size"], least + 40)
@@ -35,7 +37,7 @@ def suitable_settings(n_pairs: int, n_tokens: float, n_characters: int, n_words:
     n_steps = n_tokens * chosen["train.epochs"] / chosen["train.max_tokens_per_batch"]
     chosen["train.warmup_steps"] = min(4000, int(n_steps / 10))
     chosen["train.validate_every"] = 50 * max(1, round(n_steps / 20 / 50))
-    return chosen
+    return dict(sorted(chosen.items(), key=lambda item: item[0].startswith("train.")))
 
 
 def write_defaults(data: DataConfig, path: Path) -> list[str]:
@@ -50,32 +52,28 @@ def write_defaults(data: DataConfig, path: Path) -> list[str]:
     for pair in open_corpus(data)["train"]():
         src, tgt = (clean(side).strip() for side in pair)
         if src and tgt:
-            both = f"{src} {tgt}"
-            n_pairs, n_words, length = (
-                n_pairs + 1,
-                n_words + len(both.split()),
-                length + len(both) - 1,
-            )
+            n_pairs += 1
+            n_words += len(src.split()) + len(tgt.split())
+            length += len(src) + len(tgt)
             if n_pairs < 100_000:  # they matter to small vocabularies
-                characters.update(both)
-                words.update(re.findall(r"[^\W\d_]{2,}", both))
+                characters.update(src, tgt)
+                words.update(re.findall(r"[^\W\d_]{2,}", f"{src} {tgt}"))
     if not n_pairs:
-        raise UserError(f"{data.directory}: the train split has no sentence pairs")
-    why = next(row[1] for row in BY_SIZE if n_pairs <= row[0])
+        raise UserError(f"{data.path}: the train split has no sentence pairs")
     n_tokens = max(0.7 * n_words, length / 8)  # on one side
     chosen = suitable_settings(n_pairs, n_tokens, len(characters), len(words))
     means = f"{n_words / n_pairs / 2:.1f} words ({length / n_pairs / 2:.1f} characters) a side"
+    why = next(row[1] for row in BY_SIZE if n_pairs <= row[0])
     size = f"{n_pairs:,} training pairs, {means}: {why}"
-    config = Config(replace(data, n_held_out=min(data.n_held_out, max(1, n_pairs // 20))))
-    default, section = flatten(Config()), ""
-    given = {k: v for k, v in flatten(config).items() if k in DATA or v != default[k]}
-    lines = [f"# {size}", "# Chosen by seq2seq init; all settings: docs/configuration.md."]
-    for key, value in (given | chosen).items():
+    given, default = flatten(Config(data)), flatten(Config())
+    always = ("data.src", "data.tgt", "data.path")
+    named = {key: given[key] for key in given if key in always or given[key] != default[key]}
+    lines, section = [f"# {size}", "# By seq2seq init; all settings: docs/configuration.md."], ""
+    for key, value in (named | chosen).items():
         if section != (section := key.rpartition(".")[0]):
             lines += ["", f"[{section}]"]
-        lines.append(
-            f"{key.rpartition('.')[2]} = {toml_value(value)}  # {get_args(settings()[key])[-1]}"
-        )
+        meaning = get_args(settings()[key])[-1]
+        lines.append(f"{key.removeprefix(f'{section}.')} = {toml_value(value)}  # {meaning}")
     write_lines(path, lines)
-    summary = ", ".join(f"{key.rpartition('.')[2]} {value:,}" for key, value in chosen.items())
-    return [f"{data.directory}: {size}", f"{path}: {summary}"]
+    summary = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.items())
+    return [f"{data.path}: {size}", f"{path}: {summary}"]

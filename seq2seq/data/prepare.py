@@ -3,23 +3,19 @@
 What is replaced is removed first; the file that says that the preparation is complete comes last.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from seq2seq.config import Config, DataConfig
-from seq2seq.data.corpus import Corpus, CorpusReport, Pair, load_report, open_corpus, split_prefixes
+from seq2seq.data.corpus import CorpusReport, load_report
+from seq2seq.data.sources import split_prefixes
+from seq2seq.data.survey import Check, Survey
 from seq2seq.data.tokenizer import Tokenizer, clean
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, atomic_write, iter_lines, warn, write_json, write_lines
 
 LONGEST_WORD = 60_000  # characters; sentencepiece counts to 65,535
-
-Check = Callable[[DataConfig, Mapping[str, Corpus]], None]  # raises UserError
 
 
 def prepare(
@@ -84,44 +80,22 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
 def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None) -> CorpusReport:
     """Write the splits of the corpus that ``data`` names into ``run``, and the report on them.
 
-    Training pairs with an empty side are left out and counted; validation and test pairs are kept
-    as they are, with their gold alignments and tags: systems are judged by them. If the corpus is
-    faulty, the one in the run is still there.
+    Validation and test sets keep their gold alignments and tags. If the corpus is faulty, the one
+    in the run is still there.
     """
-    source = data.directory or data.hub.name
-    if data.directory and Path(data.directory).resolve() == run.corpus.resolve():
-        raise UserError(f"{source}: is the run's own copy of a corpus; use another run folder")
-    readers = open_corpus(data)
-    read_train = readers.pop("train")
-    splits = {split: Corpus.of(read()) for split, read in readers.items()}
-    if check:
-        check(data, splits)
-    if empty := [split for split, corpus in splits.items() if not corpus]:
-        raise UserError(f"{source}: the {empty[0]} split has no sentence pairs")
-
-    missing = ["test"] * (splits.keys() <= {"valid"}) + ["valid"] * ("valid" not in splits)
-    held_out = choose_held_out(read_train(), missing, data.n_held_out) if missing else {}
-    splits |= {split: Corpus([], []) for split in missing}
-    n_train = n_empty = 0
+    if Path(data.path).resolve() == run.corpus.resolve():
+        raise UserError(f"{data.path}: is the run's own copy of a corpus; use another run folder")
+    survey = Survey(data, check)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
-        for src, tgt in read_train():
-            if not (clean(src).strip() and clean(tgt).strip()):
-                n_empty += 1
-            elif held_out and (held_for := held_out.get(sentence_hash(src))):
-                splits[held_for].src.append(src)
-                splits[held_for].tgt.append(tgt)
-            else:
-                n_train += 1
-                src_lines.write(src.encode() + b"\n")
-                tgt_lines.write(tgt.encode() + b"\n")
-        if not n_train:
-            raise UserError(f"{source}: the train split has no sentence pairs")
+        for src, tgt in survey.train():
+            src_lines.write(src.encode() + b"\n")
+            tgt_lines.write(tgt.encode() + b"\n")
         run.tokenizer_file.unlink(missing_ok=True)  # it is of the corpus that is replaced now
         run.report_file.unlink(missing_ok=True)
 
     prefixes = split_prefixes(data)
-    for split, corpus in splits.items():
+    for split, corpus in survey.splits.items():
         write_lines(run.split_file(split, data.src), corpus.src)
         write_lines(run.split_file(split, data.tgt), corpus.tgt)
         for kind in (f"{data.src}-{data.tgt}.align", f"{data.tgt}-{data.src}.align", "tags"):
@@ -129,26 +103,6 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
             run.split_file(split, kind).unlink(missing_ok=True)
             if split in prefixes and original.exists():
                 write_lines(run.split_file(split, kind), iter_lines(original))
-    n_pairs = {split: len(corpus) for split, corpus in splits.items()}
-    report = CorpusReport(source, n_train, n_pairs.pop("valid"), n_pairs, n_empty)
+    report = survey.report()
     write_json(run.report_file, asdict(report))
     return report
-
-
-def choose_held_out(pairs: Iterable[Pair], splits: list[str], n_sources: int) -> dict[int, str]:
-    """The hashes of the source sentences to hold out, ``n_sources`` for each of ``splits``.
-
-    Those with the lowest hashes, so the order of the corpus does not matter. With all of their
-    pairs, so a sentence is never on both sides.
-    """
-    hashes = (sentence_hash(x) for x, y in pairs if clean(x).strip() and clean(y).strip())
-    lowest = np.unique(np.fromiter(hashes, dtype=np.uint64))  # no text: 8 bytes per pair
-    if len(lowest) <= n_sources * len(splits):
-        reason = f"too many for {' and '.join(splits)} out of {len(lowest):,} source sentences"
-        raise UserError(f"data.n_held_out = {n_sources}: {reason}")
-    rest = map(int, lowest)
-    return {value: split for split in splits for value in islice(rest, n_sources)}
-
-
-def sentence_hash(sentence: str) -> int:
-    return int.from_bytes(hashlib.sha256(clean(sentence).encode()).digest()[:8], "big")

@@ -27,6 +27,11 @@ SPACES = rf"[^\S ]|[{SPACE}\0\ud800-\udfff]"  # the last: bytes that were no cha
 INVISIBLE = r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 REPLACED = re.compile(f"({SPACES})|{INVISIBLE}")
 
+NORMALIZATION = (
+    "NFC; spaces of any kind, tabs and NUL read as a space; soft hyphens, zero-width spaces, byte "
+    "order marks and marks of direction left out"
+)
+
 
 def clean(line: str) -> str:
     """``line`` as the tokenizer reads it: composed (NFC), all spaces plain, nothing invisible."""

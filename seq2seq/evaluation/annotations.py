@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from seq2seq.config import DataConfig
-from seq2seq.data.corpus import Corpus, split_prefixes
+from seq2seq.data.corpus import Corpus
+from seq2seq.data.sources import split_prefixes
 from seq2seq.data.tokenizer import split_words
 from seq2seq.utils import UserError, read_lines
 
