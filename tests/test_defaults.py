@@ -1,16 +1,21 @@
 """``seq2seq init``: a configuration that works, whatever the corpus."""
 
 import random
+from itertools import islice
 from pathlib import Path
 
+import generate
 import pytest
 from conftest import Capture, write_corpus, write_lines
+from lexicon import Lexicon
 
 from seq2seq.attention import check_attention
 from seq2seq.cli import main
 from seq2seq.config import Config, load_config, toml_value
-from seq2seq.data.defaults import BY_SIZE, suitable_settings
+from seq2seq.data.corpus import iter_split, load_split
+from seq2seq.data.defaults import BY_SIZE, suit
 from seq2seq.model.transformer import empty_model
+from seq2seq.run_folder import RunFolder
 
 
 def init(folder: Path, *more: str) -> tuple[int, Path]:
@@ -54,20 +59,47 @@ def test_prepares_any_corpus(write: object, tmp_path: Path, capsys: Capture) -> 
 
 
 def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
-    write_lines(tmp_path / "train.src", ["a b\u00adc ", "", "d"])
-    write_lines(tmp_path / "train.tgt", ["e", "f", "g h i"])
+    write_lines(tmp_path / "train.src", ["a b\u00adc ", "dd"])
+    write_lines(tmp_path / "train.tgt", ["e", "f g h i j"])
     status, path = init(tmp_path, "--data.max_tokens", "99")
     assert status == 0
-    assert "2 training pairs, 1.8 words (2.8 characters) a side" in capsys.readouterr().out
+    assert "2 pairs of 2.2 words, 5 characters" in capsys.readouterr().out
     config = load_config(path)
     assert (config.data.path, config.data.max_tokens) == (str(tmp_path), 99)
     before = path.read_bytes()
     assert init(tmp_path)[0] == 1  # never over a file that is there
     assert path.read_bytes() == before
     path.unlink()
-    write_lines(tmp_path / "train.src", ["", " ", "\u200b"])
+    for side in ("src", "tgt"):
+        write_lines(tmp_path / f"train.{side}", ["", " ", "\u200b"])
     assert init(tmp_path)[0] == 1
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_table_for_anki(tmp_path: Path) -> None:
+    """configs/tatoeba.toml on a table of its form: English first, then German, an attribution."""
+    lexicon = Lexicon.read(Path(generate.__file__).with_name("lexicon.toml"))
+    drawn = islice(generate.candidates("train", lexicon), 400)
+    pairs = [(pair.german, pair.english) for pair in drawn]
+    credit = "CC-BY 2.0 (France) Attribution: tatoeba.org #1 (x) & #2 (y)"
+    rows = [f"{english}\t{german}\t{credit}" for german, english in pairs]
+    write_lines(tmp_path / "deu.txt", rows)
+    small = {"tokenizer.vocab_size": 500, "model.d_model": 16, "model.d_ff": 32, "train.epochs": 1}
+    flags = [f"--{key}={value}" for key, value in small.items()]
+    run = RunFolder(tmp_path / "run")
+    command = [
+        "train",
+        "--config",
+        "configs/tatoeba.toml",
+        "--data.path",
+        str(tmp_path / "deu.txt"),
+    ]
+    assert main([*command, "--run", str(run), *flags]) == 0
+    data = run.load_config().data
+    assert set(iter_split(run, data, "train")) < set(pairs)
+    n_pairs = [len(load_split(run, data, split)) for split in ("valid", "test")]
+    assert min(n_pairs) >= 400 // 20
 
 
 @pytest.mark.parametrize("row", range(len(BY_SIZE)))
@@ -75,7 +107,7 @@ def test_every_size(row: int, tmp_path: Path) -> None:
     """Each row is a legal configuration, and the larger the corpus, the larger the model."""
 
     def chosen(n_pairs: int) -> Config:
-        values = suitable_settings(n_pairs, n_pairs * 17, 80, 100_000)
+        values = suit(n_pairs, n_pairs * 17, 80, 100_000)[0]
         lines = [f"{key} = {toml_value(value)}" for key, value in values.items()]
         write_lines(path := tmp_path / "size.toml", ["data.path = 'x'", *lines])
         return load_config(path, check=check_attention)

@@ -24,9 +24,9 @@ BY_SIZE: list[tuple[float, str, list[float]]] = [
 ]
 
 
-def suitable_settings(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> Settings:
-    """Settings for so many pairs and tokens, different characters and different words."""
-    values = next(row[2] for row in BY_SIZE if n_pairs <= row[0])
+def suit(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> tuple[Settings, str]:
+    """What suits so many pairs and tokens, different characters and different words; and why."""
+    why, values = next(row[1:] for row in BY_SIZE if n_pairs <= row[0])
     chosen: Settings = dict(zip(CHOSEN, values, strict=True))
     if n_pairs <= 100_000:
         chosen["model.self_attention.score"] = "gaussian"  # less to learn than by content
@@ -37,7 +37,7 @@ def suitable_settings(n_pairs: int, n_tokens: float, n_characters: int, n_words:
     n_steps = n_tokens * chosen["train.epochs"] / chosen["train.max_tokens_per_batch"]
     chosen["train.warmup_steps"] = min(4000, int(n_steps / 10))
     chosen["train.validate_every"] = 50 * max(1, round(n_steps / 20 / 50))
-    return dict(sorted(chosen.items(), key=lambda item: item[0].startswith("train.")))
+    return dict(sorted(chosen.items(), key=lambda item: item[0].startswith("train."))), why
 
 
 def write_defaults(data: DataConfig, path: Path) -> list[str]:
@@ -47,28 +47,24 @@ def write_defaults(data: DataConfig, path: Path) -> list[str]:
     """
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: is there already: name another file with -o")
-    n_pairs = n_words = length = 0
+    read, n_words, n_characters = open_corpus(data)["train"], 0, 0
     characters, words = {" "}, set[str]()
-    for pair in open_corpus(data)["train"]():
-        src, tgt = (clean(side).strip() for side in pair)
-        if src and tgt:
-            n_pairs += 1
-            n_words += len(src.split()) + len(tgt.split())
-            length += len(src) + len(tgt)
-            if n_pairs < 100_000:  # they matter to small vocabularies
-                characters.update(src, tgt)
-                words.update(re.findall(r"[^\W\d_]{2,}", f"{src} {tgt}"))
-    if not n_pairs:
+    for pair in read():
+        text = clean(" ".join(pair))
+        n_words, n_characters = n_words + len(text.split()), n_characters + len(text)
+        if read.n_pairs < 100_000:  # they matter to small vocabularies
+            characters.update(text)
+            words.update(re.findall(r"[^\W\d_]{2,}", text))
+    if not n_words:
         raise UserError(f"{data.path}: the train split has no sentence pairs")
-    n_tokens = max(0.7 * n_words, length / 8)  # on one side
-    chosen = suitable_settings(n_pairs, n_tokens, len(characters), len(words))
-    means = f"{n_words / n_pairs / 2:.1f} words ({length / n_pairs / 2:.1f} characters) a side"
-    why = next(row[1] for row in BY_SIZE if n_pairs <= row[0])
-    size = f"{n_pairs:,} training pairs, {means}: {why}"
+    n_tokens = max(0.7 * n_words, n_characters / 8)  # on one side
+    chosen, why = suit(read.n_pairs, n_tokens, len(characters), len(words))
+    means = [n / read.n_pairs / 2 for n in (n_words, n_characters)]
+    size = f"{read.n_pairs:,} pairs of {means[0]:.1f} words, {means[1]:.0f} characters: {why}"
     given, default = flatten(Config(data)), flatten(Config())
     always = ("data.src", "data.tgt", "data.path")
     named = {key: given[key] for key in given if key in always or given[key] != default[key]}
-    lines, section = [f"# {size}", "# By seq2seq init; all settings: docs/configuration.md."], ""
+    lines, section = [f"# For {size} (seq2seq init)."], ""
     for key, value in (named | chosen).items():
         if section != (section := key.rpartition(".")[0]):
             lines += ["", f"[{section}]"]
@@ -76,4 +72,4 @@ def write_defaults(data: DataConfig, path: Path) -> list[str]:
         lines.append(f"{key.removeprefix(f'{section}.')} = {toml_value(value)}  # {meaning}")
     write_lines(path, lines)
     summary = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.items())
-    return [f"{data.path}: {size}", f"{path}: {summary}"]
+    return [str(read), f"{path}: for {size}: {summary}"]
