@@ -12,6 +12,7 @@ from seq2seq.cli import (
     compare,
     evaluate,
     export,
+    init,
     inspect,
     predict,
     prepare,
@@ -99,6 +100,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect.add_to(commands)
+    init.add_to(commands)
     prepare.add_to(commands, with_part_names)
     train.add_to(commands, with_part_names)
     evaluate.add_to(commands)

@@ -1,0 +1,26 @@
+"""``seq2seq init``: a first configuration for a corpus."""
+
+import argparse
+from pathlib import Path
+
+from seq2seq.cli.common import Commands, add_command, add_settings, overrides_of, show
+from seq2seq.config import ConfigSource, load_config
+
+
+def add_to(commands: Commands) -> None:
+    usage = "PATH [-o FILE] [--data.SETTING VALUE ...]"
+    text = "write a configuration that suits the size of a corpus"
+    init = add_command(commands, run_init, usage, text)
+    init.add_argument("path", metavar="PATH", help="file, folder, or data set on the hub")
+    init.add_argument("-o", type=Path, metavar="FILE", help="what to write (NAME-SRC-TGT.toml)")
+    add_settings(init, "data.")
+
+
+def run_init(options: argparse.Namespace) -> None:
+    from seq2seq.data.defaults import write_defaults
+
+    path = ConfigSource("command line", {"data.path": options.path})
+    data = load_config(path, overrides_of(options)).data
+    name = Path(data.path).name.partition(".")[0]
+    file = options.o or Path(f"{name}-{data.src}-{data.tgt}.toml")
+    show(*write_defaults(data, file), f"next: seq2seq train --config {file}")
