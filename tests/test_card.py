@@ -34,7 +34,7 @@ def evaluated(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def run(evaluated: Path, tmp_path: Path) -> RunFolder:
     """An evaluated run that was trained on files in a folder that is nobody's business."""
     run = RunFolder(shutil.copytree(evaluated, tmp_path / "run"))
-    overrides = {"data.directory": f"{SECRET}/text", "train.init_from": f"{SECRET}/runs/old"}
+    overrides = {"data.path": f"{SECRET}/text", "train.init_from": f"{SECRET}/runs/old"}
     run.save_config(load_config(run.config_file, overrides))
     write_json(run.report_file, read_json(run.report_file) | {"source": f"{SECRET}/text"})
     return run

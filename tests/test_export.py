@@ -61,7 +61,7 @@ def test_translations(trained_run: Path, tmp_path: Path, program: str) -> None:
 def untrained_run(path: Path, model: ModelConfig, joint: bool) -> RunFolder:
     """With weights away from those at which a part does nothing."""
     run = RunFolder(path)
-    data = DataConfig(directory="corpus")
+    data = DataConfig(path="corpus")
     config = Config(data=data, tokenizer=TokenizerConfig(290, joint), model=model)
     lines = ["ba du ke lo mi na", "zo vu zo ru po"] * 9
     tokenizer = Tokenizer.train(config.tokenizer, lines, ["xa wi ye ju qe", "hu fi ga ca"] * 9)

@@ -752,7 +752,7 @@ def from_another(config: Config, uninterrupted: Path, tmp_path: Path) -> Config:
     """On a corpus from which other subwords would be learned."""
     old = shutil.copytree(uninterrupted, tmp_path / "old")
     write_corpus(tmp_path / "corpus", {"train": 150, "valid": 8, "test": 8}, seed=9)
-    config = replace(config, data=replace(config.data, directory=str(tmp_path / "corpus")))
+    config = replace(config, data=replace(config.data, path=str(tmp_path / "corpus")))
     config = replace(config, model=replace(config.model, dropout=0.2))
     config = replace(config, tokenizer=replace(config.tokenizer, bpe_dropout=0.0))
     return changed(config, init_from=str(old), learning_rate=1e-3)

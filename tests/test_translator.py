@@ -225,8 +225,8 @@ def test_ensembles(trained_run: Path, tmp_path: Path, command: Command, capsys: 
     assert twice.translate(texts) == ["lo ke du ba", "na mi", ""]
     one = Translator.load([trained_run])
     assert type(one.model) is Seq2Seq
-    scores = [np.array(x.score(texts, texts)) for x in (twice, one)]
-    np.testing.assert_allclose(*scores, rtol=1e-5)
+    of_twice, of_one = (np.array(x.score(texts, texts)) for x in (twice, one))
+    np.testing.assert_allclose(of_twice, of_one, rtol=1e-5)
     several = ("--run", trained_run, "--alignments", "--beam", "2")
     assert command("predict", "ba du\n", *several) == ["du ba\t1-0 0-1"]
     # Of another tokenizer, and without cross-attention.
@@ -235,7 +235,7 @@ def test_ensembles(trained_run: Path, tmp_path: Path, command: Command, capsys: 
     run, tokenizer = RunFolder(tmp_path / "other"), small_tokenizer()
     shutil.copytree(trained_run / "corpus", run.corpus)
     config = replace(Config(model=none), tokenizer=replace(Config().tokenizer, vocab_size=280))
-    run.save_config(replace(config, data=replace(config.data, directory="x")))
+    run.save_config(replace(config, data=replace(config.data, path="x")))
     tokenizer.save(run)
     model = Seq2Seq.build(none, tokenizer)
     run.save_weights(named_tensors(model), tokenizer.fingerprint)

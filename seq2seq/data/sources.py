@@ -64,9 +64,7 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     make_tandem(data.path)
     if prefixes := split_prefixes(data):
         return {x: read_pairs(_split_file(prefix, data), data) for x, prefix in prefixes.items()}
-    path, is_local = Path(data.path), Path(data.path).exists() or Path(data.path).parent.exists()
-    is_hub = not is_local and re.fullmatch(r"\w[\w.-]*/[\w.-]+", data.path)
-    if not path.is_dir() and (not is_hub or data.path.endswith(ENDINGS)):
+    if not Path(data.path).is_dir() and not is_hub_name(data.path):
         return {"train": read_pairs(data.path, data)}
     if isinstance(loaded := _load(data), dict):
         names = _split_names(data, lambda x: re.split(r"[\[+]", x)[0] in loaded, list(loaded))
@@ -77,6 +75,12 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
         x: _table(f"{data.path}, {name}", "a data set", partial(enumerate, rows[x], 1), data)
         for x, name in names.items()
     }
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether it is OWNER/NAME, and neither a table nor in a folder that is here."""
+    is_local = Path(path).exists() or Path(path).parent.exists() or path.endswith(ENDINGS)
+    return not is_local and bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", path))
 
 
 def split_prefixes(data: DataConfig) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from seq2seq.config import Count, DataConfig, Line, Number, dump_config
 from seq2seq.data.corpus import load_report
+from seq2seq.data.sources import is_hub_name
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import Summary
 from seq2seq.translator import Translator
@@ -41,8 +42,8 @@ def markdown(text: str) -> str:
 
 
 def last_part(path: str) -> str:
-    """The name of a file or folder, without those around it."""
-    return path and (PurePath(path).name or "corpus")
+    """The name of a file or folder, without those around it; of a data set on the hub, all."""
+    return path if is_hub_name(path) else path and (PurePath(path).name or "corpus")
 
 
 def model_card(run: RunFolder, name: str, license: str | None, example: str | None) -> str:
@@ -74,7 +75,7 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
         origin=f", beginning with the weights of {markdown(old)}" if old else "",
         n_characters=len(translator.tokenizer.src.characters()),
         example=printable(example or "..."),
-        translation=f"  # {translator.translate([example])[0]}" if example else "",
+        translation=f"  # {translator.translate(example)}" if example else "",
         **{"data": config.data, "report": report} | summary,
     )
 
@@ -83,7 +84,7 @@ def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[s
     """What the hub reads of a card, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    corpus = last_part(data.directory) or data.hub.name
+    corpus = last_part(data.path)
     results = [
         EvalResult("translation", corpus, test, key, round(scores[key], 2), metric_args=signature)
         for test, scores in tests.items()
@@ -93,7 +94,7 @@ def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[s
     return ModelCardData(
         language=[x for x in (data.src, data.tgt) if re.fullmatch("[a-z]{2,3}", x)] or None,
         license=license,
-        datasets=None if data.directory else [corpus],
+        datasets=[corpus] if is_hub_name(data.path) else None,
         metrics=[*METRICS],
         model_name=name,
         eval_results=results,
@@ -103,7 +104,7 @@ def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[s
 def files_to_push(run: RunFolder, card: bytes) -> dict[str, bytes]:
     """What ``seq2seq.load`` needs and what the run has achieved, by name of the file."""
     config, evaluation = run.load_config(), read_json(run.eval_file)
-    data = replace(config.data, directory=last_part(config.data.directory))
+    data = replace(config.data, path=last_part(config.data.path))
     train = replace(config.train, init_from=last_part(config.train.init_from))
     for test in evaluation["tests"].values():
         test.pop("examples", None)  # of the corpus
