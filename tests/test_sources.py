@@ -101,6 +101,7 @@ HEADS = [
     ("tgt,source_id,source", "", "de = 'source', en = 'tgt'"),
     ("1,Hallo!,1", "", "de = column 1, en = column 2; column 3 ignored; the first: '1' = 'Hallo!'"),
     ("77,Hallo!,Hi!", "", "de = column 2, en = column 3; column 1 ignored; the first: 'Hallo!' = 'Hi!'"),
+    ("Ich kann wenig German,I hardly speak English,x", "", "column 3 ignored; the first: 'Ich"),
     ("a b,c/d,x", "c/d,a b", "de = 'c/d', en = 'a b'; 'x' ignored"),
     ('"a, b",c,x', '"a, b", 3', "de = 'a, b', en = 'x'; 'c' ignored"),
     ("3,2,1", "3,1", "de = column 3, en = column 1; column 2 ignored; the first: '1' = '3'"),
@@ -119,6 +120,12 @@ def test_columns(tmp_path: Path, head: str, columns: str, taken: str) -> None:
     names = next(csv.reader([head]))
     found = [int(i) - 1 if i else names.index(x) for i, x in places[:2]]
     assert last == tuple("pqr"[i] for i in found)
+
+
+def test_separator_is_in_every_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Ja, ja, ja;Yes, yes\nNein;No\n")
+    rows = list(read_pairs(f"{tmp_path}/x.csv", DataConfig())())
+    assert rows == [("Ja, ja, ja", "Yes, yes"), ("Nein", "No")]
 
 
 WRONG = [
