@@ -101,6 +101,7 @@ HEADS = [
     ("tgt,source_id,source", "", "de = 'source', en = 'tgt'"),
     ("1,Hallo!,1", "", "de = column 1, en = column 2; column 3 ignored; the first: '1' = 'Hallo!'"),
     ("77,Hallo!,Hi!", "", "de = column 2, en = column 3; column 1 ignored; the first: 'Hallo!' = 'Hi!'"),
+    ("Ich kann wenig German,I hardly speak English,x", "", "column 3 ignored; the first: 'Ich"),
     ("a b,c/d,x", "c/d,a b", "de = 'c/d', en = 'a b'; 'x' ignored"),
     ('"a, b",c,x', '"a, b", 3', "de = 'a, b', en = 'x'; 'c' ignored"),
     ("3,2,1", "3,1", "de = column 3, en = column 1; column 2 ignored; the first: '1' = '3'"),
@@ -119,6 +120,12 @@ def test_columns(tmp_path: Path, head: str, columns: str, taken: str) -> None:
     names = next(csv.reader([head]))
     found = [int(i) - 1 if i else names.index(x) for i, x in places[:2]]
     assert last == tuple("pqr"[i] for i in found)
+
+
+def test_separator_is_in_every_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Ja, ja, ja;Yes, yes\nNein;No\n")
+    rows = list(read_pairs(f"{tmp_path}/x.csv", DataConfig())())
+    assert rows == [("Ja, ja, ja", "Yes, yes"), ("Nein", "No")]
 
 
 WRONG = [
@@ -308,7 +315,7 @@ def test_report(tmp_path: Path, capsys: Capture) -> None:
     words = [f"wort{i} " * (1 + i % 7) for i in range(200)]
     good = [(f"das {x}{i}", f"the {x}{i}") for i, x in enumerate(words)]
     bad = [
-        good[0], good[0], ("gleich", "gleich"), ("kurz", "long " * 9), ("a\u00a0b", "a b c"), ("a\u0308", "b c"),
+        good[0], good[0], ("gleich", "gleich"), ("kurz", "long " * 9), ("a\u00a0b", "a b c"), ("plain", "so\u00adft"), ("a\u0308", "b c"),
         ("Hallo du", "Hello CC-BY 2.0 (France)"), ("w " * 300, "v " * 300), ("auch in test", "something"),
         ("etwas", "also in valid"), ("", "nothing"), ("zwei\nZeilen", "two lines"), ("a\tb", "c\td"),
     ]  # fmt: skip
@@ -321,14 +328,14 @@ def test_report(tmp_path: Path, capsys: Capture) -> None:
     data, run = DataConfig(path=str(tmp_path)), RunFolder(tmp_path / "run")
     report = prepare_corpus(data, run)
     expected = {
-        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 3, "tab": 1, "attribution": 1,
+        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 4, "tab": 1, "attribution": 1,
         "more than 256 words": 1, "of test": 2, "of valid": 1, "line break": 1,
     }  # fmt: skip
     assert {key: [n for what, n in report.found.items() if key in what] for key in expected} == {
         key: [n] for key, n in expected.items()
     }
     assert len(report.found) == len(expected)
-    assert report.train_pairs == 212
+    assert report.train_pairs == 213
     assert "NFC" in report.normalization
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
