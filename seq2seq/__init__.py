@@ -24,7 +24,7 @@ def load(
 ) -> "Translator":
     """The best model in the folder of a training run, ready to ``translate``.
 
-    Several runs are an ensemble. ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``.
+    Several are an ensemble. ``overrides`` changes settings, such as ``{"decoding.beam": "4"}``.
     ``UserError`` if something is missing from a folder or does not fit.
     """
     from seq2seq.translator import Translator
