@@ -236,7 +236,7 @@ def test_ensembles(trained_run: Path, tmp_path: Path, command: Command, capsys: 
     one = Translator.load([trained_run])
     assert type(one.model) is Seq2Seq
     scores = [np.array(x.score(texts, texts)) for x in (twice, one)]
-    np.testing.assert_allclose(*scores, rtol=1e-5)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
     several = ("--run", trained_run, "--alignments", "--beam", "2")
     assert command("predict", "ba du\n", *several) == ["du ba\t1-0 0-1"]
     # Of another tokenizer, and without cross-attention.
