@@ -28,6 +28,7 @@ from seq2seq.cli import main
 from seq2seq.cli.common import legal_values
 from seq2seq.config import RENAMED, settings
 from seq2seq.evaluation import evaluate
+from seq2seq.model import decoding
 from seq2seq.model.decoding import Hypothesis, greedy
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
@@ -147,9 +148,11 @@ def test_moved_run(run: RunFolder, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.chdir(run.path.parent)
     assert main(["predict", "--run", "run", "ba du"]) == 0
     assert capsys.readouterr().out == "du ba\n"
+    monkeypatch.setattr(decoding, "max_lengths", lambda src, _: torch.tensor([2] * len(src)))
     assert main(["evaluate", "--run", "run"]) == 0
-    assert read_json(run.eval_file)["tests"]["../../x"]["sentences_cut"] == 1
-    assert re.search(r"cut +1\n", capsys.readouterr().out)
+    counts = read_json(run.eval_file)["tests"]["../../x"]
+    assert (counts["sentences_cut"], counts["outputs_cut"]) == (1, 2)
+    assert re.search(r"sentences cut +1\noutputs cut +2\n", capsys.readouterr().out)
     assert [path.name for path in run.hypotheses.iterdir()] == [".._.._x.txt"]
     assert [path.name for path in run.path.parent.iterdir()] == ["run"]
 

@@ -21,10 +21,10 @@ from seq2seq.data.tokenizer import BOS, EOS, split_words
 from seq2seq.evaluation.alignment import Head, align_words
 from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model import decoding
-from seq2seq.model.decoding import length_normalized
+from seq2seq.model.decoding import Hypothesis, length_normalized
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import SENTENCE, Translator, named_tensors
+from seq2seq.translator import SENTENCE, Part, Source, Translation, Translator, named_tensors
 from seq2seq.utils import UserError
 
 Command = Callable[..., list[str]]
@@ -98,7 +98,7 @@ def test_sentences_of_a_long_line() -> None:
     assert len(SENTENCE.findall("." * 10**5 + ")" * 10**5 + " " * 10**5)) < 3  # in no time
 
 
-def test_long_lines_are_split_or_cut(capsys: Capture) -> None:
+def test_long_lines_are_split_or_cut(monkeypatch: Patch, capsys: Capture) -> None:
     """In front of each other, the sentences; each aligned with its own words; all of it said."""
     translator = untrained(max_tokens=12)
     sentences = ["Ba du ke lo. ", "Zo vu。", "Ba ba lo."]
@@ -122,16 +122,26 @@ def test_long_lines_are_split_or_cut(capsys: Capture) -> None:
     err = capsys.readouterr().err
     assert "line 3: " in err
     assert "split" in err
+    (ids,) = translator.tokenizer.tgt.encode(["zo。"])
+    same = [[Hypothesis(ids[:-1], is_cut=False)]] * 3
+    monkeypatch.setattr(Translator, "decode", lambda *_: same)
+    assert translator.translate(line) == "zo。zo。zo。"
 
 
-def test_mean_of_the_last_layer_aligns_best_head_first() -> None:
+@torch.no_grad()
+def test_words_are_aligned_by_a_head_or_the_mean() -> None:
     translator = untrained()
-    (best,) = translator.search(["ba du ke lo"])[0]
-    part = best.parts[0]
-    ids = torch.tensor([part.source.ids]), torch.tensor([[BOS, *part.hypothesis.ids]])
+    for parameter in translator.model.decoder.parameters():
+        parameter.mul_(4)  # weights that differ
+    (src,), ((_, *tgt),) = (
+        translator.tokenizer.src.encode(["ba du ke lo zo vu"]),
+        translator.tokenizer.tgt.encode(["zo vu ba ke du lo"], bos=True),
+    )
+    best = Translation([Part(Source("", src, 0), Hypothesis(tgt[:-1], is_cut=False), "")])
+    ids = torch.tensor([src]), torch.tensor([[BOS, *tgt[:-1]]])
     traces, _ = trace_attentions(translator.model, *ids, ["cross"])
-    tgt_words = translator.tokenizer.tgt.words([BOS, *part.hypothesis.ids, EOS])
-    src_words = translator.tokenizer.src.words(part.source.ids)
+    tgt_words = translator.tokenizer.tgt.words([BOS, *tgt])
+    src_words = translator.tokenizer.src.words(src)
     for head, weights, shift in (
         (None, traces["cross"][1].weights[0].mean(dim=0), 1),
         (Head(1, 3, "input"), traces["cross"][0].weights[0, 2], 0),
