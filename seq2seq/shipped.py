@@ -27,7 +27,7 @@ def find_config(name: Path | str, beside: Path = Path(), kind: str = "configs") 
     wanted = Path(name).name.removesuffix(".toml")
     if wanted in known and Path(name).parent in (Path(), Path(kind)):
         return known[wanted]
-    problem = f"no such file, nor a shipped one ({', '.join(known)})"
+    problem = f"No such file, nor a shipped one ({', '.join(known)})"
     raise UserError(f"{path}: {problem}{did_you_mean(wanted, known)}")
 
 

@@ -129,7 +129,7 @@ def test_configurations_by_name(tmp_path: Path, monkeypatch: Patch, capsys: Capt
     assert len(plan_runs(experiment, tmp_path, {})) == 9
     for arguments, names in (
         (["prepare", "--config", "defualt"], ["defualt", "'default'", "speedrun"]),
-        (["prepare", "--config", "elsewhere/default"], ["elsewhere/default", "no such file"]),
+        (["prepare", "--config", "elsewhere/default"], ["elsewhere/default", "No such file"]),
         (["compare", "quik"], ["quik", "'quick'", "where"]),
     ):
         assert main(arguments) == 1

@@ -66,9 +66,8 @@ class RunView:
     def __repr__(self) -> str:
         records = [(view, record) for view in VIEWS if (record := getattr(self.trace, view))]
         shapes = ", ".join(f"{view} {record.weights.values.shape}" for view, record in records)
-        texts = f"{self.trace.src.text!r} -> {self.trace.tgt.text!r}"
-        axes = "layers, heads, queries, keys"
-        return printable(f"<Attention of {self.name}: {texts}; {axes}: {shapes}>")
+        texts = f"{self.name}: {self.trace.src.text!r} -> {self.trace.tgt.text!r}"
+        return printable(f"<Attention of {texts}; layers, heads, queries, keys: {shapes}>")
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, which reaches nothing of the notebook around it."""
