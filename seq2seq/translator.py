@@ -1,22 +1,113 @@
 """From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple, overload
 
+import torch
 from torch import Tensor, nn
 
 from seq2seq import cpu
 from seq2seq.config import Config
-from seq2seq.data.batches import pad
-from seq2seq.data.tokenizer import EOS, Tokenizer, clean
-from seq2seq.model.decoding import beam_search, greedy, in_bfloat16, sharing_copy, store_by_columns
+from seq2seq.data.batches import IntArray, make_batch, make_token_batches, pad
+from seq2seq.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from seq2seq.model.decoding import (
+    Hypothesis,
+    beam_search,
+    greedy,
+    in_bfloat16,
+    sharing_copy,
+    store_by_columns,
+)
+from seq2seq.model.ensemble import Ensemble
 from seq2seq.model.transformer import Seq2Seq, empty_model
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, warn
 
+Run = RunFolder | Path | str
 Overrides = dict[str, str] | None
-OnCut = Callable[[int, int], None] | None
+MAX_TOKENS = 2048  # scored together: sentences times the longest
+# Up to a stop, what it closes and the spaces after it, unless an initial comes before or a small
+# letter after them; the stops of Chinese and Japanese need no space.
+SENTENCE = re.compile(
+    r"""\S.*?(?:(?<!\b\w)[.!?…]["'”’»)\]]*+\s++(?![a-zß-ÿ])|[。！？][”’」』）]*+(?![。！？])\s*+|$)""",
+    re.DOTALL,
+)
+
+
+class Source(NamedTuple):
+    """What the model reads at once: a line, or a sentence of a line that is too long."""
+
+    text: str
+    ids: list[int]  # with EOS
+    n_cut: int  # tokens left out, to keep ``data.max_tokens``
+
+
+class Part(NamedTuple):
+    """A source and its translation, with the space between it and the next."""
+
+    source: Source
+    hypothesis: Hypothesis
+    text: str
+
+
+class Translation(NamedTuple):
+    """The translation of a line, in one part unless that was too long; a blank line has none."""
+
+    parts: list[Part]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts).removesuffix(" ")
+
+    @property
+    def n_src_cut(self) -> int:
+        return sum(part.source.n_cut for part in self.parts)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether ``decoding.max_length_ratio`` ended it before the model did."""
+        return any(part.hypothesis.is_cut for part in self.parts)
+
+
+class Score(NamedTuple):
+    """log P(tgt | src) in nats: the sum over ``n_tokens`` target tokens, EOS among them."""
+
+    log_probability: float
+    n_tokens: int
+
+    @property
+    def per_token(self) -> float:
+        return self.log_probability / max(1, self.n_tokens)
+
+
+class CutReport:
+    """Which lines were cut or split: cut input is reported at once, the rest at the end."""
+
+    def __init__(self) -> None:
+        self.n_lines = 0
+        self.lines = defaultdict[str, "array[int]"](lambda: array("Q"))  # from 1, by what happened
+
+    def add(self, translations: Iterable[Translation]) -> None:
+        for translation in translations:
+            self.n_lines += 1
+            if n_cut := translation.n_src_cut:
+                n_left = sum(len(part.source.ids) for part in translation.parts)
+                tokens = f"{n_left + n_cut:,} tokens, cut to {n_left:,} (data.max_tokens)"
+                warn(f"line {self.n_lines}: {tokens}")
+            if len(translation.parts) > 1:
+                self.lines["longer than data.max_tokens, split into sentences"].append(self.n_lines)
+            if translation.is_cut:
+                self.lines["output cut at decoding.max_length_ratio"].append(self.n_lines)
+
+    def warn(self) -> None:
+        for what, lines in self.lines.items():
+            numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
+            warn(f"{what}: {len(lines):,} (line {numbers})")
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -41,8 +132,13 @@ class Translator:
         self.model, self.tokenizer, self.config = model, tokenizer, config
 
     @classmethod
-    def load(cls, run: RunFolder | Path | str, overrides: Overrides = None) -> "Translator":
-        """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``."""
+    def load(cls, run: Run | Sequence[Run], overrides: Overrides = None) -> "Translator":
+        """The best model of a run, with ``overrides`` such as ``{"decoding.beam": "4"}``.
+
+        Several runs are an ensemble, with the settings of the first.
+        """
+        if not isinstance(run, Run):
+            return cls._ensemble([RunFolder(each) for each in run], overrides)
         run = RunFolder(run)
         config = run.load_config(overrides)
         for path in (run.tokenizer_file, run.weights_file):
@@ -68,59 +164,154 @@ class Translator:
         store_by_columns(model)
         return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 
-    def translate(self, sentences: Sequence[str], on_cut: OnCut = None) -> list[str]:
-        """One translation per sentence, in order; blank sentences stay empty.
+    @classmethod
+    def _ensemble(cls, runs: list[RunFolder], overrides: Overrides) -> "Translator":
+        members = [cls.load(run, overrides) for run in runs]
+        first = members[0]
+        kinds = [
+            f"{x.config.data.src}-{x.config.data.tgt} with tokenizer {x.tokenizer.fingerprint}"
+            for x in members
+        ]
+        for run, kind in zip(runs, kinds, strict=True):
+            if kind != kinds[0]:
+                raise UserError(f"no ensemble: {runs[0]} is {kinds[0]}, but {run} is {kind}")
+        model = Ensemble([member.model for member in members]) if len(runs) > 1 else first.model
+        return cls(model.eval(), first.tokenizer, first.config)
 
-        ``on_cut(index, n_tokens)`` is called for each that is cut, to ``data.max_tokens``.
+    @overload
+    def translate(self, sentences: str) -> str: ...  # type: ignore[overload-overlap]
+    @overload
+    def translate(self, sentences: Iterable[str]) -> list[str]: ...
+    def translate(self, sentences: Iterable[str]) -> str | list[str]:
+        """One translation per sentence, in order; blank ones stay empty; warns of what is cut."""
+        best = [translation for translation, *_ in self.search(sentences)]
+        report = CutReport()
+        report.add(best)
+        report.warn()
+        return best[0].text if isinstance(sentences, str) else [x.text for x in best]
+
+    def search(
+        self, sentences: Iterable[str], n_best: int = 1, prefix: str = ""
+    ) -> list[list[Translation]]:
+        """Of each sentence, up to ``n_best`` translations that begin with ``prefix``, best first.
+
+        The beam is at least ``n_best``. What is longer than ``data.max_tokens`` is split into
+        sentences, unless there is a prefix; what cannot be split is cut.
         """
-        encoded = self.encode(sentences, on_cut)
-        translations = [""] * len(sentences)
-        for i, ids in zip(encoded, self.decode(list(encoded.values())), strict=True):
-            translations[i] = self.tokenizer.tgt.decode(ids)
+        lines = self.encode(sentences, split=not prefix)
+        ((*prefix_ids, _),) = self.tokenizer.tgt.encode([prefix])
+        all_ids = [source.ids for sources in lines for source in sources]
+        found = iter(self.decode(all_ids, n_best, prefix_ids))
+        translations = []
+        for sources in lines:
+            of_sources = [self._parts(source, next(found)) for source in sources]
+            # Where a part has fewer, its last stands for the ones after it.
+            n = max(map(len, of_sources), default=1)
+            ranks = [[parts[min(i, len(parts) - 1)] for parts in of_sources] for i in range(n)]
+            translations.append([Translation(parts) for parts in ranks])
         return translations
 
-    def encode(self, sentences: Sequence[str], on_cut: OnCut = None) -> dict[int, list[int]]:
-        """Source ids of the sentences that are not blank, by index; ``on_cut`` as above."""
-        if isinstance(sentences, str):
-            raise TypeError("expected a list of sentences, not a string: use [sentence]")
-        rows = [i for i, sentence in enumerate(sentences) if clean(sentence).strip()]
-        all_ids = self.tokenizer.src.encode(sentences[i] for i in rows)
-        encoded = dict(zip(rows, all_ids, strict=True))
-        limit = self.config.data.max_tokens
-        for i, ids in encoded.items():
-            if len(ids) > limit:
-                encoded[i] = [*ids[: limit - 1], EOS]
-                if on_cut:
-                    on_cut(i, len(ids))
-        return encoded
+    def _parts(self, source: Source, hypotheses: list[Hypothesis]) -> list[Part]:
+        texts = [self.tokenizer.tgt.decode(hypothesis.ids) for hypothesis in hypotheses]
+        texts = [text if text.endswith(("。", "！", "？")) else f"{text} " for text in texts]
+        return [Part(source, *x) for x in zip(hypotheses, texts, strict=True)]
 
-    def decode(self, src_ids: list[list[int]]) -> list[list[int]]:
-        """Target ids, without BOS and EOS, for the source ids of each sentence."""
+    def encode(self, sentences: Iterable[str], split: bool = False) -> list[list[Source]]:
+        """What to read of each sentence, cut to ``data.max_tokens``; nothing of a blank one."""
+        limit, subwords = self.config.data.max_tokens, self.tokenizer.src
+        lines, texts = list[list[Source]](), as_list(sentences)
+        for text, ids in zip(texts, subwords.encode(texts), strict=True):
+            parts = [text] if len(ids) <= limit or not split else SENTENCE.findall(text)
+            all_ids = [ids] if parts == [text] else subwords.encode(parts)
+            lines.append([])
+            for part, part_ids in zip(parts, all_ids, strict=True):
+                n_cut = max(0, len(part_ids) - limit)
+                kept = [*part_ids[: limit - 1], EOS] if n_cut else part_ids
+                lines[-1] += [Source(part, kept, n_cut)] if len(part_ids) > 1 else []
+        return lines
+
+    def decode(
+        self, src_ids: list[list[int]], n_best: int = 1, prefix: Sequence[int] = ()
+    ) -> list[list[Hypothesis]]:
+        """Up to ``n_best`` hypotheses for the source ids of each sentence, best first."""
         config, device = self.config.decoding, next(self.model.parameters()).device
-        size, ratio = config.batch_size, config.max_length_ratio
+        size, ratio, beam = config.batch_size, config.max_length_ratio, max(config.beam, n_best)
         # Sentences of the same length need no padding.
         order = sorted(range(len(src_ids)), key=lambda i: -len(src_ids[i]))
         batches = [order[first : first + size] for first in range(0, len(order), size)]
-        n_rows = min(size, len(order)) * config.beam
+        n_rows = min(size, len(order)) * beam
         precision = cpu.resolve_precision(config.precision, device)
         if config.precision == "auto" and (device.type != "cpu" or n_rows < cpu.SMALL_BATCH):
             precision = "float32"
-        model = self.model
+        model = self._evaluating()
         if precision == "bfloat16":
-            model = in_bfloat16(model).eval()
-        elif model.training:
-            model = sharing_copy(model).eval()
+            model = in_bfloat16(model)
 
-        def decode_batch(rows: list[int]) -> list[list[int]]:
+        def decode_batch(rows: list[int]) -> list[list[Hypothesis]]:
             src = pad([src_ids[i] for i in rows]).to(device)
             what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
             hint = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
             with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
-                if config.beam == 1:
-                    return greedy(model, src, ratio)
-                return beam_search(model, src, config.beam, config.length_penalty, ratio)
+                if beam == 1:
+                    return [[best] for best in greedy(model, src, ratio, prefix)]
+                penalty = config.length_penalty
+                return beam_search(model, src, beam, penalty, ratio, n_best, prefix)
 
         with cpu.float32_matmul(n_rows):
             decoded = cpu.thread_map(decode_batch, batches)
-        hypotheses = zip(order, chain.from_iterable(decoded), strict=True)
-        return [ids for _, ids in sorted(hypotheses)]
+        hypotheses = dict(zip(order, chain.from_iterable(decoded), strict=True))
+        return [hypotheses[i] for i in range(len(order))]
+
+    def score(self, src: Iterable[str], tgt: Iterable[str]) -> list[Score]:
+        """How probable each of ``tgt`` is as the translation of the sentence beside it, uncut."""
+        src_ids = self.tokenizer.src.encode(as_list(src))
+        tgt_ids = self.tokenizer.tgt.encode(as_list(tgt), bos=True)
+        return self._score_ids(list(zip(src_ids, tgt_ids, strict=True)))
+
+    def rescore(self, translations: Sequence[Translation]) -> list[Score]:
+        """What ``score`` says of them, by their own ids; one that was cut has no EOS."""
+        pairs = [
+            (part.source.ids, [BOS, *part.hypothesis.ids, *[EOS] * (not part.hypothesis.is_cut)])
+            for translation in translations
+            for part in translation.parts
+        ]
+        scores = iter(self._score_ids(pairs))
+        of_parts = [list(islice(scores, len(translation.parts))) for translation in translations]
+        return [Score(sum(x for x, _ in parts), sum(n for _, n in parts)) for parts in of_parts]
+
+    def _score_ids(self, pairs: list[tuple[list[int], list[int]]]) -> list[Score]:
+        """By one pass over both sides (teacher forcing), in float32."""
+        model, device = self._evaluating(), next(self.model.parameters()).device
+        src, tgt = [src for src, _ in pairs], [tgt for _, tgt in pairs]
+
+        @torch.inference_mode()
+        def score_batch(rows: IntArray) -> list[float]:
+            batch = make_batch(src, tgt, rows).to(device)
+            with cpu.oom_as_user_error(f"for pairs of up to {batch.tgt.shape[1]} tokens"):
+                log_p = model(batch.src, batch.tgt_in).log_softmax(dim=-1)
+            of_labels = log_p.gather(2, batch.labels[..., None])[..., 0]
+            return of_labels.where(batch.labels != PAD, 0).sum(dim=1).tolist()
+
+        batches = make_token_batches(src, tgt, MAX_TOKENS)
+        with cpu.float32_matmul(MAX_TOKENS):
+            totals = chain.from_iterable(cpu.thread_map(score_batch, batches))
+        by_row = dict(zip(chain.from_iterable(batches), totals, strict=True))
+        return [Score(by_row[i], len(ids) - 1) for i, ids in enumerate(tgt)]
+
+    def _evaluating(self) -> Seq2Seq:
+        return sharing_copy(self.model).eval() if self.model.training else self.model
+
+
+def as_list(sentences: Iterable[str]) -> list[str]:
+    """One sentence, or any series of them; ``TypeError`` for all else."""
+    if isinstance(sentences, str):
+        return [sentences]
+    what = type(sentences).__name__
+    is_table = isinstance(sentences, Mapping) or getattr(sentences, "ndim", 1) != 1
+    if is_table or not isinstance(sentences, Iterable):
+        raise TypeError(f"expected a sentence or an iterable of sentences, not a {what}")
+    texts = list(sentences)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"sentence {i} of this {what} is {text!r:.50}, not a string")
+    return texts

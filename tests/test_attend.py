@@ -28,6 +28,7 @@ from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import Head
 from seq2seq.evaluation.evaluate import examples, known_best_head
+from seq2seq.model.decoding import Hypothesis
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
 from seq2seq.utils import UserError
@@ -72,9 +73,9 @@ def test_trace_translates_like_translate(
     assert [trace(wide, SENTENCE).tgt.text] == wide.translate([SENTENCE])
     beams = []
 
-    def search(model: object, src: torch.Tensor, beam: int, *rest: float) -> list[list[int]]:
+    def search(model: object, src: torch.Tensor, beam: int, *rest: Any) -> list[list[Hypothesis]]:
         beams.append(beam)
-        return [[7, 8]]
+        return [[Hypothesis([7, 8], is_cut=False)]]
 
     monkeypatch.setattr(seq2seq.translator, "beam_search", search)
     assert trace(wide, SENTENCE).tgt.text == wide.tokenizer.tgt.decode([7, 8])

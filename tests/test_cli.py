@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -20,14 +21,14 @@ import torch
 from conftest import SACREBLEU, SEQ2SEQ, Capture, Patch, write_lines
 from safetensors.torch import load_file
 
-import seq2seq.cli.predict
+import seq2seq.cli.common
 from seq2seq import cpu
 from seq2seq.attention import REGISTRIES
 from seq2seq.cli import main
 from seq2seq.cli.common import legal_values
 from seq2seq.config import RENAMED, settings
 from seq2seq.evaluation import evaluate
-from seq2seq.model.decoding import greedy
+from seq2seq.model.decoding import Hypothesis, greedy
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
@@ -161,7 +162,7 @@ HARD = [
 def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> None:
     """One line out for each line in, and a warning for each line that is cut."""
     lines = HARD * 10
-    monkeypatch.setattr(seq2seq.cli.predict, "BYTES_AT_A_TIME", 5000)
+    monkeypatch.setattr(seq2seq.cli.common, "BYTES_AT_A_TIME", 5000)
     out = predict("".join(line + "\n" for line in lines).encode(), *SHORT).decode("utf-8")
     translations = out.removesuffix("\n").split("\n")
     assert translations == translations[: len(HARD)] * 10
@@ -187,7 +188,7 @@ def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> No
 def test_interrupted_input_is_reported(
     predict: Predict, monkeypatch: Patch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(Translator, "translate", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(Translator, "search", Mock(side_effect=KeyboardInterrupt))
     assert predict("ba\u00a0du\n".encode(), status=130) == b""
     assert "U+00A0" in capsys.readouterr().err
 
@@ -358,9 +359,9 @@ def test_precision_of_decoding(
         used = "float32"
     dtypes = []
 
-    def note(model: Seq2Seq, src: torch.Tensor, ratio: float) -> list[list[int]]:
+    def note(model: Seq2Seq, src: torch.Tensor, *rest: Any) -> list[Hypothesis]:
         dtypes.append(model.logits(torch.ones(1, 64, device=src.device)).dtype)
-        return greedy(model, src, ratio)
+        return greedy(model, src, *rest)
 
     monkeypatch.setattr("seq2seq.translator.greedy", note)
     translator = Translator.load(trained_run, {"decoding.precision": precision})

@@ -2,11 +2,13 @@
 
 import math
 import zlib
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 import pytest
 import torch
-from conftest import attention_variants, small_model, with_attention
+from conftest import SMALL, attention_variants, small_model, with_attention
 
 from seq2seq.config import AttentionConfig
 from seq2seq.data.batches import pad
@@ -14,6 +16,7 @@ from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.decoding import (
     SUPPRESSED_IDS,
     BeamState,
+    Hypothesis,
     beam_search,
     greedy,
     in_bfloat16,
@@ -21,16 +24,19 @@ from seq2seq.model.decoding import (
     max_lengths,
     store_by_columns,
 )
+from seq2seq.model.ensemble import Ensemble
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.translator import named_tensors
 
 SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
 
 
-def plain_greedy(model: Seq2Seq, ids: list[int], limit: int) -> list[int]:
+def plain_greedy(
+    model: Seq2Seq, ids: list[int], limit: int, prefix: tuple[int, ...] = ()
+) -> list[int]:
     """One sentence at a time, the whole target read again for each token."""
-    tgt = [BOS]
-    while len(tgt) <= limit:
+    tgt = [BOS, *prefix]
+    while len(tgt) <= limit + len(prefix):
         logits = model(torch.tensor([ids]), torch.tensor([tgt]))[0, -1]
         logits[SUPPRESSED_IDS] = -torch.inf
         token = int(logits.argmax())
@@ -49,17 +55,25 @@ def eager_to_stop(seed: int) -> Seq2Seq:
     return model
 
 
+@pytest.mark.parametrize("prefix", [(), (10,)])
 @torch.no_grad()
-def test_greedy_matches_uncached() -> None:
+def test_greedy_matches_uncached(prefix: tuple[int, ...]) -> None:
     limits = max_lengths(pad(SOURCES), 1.5).tolist()
     assert limits == [4 * 3 // 2 + 10, 13, 20, 14]
     ended = set()
     for model in map(eager_to_stop, range(6)):
-        expected = [plain_greedy(model, i, n) for i, n in zip(SOURCES, limits, strict=True)]
-        assert greedy(model, pad(SOURCES), 1.5) == expected
-        assert beam_search(model, pad(SOURCES), 1, 0.0, 1.5) == expected
-        ended |= {len(ids) < limit for ids, limit in zip(expected, limits, strict=True)}
+        expected = [plain_greedy(model, i, n, prefix) for i, n in zip(SOURCES, limits, strict=True)]
+        hypotheses = greedy(model, pad(SOURCES), 1.5, prefix)
+        assert [hypothesis.ids for hypothesis in hypotheses] == expected
+        assert best(beam_search(model, pad(SOURCES), 1, 0.0, 1.5, 1, prefix)) == hypotheses
+        cut = [len(ids) == limit + len(prefix) for ids, limit in zip(expected, limits, strict=True)]
+        assert [hypothesis.is_cut for hypothesis in hypotheses] == cut
+        ended |= set(cut)
     assert ended == {True, False}  # sentences leave the batch early, or stay to their limit
+
+
+def best(found: list[list[Hypothesis]]) -> list[Hypothesis]:
+    return [hypotheses[0] for hypotheses in found]
 
 
 VARIANTS = attention_variants()
@@ -146,7 +160,7 @@ def normalized(total: float, ids: list[int], alpha: float) -> float:
 
 def plain_beam_search(
     model: HistoryModel, src: list[int], beam: int, alpha: float, limit: int, stop: bool = True
-) -> list[int]:
+) -> list[Hypothesis]:
     """Beam search as the books have it: one sentence, no cache, all continuations sorted."""
     live: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
@@ -166,7 +180,8 @@ def plain_beam_search(
                 finished.append((normalized(total, ids, alpha), ids))
             if len(live) == beam:
                 break
-    return max(finished)[1] if finished else max(live)[1]
+    best = [Hypothesis(ids, False) for _, ids in sorted(finished, reverse=True)]
+    return best or [Hypothesis(max(live)[1], True)]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 3.0])
@@ -175,33 +190,40 @@ def test_beam_search_matches_textbook(beam: int, alpha: float) -> None:
     limits = max_lengths(pad(SOURCES), 0.5).tolist()
     for seed in range(5):
         model = HistoryModel(seed)
-        hypotheses = beam_search(cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
+        search = partial(beam_search, cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
+        hypotheses = best(search())
         # Without a length penalty, no better hypothesis is missed by not searching on.
         for stop in (True, False) if alpha == 0 else (True,):
-            assert hypotheses == [
+            plain = [
                 plain_beam_search(model, ids, beam, alpha, limit, stop)
                 for ids, limit in zip(SOURCES, limits, strict=True)
             ]
+            assert hypotheses == best(plain)
+            if stop:
+                assert search(n_best=beam) == [found[:beam] for found in plain]
         if (beam, alpha) == (1, 0):
             assert hypotheses == greedy(cast(Seq2Seq, model), pad(SOURCES), 0.5)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_wide_beam_is_exhaustive_search(alpha: float) -> None:
+@pytest.mark.parametrize("prefix", [(), (5, 4, 4)])
+def test_wide_beam_is_exhaustive_search(alpha: float, prefix: tuple[int, ...]) -> None:
     a, b = UNK + 1, UNK + 2  # the only words
     for seed in range(3):
         model = HistoryModel(seed, vocab_size=b + 1)
         scores: dict[tuple[int, ...], float] = {}
-        totals: dict[tuple[int, ...], float] = {(): 0.0}
+        steps = [log_probabilities(model, [EOS], list(prefix[:i])) for i in range(len(prefix))]
+        totals = {prefix: sum(x[i].item() for x, i in zip(steps, prefix, strict=True))}
         for _ in range(10):  # the limit: at ratio 0
             longer: dict[tuple[int, ...], float] = {}
             for ids, total in totals.items():
-                steps = log_probabilities(model, [EOS], list(ids)).tolist()
-                scores[ids] = normalized(total + steps[EOS], list(ids), alpha)
-                longer |= {(*ids, word): total + steps[word] for word in (a, b)}
+                log_p = log_probabilities(model, [EOS], list(ids)).tolist()
+                scores[ids] = normalized(total + log_p[EOS], list(ids), alpha)
+                longer |= {(*ids, word): total + log_p[word] for word in (a, b)}
             totals = longer
-        best = max(scores, key=lambda ids: scores[ids])
-        assert beam_search(cast(Seq2Seq, model), pad([[EOS]]), 600, alpha, 0.0) == [list(best)]
+        ranked = sorted(scores, key=lambda ids: -scores[ids])
+        search = partial(beam_search, cast(Seq2Seq, model), pad([[EOS]]), 600, alpha, 0.0)
+        assert search(9, prefix) == [[Hypothesis([*ids], False) for ids in ranked[:9]]]
 
 
 @pytest.mark.parametrize("beam", [2, 5])
@@ -223,7 +245,8 @@ def test_beam_state_by_hand() -> None:
     assert search.live == [(-0.75, [7, 4]), (-2.5, [8, 5])]
     assert search.advance([[-0.125, -torch.inf], [-0.5, -0.75]], [[EOS, PAD], [4, 5]]) == [1, 1]
     assert search.done
-    assert search.best() == [7, 4]
+    assert search.best(1) == [Hypothesis([7, 4], False)]
+    assert search.best(2) == [Hypothesis([7, 4], False), Hypothesis([], False)]
 
 
 def test_length_penalty_by_hand() -> None:
@@ -231,3 +254,24 @@ def test_length_penalty_by_hand() -> None:
     assert length_normalized(-6.0, 7, 1.0) == -3.0
     assert length_normalized(-8.0, 19, 0.5) == -4.0
     assert math.isfinite(length_normalized(-1e6, 10**6, 10.0))  # the largest that is legal
+
+
+def test_ensemble_is_the_mean_of_probabilities() -> None:
+    """At every step, by cache or at once, of models of different shapes."""
+    wide = replace(SMALL, d_model=48, decoder_layers=1, norm="post")
+    one, other = eager_to_stop(1), small_model(wide, seed=2).eval()
+    both, src = Ensemble([one, other]).eval(), pad(SOURCES)
+    tgt = torch.tensor([[BOS, 9, 5, 30]] * 4)
+    expected = (one(src, tgt).softmax(-1) + other(src, tgt).softmax(-1)) / 2
+    torch.testing.assert_close(both(src, tgt).exp(), expected)
+    cache = both.start(*both.encode(src)).select(torch.tensor([3, 1]))
+    for step in range(4):
+        x, cache = both.decode(tgt[:2, step : step + 1], cache)
+        torch.testing.assert_close(both.logits(x)[:, 0].exp(), expected[[3, 1], step])
+    same, copy = Ensemble([one, one]), in_bfloat16(both)
+    assert greedy(same, src, 1.5) == greedy(one, src, 1.5) != greedy(both, src, 1.5)
+    assert beam_search(same, src, 4, 1.0, 1.5) == beam_search(one, src, 4, 1.0, 1.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = copy(src, tgt).exp()
+    assert not torch.equal(near, expected)
+    assert (near - expected).norm() < 0.03 * expected.norm()

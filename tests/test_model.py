@@ -241,7 +241,8 @@ def test_cut_source_ends() -> None:
     config = Config(model=SMALL, data=DataConfig(max_tokens=4))
     translator = Translator(small_model(), small_tokenizer(), config)
     (whole,) = small_tokenizer().src.encode(["ba du ke lo"])
-    assert translator.encode(["ba du ke lo"]) == {0: [*whole[:3], EOS]}
+    ((source,),) = translator.encode(["ba du ke lo"])
+    assert (source.ids, source.n_cut) == ([*whole[:3], EOS], len(whole) - 4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -513,11 +513,19 @@ def test_process_is_left_alone(
     assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in os.environ
 
 
-def test_a_string_is_not_a_list(uninterrupted: Path) -> None:
+def test_sentences_of_any_kind(uninterrupted: Path) -> None:
+    """What sentences come in: one, several, none, a column of a table; and what is no sentence."""
     translator = Translator.load(uninterrupted)
-    with pytest.raises(TypeError, match="list of sentences"):
-        translator.translate("ba du")
-    assert len(translator.translate(["ba du"])) == 1
+    texts = ["ba du", "", "ke lo mi"]
+    expected = [translator.translate(text) for text in texts]
+    assert all(isinstance(text, str) for text in expected)
+    for series in (texts, tuple(texts), iter(texts), dict.fromkeys(texts).keys(), np.array(texts)):
+        assert translator.translate(series) == expected
+    assert translator.translate([]) == []
+    wrong: list[Any] = [b"ba", 3, None, {"ba": 1}, ["ba", float("nan")], np.array([texts])]
+    for sentences in wrong:
+        with pytest.raises(TypeError, match="sentence"):
+            translator.translate(sentences)
 
 
 # --- repeated, stopped and resumed ---

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from seq2seq.cli import attend, compare, evaluate, init, inspect, predict, prepare, train
+from seq2seq.cli import attend, compare, evaluate, init, inspect, predict, prepare, score, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
@@ -91,6 +91,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     train.add_to(commands, with_part_names)
     evaluate.add_to(commands)
     predict.add_to(commands)
+    score.add_to(commands)
     attend.add_to(commands)
     compare.add_to(commands, with_part_names)
     return parser

@@ -1,15 +1,17 @@
 """What the subcommands share: how settings become flags, and how text reaches the terminal."""
 
 import argparse
-from collections.abc import Callable
+import codecs
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from seq2seq.config import Config, flatten, load_config, settings
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import printable
+from seq2seq.utils import printable, refuse_utf16
 
 ANY_SETTING = "[--SECTION.SETTING VALUE ...]"
+BYTES_AT_A_TIME = 2**16  # of standard input
 Commands = Any  # argparse's collection of subcommands, a private class
 
 
@@ -76,3 +78,14 @@ def config_and_run(options: argparse.Namespace) -> tuple[Config, RunFolder]:
 def show(*lines: str) -> None:
     """Print lines, whoever wrote what is in them."""
     print(*map(printable, lines), sep="\n")
+
+
+def arriving(stream: Any) -> Iterator[list[str]]:
+    """The lines of standard input, whatever bytes they hold: those that are there at a time."""
+    data = stream.read1(BYTES_AT_A_TIME)
+    refuse_utf16(data, "standard input")
+    rest, data = b"", data.removeprefix(codecs.BOM_UTF8)
+    while data or rest:
+        *lines, rest = (rest + data).split(b"\n") if data else (rest, b"")
+        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
+        data = stream.read1(BYTES_AT_A_TIME)

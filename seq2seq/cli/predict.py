@@ -1,65 +1,76 @@
 """``seq2seq predict``: sentences, or standard input, translated line by line."""
 
 import argparse
-import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from seq2seq.cli.common import ANY_SETTING, Commands, add_command, add_settings, overrides_of
-from seq2seq.utils import refuse_utf16, warn
-
-BYTES_AT_A_TIME = 2**16  # of standard input
+from seq2seq.cli.common import (
+    ANY_SETTING,
+    Commands,
+    add_command,
+    add_settings,
+    arriving,
+    overrides_of,
+)
 
 
 def add_to(commands: Commands) -> None:
-    usage = f"--run FOLDER [SENTENCE ...] {ANY_SETTING}"
+    usage = f"--run FOLDER [SENTENCE ...] [--n-best N] [--scores] [--json] ... {ANY_SETTING}"
     text = "translate sentences, or standard input line by line"
     predict = add_command(commands, run_predict, usage, text)
+    predict.description = (
+        f"{text}. --n-best, --scores and --alignments print columns with tabs between them: rank, "
+        "log-probability, translation (its own tabs are spaces), alignment."
+    )
     predict.add_argument("sentences", nargs="*", metavar="SENTENCE", help="what to translate")
-    predict.add_argument("--run", type=Path, required=True, help="folder of a trained run")
+    text = "folder of a trained run; of several --run the probabilities are averaged"
+    predict.add_argument("--run", type=Path, required=True, action="append", help=text)
+    text = "up to N translations of each line, a line for each, best first; the beam is at least N"
+    predict.add_argument("--n-best", type=_n_best, default=1, metavar="N", help=text)
+    text = "the log-probability of each translation, in nats"
+    predict.add_argument("--scores", action="store_true", help=text)
+    text = "which source word each word comes from, as 0-0 1-2 (source-target, split at spaces)"
+    predict.add_argument("--alignments", action="store_true", help=text)
+    text = "an object for each line: source, translation, scores, n_best, flags, alignment if asked"
+    predict.add_argument("--json", action="store_true", help=text)
+    text = "how each translation begins"
+    predict.add_argument("--prefix", default="", metavar="TEXT", help=text)
     add_settings(predict, "decoding.")
 
 
+def _n_best(text: str) -> int:
+    if not text.isdecimal() or int(text) not in range(1, 1001):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
+    return int(text)
+
+
 def run_predict(options: argparse.Namespace) -> None:
+    from seq2seq.cli.details import Details
     from seq2seq.cpu import trim_memory
     from seq2seq.data.tokenizer import InputReport
-    from seq2seq.translator import Translator
+    from seq2seq.translator import CutReport, Translator
 
     translator = Translator.load(options.run, overrides_of(options))
-    longest = translator.config.data.max_tokens
-    first, report = 1, InputReport(translator.tokenizer.src)
+    report, cuts = InputReport(translator.tokenizer.src), CutReport()
+    details = Details(translator, options, report.known)
     if options.sentences:
         chunks = iter([options.sentences])
     else:
-        chunks = _prompt() if sys.stdin.isatty() else _arriving(sys.stdin.buffer)
-
-    def warn_of_cut(index: int, n_tokens: int) -> None:
-        warn(f"line {first + index}: {n_tokens:,} tokens, cut to {longest} (data.max_tokens)")
-
+        chunks = _prompt() if sys.stdin.isatty() else arriving(sys.stdin.buffer)
     try:
         for chunk in chunks:
             report.add(chunk)
-            for translation in translator.translate(chunk, warn_of_cut):
-                sys.stdout.buffer.write(translation.encode("utf-8") + b"\n")
+            found = translator.search(chunk, options.n_best, options.prefix)
+            cuts.add(best for best, *_ in found)
+            for line in details.lines(chunk, found):
+                sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
             sys.stdout.flush()
-            first += len(chunk)
-            if first % 100 < len(chunk):  # a hundred lines more
+            if cuts.n_lines % 100 < len(chunk):  # a hundred lines more
                 trim_memory()
     finally:
         report.warn()
-
-
-def _arriving(stream: Any) -> Iterator[list[str]]:
-    """The lines of standard input, whatever bytes they hold: those that are there at a time."""
-    data = stream.read1(BYTES_AT_A_TIME)
-    refuse_utf16(data, "standard input")
-    rest, data = b"", data.removeprefix(codecs.BOM_UTF8)
-    while data or rest:
-        *lines, rest = (rest + data).split(b"\n") if data else (rest, b"")
-        yield [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines]
-        data = stream.read1(BYTES_AT_A_TIME)
+        cuts.warn()
 
 
 def _prompt() -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, compress, islice
 
 import sentencepiece as spm
 
@@ -145,8 +145,10 @@ class Subwords:
 
     def words(self, ids: Sequence[int]) -> list[int]:
         """For each id the number of its word in ``split_words``; -1 for PAD, BOS and EOS."""
-        numbers = accumulate(piece.startswith(SPACE) for piece in self.pieces(ids))
-        return [-1 if i in (PAD, BOS, EOS) else n - 1 for i, n in zip(ids, numbers, strict=True)]
+        numbers = list(accumulate(piece.startswith(SPACE) for piece in self.pieces(ids)))
+        is_text = [i not in (PAD, BOS, EOS) for i in ids]
+        first = next(compress(numbers, is_text), 1)  # 0 where a model begins without a space
+        return [n - first if real else -1 for n, real in zip(numbers, is_text, strict=True)]
 
 
 class Tokenizer:

@@ -7,6 +7,7 @@ rate, AER = 1 - 2 |A ∩ G| / (|A| + |G|), which for gold links that are all sur
 Ney (2003, "A Systematic Comparison of Various Statistical Alignment Models").
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
+from seq2seq.data.tokenizer import BOS, EOS, split_words
 from seq2seq.evaluation.annotations import Links
 from seq2seq.evaluation.tracing import trace_attentions
-from seq2seq.translator import Translator
+from seq2seq.translator import Translation, Translator
 
 # A target token's attention is read at the step whose input it is or at the step that predicts it.
 OFFSETS = ("input", "predict")
@@ -75,7 +77,7 @@ def score_heads(
     are longer than ``data.max_tokens`` or blank on one side are left out; None if none is left, or
     there is no cross-attention.
     """
-    config, model = translator.config, translator.model.eval()
+    config = translator.config
     src_subwords, tgt_subwords = translator.tokenizer.src, translator.tokenizer.tgt
     encoded = src_subwords.encode(corpus.src), tgt_subwords.encode(corpus.tgt, bos=True)
     pairs = [
@@ -86,27 +88,63 @@ def score_heads(
     if not pairs or config.model.cross_attention.type == "none":
         return None
     all_src, all_tgt, all_links = zip(*pairs, strict=True)
-    device = next(model.parameters()).device
     n_proposed, correct = 0, []
-    for rows in make_token_batches(all_src, all_tgt, MAX_TOKENS):
-        batch = make_batch(all_src, all_tgt, rows).to(device)
-        traces, _ = trace_attentions(model, batch.src, batch.tgt_in, ["cross"])
-        weights = torch.stack([cross.weights for cross in traces["cross"]], dim=1).float().cpu()
-        for row, padded in zip(rows, weights, strict=True):
-            src, tgt, links = pairs[row]
-            src_words, tgt_words = src_subwords.words(src), tgt_subwords.words(tgt)
-            of_pair = padded[:, :, : len(tgt) - 1, : len(src)]  # (L, H, T, S)
-            # Row t of the weights has the input t and predicts token t + 1.
-            by_offset = [align(of_pair, src_words, x) for x in (tgt_words[:-1], tgt_words[1:])]
-            aligned = torch.stack(by_offset, dim=2)  # (L, H, 2, target words)
-            n_words = aligned.shape[-1]
-            is_gold = torch.zeros(len(src), n_words, dtype=torch.long)
-            for i, j in links:
-                is_gold[i, j] = 1
-            n_proposed += n_words
-            correct.append(is_gold[aligned, torch.arange(n_words)].sum(dim=-1).numpy())
+    for row, weights in cross_weights(translator, all_src, all_tgt):
+        src, tgt, links = pairs[row]
+        src_words, tgt_words = src_subwords.words(src), tgt_subwords.words(tgt)
+        # Row t of the weights has the input t and predicts token t + 1.
+        by_offset = [align(weights, src_words, x) for x in (tgt_words[:-1], tgt_words[1:])]
+        aligned = torch.stack(by_offset, dim=2)  # (L, H, 2, target words)
+        n_words = aligned.shape[-1]
+        is_gold = torch.zeros(len(src), n_words, dtype=torch.long)
+        for i, j in links:
+            is_gold[i, j] = 1
+        n_proposed += n_words
+        correct.append(is_gold[aligned, torch.arange(n_words)].sum(dim=-1).numpy())
     n_gold = sum(map(len, all_links))
     return AlignmentCounts(len(pairs), n_proposed, n_gold, np.sum(correct, axis=0))
+
+
+def cross_weights(
+    translator: Translator, src: Sequence[list[int]], tgt: Sequence[list[int]]
+) -> Iterator[tuple[int, Tensor]]:
+    """The weights (L, H, T, S) of each pair of ids, with its number; short ones come first."""
+    device = next(translator.model.parameters()).device
+    for rows in make_token_batches(src, tgt, MAX_TOKENS):
+        batch = make_batch(src, tgt, rows).to(device)
+        traces, _ = trace_attentions(translator.model, batch.src, batch.tgt_in, ["cross"])
+        weights = torch.stack([cross.weights for cross in traces["cross"]], dim=1).float().cpu()
+        for row, padded in zip(rows.tolist(), weights, strict=True):
+            yield row, padded[:, :, : len(tgt[row]) - 1, : len(src[row])]
+
+
+@torch.inference_mode()
+def align_words(
+    translator: Translator, translations: Iterable[Translation], head: Head | None
+) -> list[list[tuple[int, int]]]:
+    """The source word of each target word by ``head``, or by the mean of the last layer.
+
+    Pairs (source, target) of the numbers of words in ``split_words``.
+    """
+    translations, subwords = list(translations), translator.tokenizer
+    parts = [part for translation in translations for part in translation.parts]
+    src = [part.source.ids for part in parts]
+    tgt = [[BOS, *part.hypothesis.ids, EOS] for part in parts]
+    shift = OFFSETS.index(head.offset if head else "predict")
+    aligned: list[list[int]] = [[] for _ in parts]
+    for row, weights in cross_weights(translator, src, tgt):
+        chosen = weights[head.layer - 1, head.head - 1] if head else weights[-1].mean(dim=0)
+        tgt_words = subwords.tgt.words(tgt[row])[shift : shift + len(chosen)]
+        aligned[row] = align(chosen, subwords.src.words(src[row]), tgt_words).tolist()
+    of_parts, links = iter(aligned), list[list[tuple[int, int]]]()
+    for translation in translations:
+        i = j = 0  # words before this part; its last may go on in the next one
+        links.append([])
+        for part in translation.parts:
+            links[-1] += [(i + x, j + y) for y, x in enumerate(next(of_parts))]
+            i += len(split_words(part.source.text + "x")) - 1
+            j += len(split_words(part.text + "x")) - 1
+    return links
 
 
 def align(weights: Tensor, src_words: list[int], tgt_words: list[int]) -> Tensor:

@@ -46,13 +46,14 @@ def evaluate(
         hypotheses: dict[str, list[str]] = {}
         for name in load_report(run).test_pairs:
             test = load_split(run, config.data, name)
-            cut: dict[int, int] = {}  # tokens of each sentence that is too long
             start = time.perf_counter()
-            hypotheses[name] = translator.translate(test.src, on_cut=cut.__setitem__)
+            translations = [best for best, *_ in translator.search(test.src)]
             seconds = time.perf_counter() - start
+            hypotheses[name] = [translation.text for translation in translations]
             tests[name] = score(hypotheses[name], test.tgt) | {
                 "sentences": len(test),
-                "sentences_cut": len(cut),
+                "sentences_cut": sum(x.n_src_cut > 0 for x in translations),
+                "outputs_cut": sum(x.is_cut for x in translations),
                 "decoding_seconds": round(seconds, 2),
                 "examples": examples(test, hypotheses[name]),
             }

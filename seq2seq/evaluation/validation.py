@@ -51,7 +51,8 @@ def greedy_scores(
 ) -> dict[str, float]:
     """BLEU, and chrF if that selects: by greedy search, which is faster, and ranks as well."""
     greedy = replace(config, decoding=replace(config.decoding, beam=1))
-    hypotheses = Translator(model, tokenizer, greedy).translate(valid.src)
+    translations = Translator(model, tokenizer, greedy).search(valid.src)
+    hypotheses = [best.text for best, *_ in translations]
     scores = {"bleu": bleu(hypotheses, valid.tgt)}
     if select_by == "chrf":
         scores["chrf"] = chrf(hypotheses, valid.tgt)

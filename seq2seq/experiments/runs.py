@@ -208,7 +208,7 @@ class SpeedTest:
             alpha = r_drop_at(self.trainer.config.train, number / len(self.batches))
             self.trainer.step(batches, 0.0, alpha)
         trained = time.perf_counter()
-        hypotheses = self.translator.translate(self.sentences)
+        hypotheses = [best.text for best, *_ in self.translator.search(self.sentences)]
         decoded = time.perf_counter()
         n_trained = sum(batch.n_target_tokens for batches in self.batches for batch in batches)
         n_decoded = sum(map(len, self.translator.tokenizer.tgt.encode(hypotheses)))

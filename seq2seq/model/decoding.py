@@ -1,11 +1,13 @@
 """Decoding: from source ids to target ids, greedily or by beam search.
 
 Both use only ``encode``, ``start``, ``decode`` and ``logits`` of a model in evaluation mode. They
-take padded source ids (B, S) and return, for each sentence, the ids between BOS and EOS.
+take padded source ids (B, S), and the ids that every target has to begin with, ``prefix``.
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +46,25 @@ def store_by_columns(model: Seq2Seq) -> None:
             module.weight.data = module.weight.data.T.contiguous().T
 
 
+class Hypothesis(NamedTuple):
+    """A translation that a search found."""
+
+    ids: list[int]  # between BOS and EOS
+    is_cut: bool  # EOS did not come before the limit
+
+
 def max_lengths(src: Tensor, ratio: float) -> Tensor:
     """(B,) the most tokens generated for each sentence, EOS included."""
     return ((src != PAD).sum(dim=1) * ratio).long() + 10
+
+
+def force(scores: Tensor, prefix: Sequence[int], step: int) -> Tensor:
+    """``scores`` (B, V) of token ``step``, -inf for all but the one that the prefix wants there."""
+    if step >= len(prefix):
+        return scores
+    forced = torch.full_like(scores, -math.inf)
+    forced[:, prefix[step]] = scores[:, prefix[step]]
+    return forced
 
 
 def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
@@ -58,9 +76,11 @@ def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Te
 
 
 @torch.inference_mode()
-def greedy(model: Seq2Seq, src: Tensor, max_length_ratio: float) -> list[list[int]]:
+def greedy(
+    model: Seq2Seq, src: Tensor, max_length_ratio: float, prefix: Sequence[int] = ()
+) -> list[Hypothesis]:
     """The most likely token at each step, for all sentences of a batch at once."""
-    limits = max_lengths(src, max_length_ratio)
+    limits = max_lengths(src, max_length_ratio) + len(prefix)
     output = torch.full((len(src), int(limits.max())), EOS, device=src.device)
     rows = torch.arange(len(src), device=src.device)  # the sentences still in the batch
     tokens, unfinished = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
@@ -72,11 +92,14 @@ def greedy(model: Seq2Seq, src: Tensor, max_length_ratio: float) -> list[list[in
             rows, tokens, cache = rows[unfinished], tokens[unfinished], cache.select(unfinished)
             unfinished = torch.ones_like(rows, dtype=torch.bool)
         logits, cache = next_logits(model, tokens, cache)
-        tokens = logits.argmax(dim=-1)  # (B,)
+        tokens = force(logits, prefix, cache.length - 1).argmax(dim=-1)  # (B,)
         output[rows, cache.length - 1] = tokens
         unfinished &= (tokens != EOS) & (cache.length < limits[rows])
-    hypotheses = [ids[:n] for ids, n in zip(output.tolist(), limits.tolist(), strict=True)]
-    return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in hypotheses]
+    generated = [ids[:n] for ids, n in zip(output.tolist(), limits.tolist(), strict=True)]
+    return [
+        Hypothesis(ids[: ids.index(EOS)], False) if EOS in ids else Hypothesis(ids, True)
+        for ids in generated
+    ]
 
 
 def length_normalized(log_probability: float, length: int, length_penalty: float) -> float:
@@ -101,7 +124,7 @@ class BeamState:
             (total + value, parent, token)
             for parent, (total, _) in enumerate(self.live)
             for value, token in zip(log_p[parent], tokens[parent], strict=True)
-            if value != -math.inf  # of a suppressed id
+            if value != -math.inf  # of a suppressed id, or not of the prefix
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
         before, self.live, parents = self.live, [], []
@@ -126,23 +149,32 @@ class BeamState:
         ended = length_normalized(log_probability, len(ids) + 1, self.length_penalty)
         return len(self.finished) >= self.beam and ended <= max(self.finished)[0]
 
-    def best(self) -> list[int]:
-        """The best finished hypothesis, or the best live one where the limit came first."""
-        return max(self.finished or self.live)[1]
+    def best(self, n: int) -> list[Hypothesis]:
+        """The n best that have finished, or the best live one where the limit came first."""
+        finished = sorted(self.finished, reverse=True)[:n]
+        best = [Hypothesis(ids, False) for _, ids in finished]
+        return best or [Hypothesis(max(self.live)[1], True)]
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Seq2Seq, src: Tensor, beam: int, length_penalty: float, max_length_ratio: float
-) -> list[list[int]]:
-    """The translation with the best ``length_normalized`` score, by ``beam`` live hypotheses."""
-    limits = max_lengths(src, max_length_ratio).tolist()
+    model: Seq2Seq,
+    src: Tensor,
+    beam: int,
+    length_penalty: float,
+    max_length_ratio: float,
+    n_best: int = 1,
+    prefix: Sequence[int] = (),
+) -> list[list[Hypothesis]]:
+    """Up to ``n_best`` hypotheses, best ``length_normalized`` first, by ``beam`` live ones."""
+    limits = (max_lengths(src, max_length_ratio) + len(prefix)).tolist()
     states = active = [BeamState(beam, limit, length_penalty) for limit in limits]
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
         logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
         # Twice the beam: half of the best candidates may be EOS. No hypothesis can give more.
-        best = logits.log_softmax(dim=-1).topk(min(2 * beam, logits.shape[1]))
+        scores = force(logits.log_softmax(dim=-1), prefix, cache.length - 1)
+        best = scores.topk(min(2 * beam, scores.shape[1]))
         log_p, candidates = best.values.tolist(), best.indices.tolist()
         rows, end = list[int](), 0
         for state in active:
@@ -154,4 +186,4 @@ def beam_search(
         last = [ids[-1] for state in active for _, ids in state.live]
         cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         tokens = torch.tensor(last, dtype=torch.long, device=src.device)
-    return [state.best() for state in states]
+    return [state.best(n_best) for state in states]

@@ -21,7 +21,7 @@ from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import OFFSETS, Head
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, warn, write_text
+from seq2seq.utils import UserError, write_text
 from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace, trace
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -52,20 +52,15 @@ class RunView:
 
     @classmethod
     def load(cls, run: Path | str, sentence: str, overrides: dict[str, str]) -> "RunView":
-        """Translate ``sentence`` with a trained run; warns if the sentence had to be cut."""
+        """Translate ``sentence`` with a trained run."""
         from seq2seq.evaluation.evaluate import known_best_head  # loads sacrebleu
 
         translator = Translator.load(run, overrides)
-        limit = translator.config.data.max_tokens
-
-        def on_cut(index: int, n_tokens: int) -> None:
-            warn(f"the sentence has {n_tokens:,} tokens, cut to {limit} (data.max_tokens)")
-
         report = InputReport(translator.tokenizer.src)
         report.add([sentence])
         report.warn()
         best_head = known_best_head(RunFolder(run), translator.config.model)
-        return cls(str(run), trace(translator, sentence, on_cut), best_head)
+        return cls(str(run), trace(translator, sentence), best_head)
 
 
 def select_views(

@@ -4,7 +4,6 @@ The decoder works in steps: the input of step t is target token t, counted from 
 token t + 1, up to EOS. So the queries of the decoder and of the cross-attention are its steps.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from seq2seq.data.tokenizer import BOS, EOS, Subwords
 from seq2seq.evaluation.tracing import attentions, trace_attentions
 from seq2seq.model.decoding import SUPPRESSED_IDS
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, warn
 
 N_TOP_TOKENS = 8
 Array = npt.NDArray[np.float32]
@@ -106,15 +105,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def trace(
-    translator: Translator, sentence: str, on_cut: Callable[[int, int], None] | None = None
-) -> TranslationTrace:
-    """Translate ``sentence`` and record every attention; ``on_cut`` as in ``translate``."""
-    encoded = translator.encode([sentence], on_cut)
-    if 0 not in encoded:
+def trace(translator: Translator, sentence: str) -> TranslationTrace:
+    """Translate ``sentence`` and record every attention; warns if it is cut or its translation."""
+    (sources,) = translator.encode([sentence])
+    if not sources:
         raise UserError("the sentence is blank: there is nothing to translate")
-    (hypothesis,) = translator.decode([encoded[0]])
-    return trace_pair(translator, encoded[0], [BOS, *hypothesis, EOS])
+    ((_, ids, n_cut),) = sources
+    ((hypothesis,),) = translator.decode([ids])
+    if n_cut:
+        n_tokens = f"{len(ids) + n_cut:,} tokens, cut to {len(ids)}"
+        warn(f"the sentence has {n_tokens} (data.max_tokens)")
+    if hypothesis.is_cut:
+        warn("the translation is cut at decoding.max_length_ratio")
+    return trace_pair(translator, ids, [BOS, *hypothesis.ids, EOS])
 
 
 @torch.inference_mode()
