@@ -52,14 +52,10 @@ class DataConfig:
     subset: Annotated[str, "configuration of the hub's data set, where it has several"] = ""
     revision: Annotated[str, "commit, tag or branch on the hub; a commit never changes"] = ""
     train: Annotated[str, Meta(min_length=1), "training split: of files, their prefix"] = "train"
-    valid: Annotated[str, "validation split, or val, dev ...; empty: held out of training"] = (
-        "valid"
-    )
+    valid: Annotated[str, "validation split, or val, dev; empty: held out"] = "valid"
     test: Annotated[str, "test splits, separated by spaces; empty: held out"] = "test"
     n_held_out: Annotated[PositiveInt, "source sentences held out for a split, at most"] = 1000
-    drop_overlap: Annotated[bool, "no training pair has a source or target of another split"] = (
-        False
-    )
+    drop_overlap: Annotated[bool, "drop training pairs that share a side with others"] = False
     max_tokens: Annotated[PositiveInt, "longer training pairs are dropped, input is cut"] = 256
 
 

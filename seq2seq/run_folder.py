@@ -175,15 +175,13 @@ class RunFolder:
 
 def _with_data_path(old: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted key, of when files and the hub had their own."""
-    kept = {key: value for key, value in old.items() if not key.startswith("data.hub.")}
-    path = kept.pop("data.directory")
-    if not path:  # the corpus came from the hub
-        hub = {key.replace(".hub.", "."): old[key] for key in old.keys() - kept.keys()}
-        path = hub.pop("data.name", "")
-        kept |= hub
-    if kept.get("data.valid") in ("validation", "val"):  # found without being named today
-        kept["data.valid"] = "valid"
-    return kept | {"data.path": path}
+    hub = {x.replace(".hub.", "."): y for x, y in old.items() if x.startswith("data.hub.")}
+    new = {x: y for x, y in old.items() if not x.startswith("data.hub.")}
+    folder, name = new.pop("data.directory"), hub.pop("data.name", "")
+    new |= {"data.path": folder} if folder else hub | {"data.path": name}
+    if new.get("data.valid") in ("validation", "val"):  # found without being named today
+        new["data.valid"] = "valid"
+    return new
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -319,6 +320,41 @@ def test_configuration_of_an_earlier_version(run: Path) -> None:
     (run / "config.toml").write_text(config.replace("n_held_out = ", "held_out = "))
     with pytest.raises(UserError, match=r"earlier version .*: train again$"):
         Translator.load(run)
+
+
+OLD_DATA = """
+directory = {directory!r}
+train = "train"
+valid = "val"
+test = "flickr"
+[data.hub]
+name = "a/b"
+subset = "s"
+revision = ""
+train = "t"
+valid = "validation"
+test = "test"
+"""
+
+
+def test_configuration_before_data_path(run: Path) -> None:
+    """Of files or of the hub, it still translates and resumes; whose recipe is the same today."""
+    text = (run / "config.toml").read_text().replace('valid = "valid"\n', "")
+    kept = re.sub(
+        r"^(path|columns|subset|revision|train|test|drop_overlap) = .*\n",
+        "",
+        text,
+        flags=re.MULTILINE,
+    )
+    expected = {"folder": ("train", "", "flickr"), "": ("t", "s", "test")}
+    for directory, (train_split, subset, test) in expected.items():
+        old = OLD_DATA.format(directory=directory)
+        (run / "config.toml").write_text(kept.replace("\n[tokenizer]", old + "\n[tokenizer]"))
+        data = RunFolder(run).load_config().data
+        assert (data.path, data.train, data.subset) == (directory or "a/b", train_split, subset)
+        assert (data.valid, data.test) == ("valid", test)
+        Translator.load(run)
+        resume(run)
 
 
 def test_equal_weights_are_equal_files(run: Path) -> None:

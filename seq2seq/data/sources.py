@@ -68,9 +68,7 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
         return {"train": read_pairs(data.path, data)}
     if isinstance(loaded := _load(data), dict):
         names = _split_names(data, lambda x: re.split(r"[\[+]", x)[0] in loaded, list(loaded))
-        rows = {
-            x: loaded[name] if name in loaded else _load(data, name) for x, name in names.items()
-        }
+        rows = {x: loaded[y] if y in loaded else _load(data, y) for x, y in names.items()}
     else:
         names, rows = {"train": "its only split"}, {"train": loaded}
     return {
@@ -85,10 +83,12 @@ def split_prefixes(data: DataConfig) -> dict[str, Path]:
     if not folder.is_dir() or any(map(Path.is_file, map(folder.joinpath, SAVED))):
         return {}
     ends = (f".{data.src}", f".{data.tgt}", *ENDINGS)
-    files = {path.name: end for path in folder.iterdir() for end in ends if path.name.endswith(end)}
-    there = sorted({name.removesuffix(end) for name, end in files.items()})
-    names = _split_names(data, lambda name: bool(_split_file(folder / name, data)), there)
-    return {split: folder / name for split, name in names.items()}
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    names = sorted(sizes, key=lambda name: (-sizes[name], name))  # the largest first
+    prefixes = (name.removesuffix(end) for name in names for end in ends if name.endswith(end))
+    there = list(dict.fromkeys(prefixes))
+    splits = _split_names(data, lambda name: bool(_split_file(folder / name, data)), there)
+    return {split: folder / name for split, name in splits.items()}
 
 
 def _split_file(prefix: Path, data: DataConfig) -> str:
@@ -104,13 +104,12 @@ def _split_names(data: DataConfig, has: Callable[[str], bool], there: list[str])
     names = {"train": data.train, "valid": valid} | {name: name for name in data.test.split()}
     if data.test == "test" and not (has("test") or any(x.startswith("test") for x in there)):
         del names["test"]
-    if missing := [x for x in names.items() if x[1] and not has(x[1])]:
-        split, name = missing[0]
-        key = split if split in ("train", "valid") else "test"
-        how = f"--data.{key} NAME tells" + " ('': held out)" * (key != "train")
-        how += ", or --data.path FILE reads one table" * (key == "train")
-        guess = did_you_mean(name, there)
-        raise UserError(f"{data.path}: no split {name!r} in {', '.join(there)}{guess}; {how}")
+    for split, name in names.items():
+        if name and not has(name):
+            key = split if split in ("train", "valid") else "test"
+            like = [x for x in there if x.startswith(key)] or there or ["NAME"]
+            how = f"--data.{key} {like[0]}" + " or ''" * (key != "train")
+            raise UserError(f"{data.path}: no split {name!r} in {', '.join(there) or 'it'}: {how}?")
     return {split: name for split, name in names.items() if name}
 
 
@@ -154,8 +153,11 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
             yield number, nested if isinstance(nested, dict) else row
 
     first: Cells = next(unpacked(), (0, []))[1]
+    if len(cells := list(first)) < 2:
+        how = f"two files line by line are PREFIX.{data.src} and PREFIX.{data.tgt}"
+        problem = f"no two columns, {kind}, but {cells!r:.60}; {how}" if cells else "empty"
+        raise UserError(f"{path}: {problem}")
     places, has_names = _choose_columns(path, first, data)
-    cells = list(first)
     names = [f"{x!r:.40}" if has_names else f"column {i}" for i, x in enumerate(cells, 1)]
     which = f"{data.src} = {names[places[0]]}, {data.tgt} = {names[places[1]]}"
     if rest := [name for i, name in enumerate(names) if i not in places]:
@@ -183,8 +185,6 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
 def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int], bool]:
     """The places of source and target in a first row, and whether that row names the columns."""
     cells, has_names = list(first), isinstance(first, dict)
-    if len(cells) < 2:
-        raise UserError(f"{path}: not two columns in its first line: {' '.join(cells)!r:.60}")
     numbers = {str(i): i - 1 for i in range(1, len(cells) + 1)}
     wanted = [x.strip() for x in next(csv.reader([data.columns], skipinitialspace=True))]
     codes = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
@@ -195,17 +195,15 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
     if wanted:
         places = [numbers.get(x, cells.index(x) if x in cells else -1) for x in wanted]
         has_names = has_names or any(x not in numbers for x in wanted)
-        is_header = is_header and all(
-            _names(cells[i], x) for i, x in zip(places, roles, strict=True)
-        )
     elif not (is_header or has_names):
         texts = [i for i, cell in enumerate(cells) if not cell.strip().isdecimal()]
         places = (texts if len(texts) > 1 else [0, 1])[:2]
     if -1 in places or places[0] == places[1]:
         there = ", ".join(f"{cell!r:.40}" for cell in cells)
-        guess = did_you_mean(wanted[places.index(-1)], cells) if wanted and -1 in places else ""
-        how = f"--data.columns SOURCE,TARGET names {data.src} and {data.tgt} among {there}"
-        raise UserError(f"{path}: which columns? {how}{guess}")
+        unknown = wanted[places.index(-1)] if wanted and -1 in places else None
+        bad = f"no {unknown!r}{did_you_mean(unknown, cells)}" if unknown else "which are they?"
+        how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number, of"
+        raise UserError(f"{path}: columns: {bad} {how} {there}")
     return places, has_names or is_header
 
 
