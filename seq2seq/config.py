@@ -135,6 +135,7 @@ class DecodingConfig:
         float, Meta(ge=0, le=10), "beam search's length penalty (Wu 2016)"
     ] = 1.0
     max_length_ratio: Annotated[Ratio, "longest output: this times the input, plus 10 tokens"] = 2.0
+    no_repeat: Annotated[NaturalInt, "no output has an n-gram of so many tokens twice; 0: any"] = 0
     batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
     precision: Annotated[Precision, "auto: bfloat16 for batches where that is faster"] = "auto"
 

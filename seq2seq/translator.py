@@ -4,6 +4,7 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
@@ -241,11 +242,12 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         """Up to ``n_best`` hypotheses for the source ids of each sentence, best first."""
         config, device = self.config.decoding, next(self.model.parameters()).device
-        size, ratio, beam = config.batch_size, config.max_length_ratio, max(config.beam, n_best)
+        config = replace(config, beam=max(config.beam, n_best))
+        size = config.batch_size
         # Sentences of the same length need no padding.
         order = sorted(range(len(src_ids)), key=lambda i: -len(src_ids[i]))
         batches = [order[first : first + size] for first in range(0, len(order), size)]
-        n_rows = min(size, len(order)) * beam
+        n_rows = min(size, len(order)) * config.beam
         precision = cpu.resolve_precision(config.precision, device)
         if config.precision == "auto" and (device.type != "cpu" or n_rows < cpu.SMALL_BATCH):
             precision = "float32"
@@ -258,10 +260,9 @@ class Translator:
             what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
             hint = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
             with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
-                if beam == 1:
-                    return [[best] for best in greedy(model, src, ratio, prefix)]
-                penalty = config.length_penalty
-                return beam_search(model, src, beam, penalty, ratio, n_best, prefix)
+                if config.beam == 1:
+                    return [[best] for best in greedy(model, src, config, prefix)]
+                return beam_search(model, src, config, n_best, prefix)
 
         with cpu.float32_matmul(n_rows):
             decoded = cpu.thread_map(decode_batch, batches)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, attention_variants, small_model, with_attention
 
-from seq2seq.config import AttentionConfig
+from seq2seq.config import AttentionConfig, DecodingConfig
 from seq2seq.data.batches import pad
 from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.decoding import (
@@ -32,18 +32,26 @@ SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]
 
 
 def plain_greedy(
-    model: Seq2Seq, ids: list[int], limit: int, prefix: tuple[int, ...] = ()
+    model: Seq2Seq, ids: list[int], limit: int, prefix: tuple[int, ...] = (), n: int = 0
 ) -> list[int]:
-    """One sentence at a time, the whole target read again for each token."""
+    """One sentence at a time, the whole target read again for each token; no n-gram twice."""
     tgt = [BOS, *prefix]
     while len(tgt) <= limit + len(prefix):
         logits = model(torch.tensor([ids]), torch.tensor([tgt]))[0, -1]
         logits[SUPPRESSED_IDS] = -torch.inf
+        if n:
+            logits[[i for i in range(len(logits)) if has_twice([*tgt[1:], i], n)]] = -torch.inf
         token = int(logits.argmax())
         if token == EOS:
             break
         tgt.append(token)
     return tgt[1:]
+
+
+def has_twice(ids: list[int], n: int) -> bool:
+    """Whether the last n-gram is there before."""
+    grams = list(zip(*(ids[i:] for i in range(n)), strict=False))
+    return grams[-1:] != [] and grams[-1] in grams[:-1]
 
 
 def eager_to_stop(seed: int) -> Seq2Seq:
@@ -55,21 +63,23 @@ def eager_to_stop(seed: int) -> Seq2Seq:
     return model
 
 
-@pytest.mark.parametrize("prefix", [(), (10,)])
+@pytest.mark.parametrize(
+    ("prefix", "n"), [((), 0), ((10,), 0), ((), 1), ((), 3), ((10, 9, 10, 9), 2)]
+)
 @torch.no_grad()
-def test_greedy_matches_uncached(prefix: tuple[int, ...]) -> None:
+def test_greedy_matches_uncached(prefix: tuple[int, ...], n: int) -> None:
     limits = max_lengths(pad(SOURCES), 1.5).tolist()
     assert limits == [4 * 3 // 2 + 10, 13, 20, 14]
-    ended = set()
+    ended, config = set(), DecodingConfig(1, 0.0, 1.5, n)
     for model in map(eager_to_stop, range(6)):
-        expected = [plain_greedy(model, i, n, prefix) for i, n in zip(SOURCES, limits, strict=True)]
-        hypotheses = greedy(model, pad(SOURCES), 1.5, prefix)
+        expected = [plain_greedy(model, *x, prefix, n) for x in zip(SOURCES, limits, strict=True)]
+        hypotheses = greedy(model, pad(SOURCES), config, prefix)
         assert [hypothesis.ids for hypothesis in hypotheses] == expected
-        assert best(beam_search(model, pad(SOURCES), 1, 0.0, 1.5, 1, prefix)) == hypotheses
+        assert best(beam_search(model, pad(SOURCES), config, 1, prefix)) == hypotheses
         cut = [len(ids) == limit + len(prefix) for ids, limit in zip(expected, limits, strict=True)]
         assert [hypothesis.is_cut for hypothesis in hypotheses] == cut
         ended |= set(cut)
-    assert ended == {True, False}  # sentences leave the batch early, or stay to their limit
+    assert n or ended == {True, False}  # sentences leave the batch early, or stay to their limit
 
 
 def best(found: list[list[Hypothesis]]) -> list[Hypothesis]:
@@ -190,7 +200,8 @@ def test_beam_search_matches_textbook(beam: int, alpha: float) -> None:
     limits = max_lengths(pad(SOURCES), 0.5).tolist()
     for seed in range(5):
         model = HistoryModel(seed)
-        search = partial(beam_search, cast(Seq2Seq, model), pad(SOURCES), beam, alpha, 0.5)
+        config = DecodingConfig(beam, alpha, 0.5)
+        search = partial(beam_search, cast(Seq2Seq, model), pad(SOURCES), config)
         hypotheses = best(search())
         # Without a length penalty, no better hypothesis is missed by not searching on.
         for stop in (True, False) if alpha == 0 else (True,):
@@ -202,7 +213,7 @@ def test_beam_search_matches_textbook(beam: int, alpha: float) -> None:
             if stop:
                 assert search(n_best=beam) == [found[:beam] for found in plain]
         if (beam, alpha) == (1, 0):
-            assert hypotheses == greedy(cast(Seq2Seq, model), pad(SOURCES), 0.5)
+            assert hypotheses == greedy(cast(Seq2Seq, model), pad(SOURCES), config)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
@@ -222,15 +233,31 @@ def test_wide_beam_is_exhaustive_search(alpha: float, prefix: tuple[int, ...]) -
                 longer |= {(*ids, word): total + log_p[word] for word in (a, b)}
             totals = longer
         ranked = sorted(scores, key=lambda ids: -scores[ids])
-        search = partial(beam_search, cast(Seq2Seq, model), pad([[EOS]]), 600, alpha, 0.0)
+        config = DecodingConfig(600, alpha, 0.0)
+        search = partial(beam_search, cast(Seq2Seq, model), pad([[EOS]]), config)
         assert search(9, prefix) == [[Hypothesis([*ids], False) for ids in ranked[:9]]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_beam_search_repeats_no_ngram(n: int) -> None:
+    repeating = 0
+    for seed in range(5):
+        model, src = HistoryModel(seed, vocab_size=8), pad(SOURCES)
+        found = beam_search(cast(Seq2Seq, model), src, DecodingConfig(4, 3.0, 1.5, n), 4)
+        for hypothesis in (hypothesis for hypotheses in found for hypothesis in hypotheses):
+            ids = hypothesis.ids
+            assert not any(has_twice(ids[:end], n) for end in range(len(ids) + 1))
+        (free, *_), *_ = beam_search(cast(Seq2Seq, model), src, DecodingConfig(4, 3.0, 1.5), 4)
+        repeating += any(has_twice(free.ids[:end], n) for end in range(len(free.ids) + 1))
+    assert repeating > 0
 
 
 @pytest.mark.parametrize("beam", [2, 5])
 def test_beam_search_of_a_batch(beam: int) -> None:
     model = eager_to_stop(1)
-    together = beam_search(model, pad(SOURCES), beam, 1.0, 1.5)
-    alone = [beam_search(model, pad([ids]), beam, 1.0, 1.5)[0] for ids in SOURCES]
+    config = DecodingConfig(beam, 1.0, 1.5)
+    together = beam_search(model, pad(SOURCES), config)
+    alone = [beam_search(model, pad([ids]), config)[0] for ids in SOURCES]
     assert together == alone
 
 
@@ -269,8 +296,9 @@ def test_ensemble_is_the_mean_of_probabilities() -> None:
         x, cache = both.decode(tgt[:2, step : step + 1], cache)
         torch.testing.assert_close(both.logits(x)[:, 0].exp(), expected[[3, 1], step])
     same, copy = Ensemble([one, one]), in_bfloat16(both)
-    assert greedy(same, src, 1.5) == greedy(one, src, 1.5) != greedy(both, src, 1.5)
-    assert beam_search(same, src, 4, 1.0, 1.5) == beam_search(one, src, 4, 1.0, 1.5)
+    config = DecodingConfig(4, 1.0, 1.5)
+    assert greedy(same, src, config) == greedy(one, src, config) != greedy(both, src, config)
+    assert beam_search(same, src, config) == beam_search(one, src, config)
     with torch.autocast("cpu", torch.bfloat16):
         near = copy(src, tgt).exp()
     assert not torch.equal(near, expected)

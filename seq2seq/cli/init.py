@@ -21,6 +21,6 @@ def run_init(options: argparse.Namespace) -> None:
 
     path = ConfigSource("command line", {"data.path": options.path})
     data = load_config(path, overrides_of(options)).data
-    name = Path(data.path).name.partition(".")[0]
+    name = Path(data.path).resolve().name.partition(".")[0]
     file = options.o or Path(f"{name}-{data.src}-{data.tgt}.toml")
     show(*write_defaults(data, file), f"next: seq2seq train --config {file}")

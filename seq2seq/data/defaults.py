@@ -37,6 +37,8 @@ def suit(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> tupl
     n_steps = n_tokens * chosen["train.epochs"] / chosen["train.max_tokens_per_batch"]
     chosen["train.warmup_steps"] = min(4000, int(n_steps / 10))
     chosen["train.validate_every"] = 50 * max(1, round(n_steps / 20 / 50))
+    if n_pairs <= 12_000:
+        chosen["decoding.no_repeat"] = 3
     return dict(sorted(chosen.items(), key=lambda item: item[0].startswith("train."))), why
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seq2seq.config import DecodingConfig
 from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.transformer import DecoderCache, Seq2Seq
 
@@ -67,6 +68,14 @@ def force(scores: Tensor, prefix: Sequence[int], step: int) -> Tensor:
     return forced
 
 
+def forbid_repeats(scores: Tensor, hypotheses: Sequence[Sequence[int]], n: int) -> None:
+    """Set to -inf the scores (B, V) of tokens that would repeat an n-gram (Paulus et al. 2018)."""
+    for row, ids in zip(scores, hypotheses, strict=True):
+        starts = range(len(ids) - n + 1)
+        last = ids[len(ids) - n + 1 :]
+        row[[ids[i + n - 1] for i in starts if ids[i : i + n - 1] == last]] = -math.inf
+
+
 def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
     """Logits (B, V) of the token after ``tokens`` (B,), and the cache with ``tokens`` added."""
     x, cache = model.decode(tokens[:, None], cache)
@@ -77,10 +86,10 @@ def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Te
 
 @torch.inference_mode()
 def greedy(
-    model: Seq2Seq, src: Tensor, max_length_ratio: float, prefix: Sequence[int] = ()
+    model: Seq2Seq, src: Tensor, config: DecodingConfig, prefix: Sequence[int] = ()
 ) -> list[Hypothesis]:
     """The most likely token at each step, for all sentences of a batch at once."""
-    limits = max_lengths(src, max_length_ratio) + len(prefix)
+    limits = max_lengths(src, config.max_length_ratio) + len(prefix)
     output = torch.full((len(src), int(limits.max())), EOS, device=src.device)
     rows = torch.arange(len(src), device=src.device)  # the sentences still in the batch
     tokens, unfinished = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
@@ -92,6 +101,8 @@ def greedy(
             rows, tokens, cache = rows[unfinished], tokens[unfinished], cache.select(unfinished)
             unfinished = torch.ones_like(rows, dtype=torch.bool)
         logits, cache = next_logits(model, tokens, cache)
+        if config.no_repeat and cache.length > len(prefix):
+            forbid_repeats(logits, output[rows, : cache.length - 1].tolist(), config.no_repeat)
         tokens = force(logits, prefix, cache.length - 1).argmax(dim=-1)  # (B,)
         output[rows, cache.length - 1] = tokens
         unfinished &= (tokens != EOS) & (cache.length < limits[rows])
@@ -143,6 +154,8 @@ class BeamState:
     @property
     def done(self) -> bool:
         """Whether ``beam`` have finished and the best live one, ended now, would be no better."""
+        if not self.live:  # every token but EOS was a repetition
+            return True
         log_probability, ids = self.live[0]
         if len(ids) >= self.limit:
             return True
@@ -160,21 +173,22 @@ class BeamState:
 def beam_search(
     model: Seq2Seq,
     src: Tensor,
-    beam: int,
-    length_penalty: float,
-    max_length_ratio: float,
+    config: DecodingConfig,
     n_best: int = 1,
     prefix: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """Up to ``n_best`` hypotheses, best ``length_normalized`` first, by ``beam`` live ones."""
-    limits = (max_lengths(src, max_length_ratio) + len(prefix)).tolist()
-    states = active = [BeamState(beam, limit, length_penalty) for limit in limits]
+    """Up to ``n_best`` hypotheses, best ``length_normalized`` first, by a beam of live ones."""
+    limits = (max_lengths(src, config.max_length_ratio) + len(prefix)).tolist()
+    states = active = [BeamState(config.beam, limit, config.length_penalty) for limit in limits]
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
         logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
         # Twice the beam: half of the best candidates may be EOS. No hypothesis can give more.
         scores = force(logits.log_softmax(dim=-1), prefix, cache.length - 1)
-        best = scores.topk(min(2 * beam, scores.shape[1]))
+        if config.no_repeat and cache.length > len(prefix):
+            live = [ids for state in active for _, ids in state.live]
+            forbid_repeats(scores, live, config.no_repeat)
+        best = scores.topk(min(2 * config.beam, scores.shape[1]))
         log_p, candidates = best.values.tolist(), best.indices.tolist()
         rows, end = list[int](), 0
         for state in active:
