@@ -5,7 +5,20 @@ import io
 import os
 import sys
 
-from seq2seq.cli import attend, compare, evaluate, init, inspect, predict, prepare, score, train
+from seq2seq import __version__
+from seq2seq.cli import (
+    attend,
+    card,
+    compare,
+    evaluate,
+    export,
+    init,
+    inspect,
+    predict,
+    prepare,
+    score,
+    train,
+)
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
