@@ -22,7 +22,7 @@ import seq2seq
 import seq2seq.translator
 from seq2seq.attention import NORMALIZERS, SCORES, TYPES
 from seq2seq.cli import main
-from seq2seq.config import AttentionConfig, TokenizerConfig
+from seq2seq.config import AttentionConfig, DecodingConfig, TokenizerConfig
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation import plotting
@@ -73,8 +73,10 @@ def test_trace_translates_like_translate(
     assert [trace(wide, SENTENCE).tgt.text] == wide.translate([SENTENCE])
     beams = []
 
-    def search(model: object, src: torch.Tensor, beam: int, *rest: Any) -> list[list[Hypothesis]]:
-        beams.append(beam)
+    def search(
+        model: object, src: torch.Tensor, config: DecodingConfig, *rest: Any
+    ) -> list[list[Hypothesis]]:
+        beams.append(config.beam)
         return [[Hypothesis([7, 8], is_cut=False)]]
 
     monkeypatch.setattr(seq2seq.translator, "beam_search", search)

@@ -249,7 +249,10 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
     assert all(len(line.splitlines()) <= 1 for line in out)
     warned = [line.split(":")[1] for line in capsys.readouterr().err.splitlines()]
     assert {f" line {at + 1}" for at in huge} <= set(warned)
-    assert all(re.fullmatch(r" (line \d+|characters .*|lines not in UTF-8)", x) for x in warned)
+    assert all(
+        re.fullmatch(r" (line \d+|characters .*|lines not in UTF-8|output cut .*)", x)
+        for x in warned
+    )
     assert predict(b"\n" * n) == b"\n" * n
 
 
@@ -461,7 +464,7 @@ def test_nothing_stays_of_what_could_not_begin(
         ["prepare", *making, "--data.train", "gone"], ["train", *making, "--model.n_heads", "7"],
         ["evaluate", "--run", "new"], ["predict", "--run", "new", "x"],
         ["attend", "--run", "new", "x", "-o", "new/x.html"],
-        ["compare", "quick", "--run", "new/run", "--data.directory", "gone"],
+        ["compare", "quick", "--run", "new/run", "--data.path", "gone"],
     ):  # fmt: skip
         assert failure(*words).startswith("new: ") == (words[1:3] == ["--run", "new"])
         assert not list(tmp_path.iterdir())
