@@ -58,7 +58,10 @@ def test_commands(page: str) -> None:
     for line in lines:
         program, *words = shlex.split(line.split("|")[-1], comments=True)
         if program == "make":
-            check_make(words)
+            written = [
+                word for word in words if f"-o {word.removeprefix('CONFIG=')}" in TEXTS[page]
+            ]
+            check_make([word for word in words if word not in written])
         elif program.endswith("torchrun"):
             launcher = get_args_parser().parse_args(words)
             assert launcher.training_script == "seq2seq"
