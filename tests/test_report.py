@@ -40,11 +40,16 @@ BLEU = {"plain": [30.0, 32.0], "small": [20.0, 21.0], "gated": [40.0, 44.0], "wi
 
 
 def evaluation(bleu: float) -> dict[str, Any]:
-    scores = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10, "exact_match": bleu / 2}
+    scores: dict[str, Any] = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10}
+    scores |= {"exact_match": bleu / 2, "sentences": 40}
+    scores |= {"bleu_signature": "a|b", "chrf_signature": "c|d"}
     alignment = {"error_rate": bleu + 5}
     tags = {"Case=Nom|$_$": {"pairs": 3, "exact_match": bleu - 1}}
     test = scores | {"alignment": alignment, "tags": tags}
-    return {"tests": {"test": test, "other": {key: test[key] for key in scores}}}
+    return {
+        "decoding": {"beam": 4},
+        "tests": {"test": test, "other": {key: test[key] for key in scores}},
+    }
 
 
 def training(name: str, seed: int) -> dict[str, Any]:
