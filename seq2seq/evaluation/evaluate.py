@@ -1,5 +1,6 @@
 """Evaluation: the test sets of a run translated and scored."""
 
+import shutil
 import subprocess
 import time
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Meta
 from sacrebleu.metrics.chrf import CHRF
 
-from seq2seq.config import Config, Count, DataConfig, DecodingConfig, Line, ModelConfig
+from seq2seq.config import Config, Count, DecodingConfig, Line, ModelConfig
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.data.sources import read_pairs
 from seq2seq.evaluation import metrics
@@ -78,8 +79,12 @@ def evaluate(
         hypotheses: dict[str, list[str]] = {}
         tokenizer, best = settings["bleu_tokenizer"], None
         for name in load_report(run).test_pairs if on is None else [Path(on).name]:
-            test = load_split(run, config.data, name) if on is None else load_pairs(on, config.data)
-            annotations = run.corpus / file_name(name) if on is None else Path(on)
+            if on is None:
+                test, annotations = load_split(run, config.data, name), run.corpus / file_name(name)
+            else:
+                test, annotations = Corpus.of(read_pairs(on, config.data)()), Path(on)
+            if not any(map(str.strip, test.tgt)):
+                raise UserError(f"{name}: there are no references to score with")
             tags = load_tags(annotations, test)
             gold = load_alignment(annotations, config.data, test)
             if not metrics.suits_bleu(test.tgt, tokenizer):
@@ -121,14 +126,6 @@ def score_settings(config: Config) -> dict[str, Any]:
     return {"decoding": asdict(config.decoding), "bleu_tokenizer": tokenizer}
 
 
-def load_pairs(path: str, data: DataConfig) -> Corpus:
-    """A test set from anywhere; ``UserError`` if there is nothing to score."""
-    corpus = Corpus.of(read_pairs(path, data)())
-    if not any(map(str.strip, corpus.tgt)):
-        raise UserError(f"{path}: there are no references to score with")
-    return corpus
-
-
 def best_head(translator: Translator, run: RunFolder) -> Head | None:
     """The head that aligns best on the validation set: chosen there, scored on test sets."""
     valid = load_split(run, translator.config.data, "valid")
@@ -165,18 +162,15 @@ def known_best_head(run: RunFolder, model: ModelConfig) -> Head | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the running code, with ``+`` if changed since; None outside its repository."""
-    root = Path(__file__).parent.parent
+    """The last commit of the running code, with ``+`` if changed since; None if there is none."""
 
-    def git(*words: str) -> str:
-        quiet = subprocess.DEVNULL
-        return subprocess.check_output(["git", *words], cwd=root, text=True, stderr=quiet).strip()
+    def git(words: str) -> bytes:
+        command = ["git", *words.split(), "--", "."]
+        folder = Path(__file__).parent.parent
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False).stdout.strip()
 
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not a repository around the environment
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    commit = git("log -1 --format=%H").decode() if shutil.which("git") else ""
+    return commit + "+" * bool(git("status --porcelain")) if commit else None
 
 
 def format_evaluation(evaluation: dict[str, Any]) -> str:
@@ -213,12 +207,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     if aligned := [test["alignment"] for test in tests.values() if "alignment" in test]:
         text = "Alignment: layer {layer}, head {head}, offset {offset} (best on the validation set)"
         blocks.append(text.format(**aligned[0]["best_head_on_validation"]))
-        heads = zip(*aligned[0]["error_rate_by_layer_and_head"], strict=True)
-        columns = {
-            f"head {number}": {str(layer): f"{x:.1f}" for layer, x in enumerate(rates, start=1)}
-            for number, rates in enumerate(heads, start=1)
-        }
-        blocks.append(table("AER by layer", columns))
+        rates = aligned[0]["error_rate_by_layer_and_head"]
+        headers = ["AER by layer", *(f"head {number + 1}" for number in range(len(rates[0])))]
+        layers = range(1, len(rates) + 1)
+        blocks.append(tabulate(rates, headers, floatfmt=".1f", showindex=layers))
     blocks.append(f"{name}: best and worst translations by chrF")
     blocks += [
         f"{example['chrf']:6.1f}  source       {example['src']}\n"

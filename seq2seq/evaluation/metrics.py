@@ -63,7 +63,7 @@ def score(hypotheses: list[str], references: list[str], tokenizer: str) -> dict[
     for name, metric in metrics.items():
         scores[name] = float(metric.corpus_score(hypotheses, [references]).score)
         scores[f"{name}_signature"] = str(metric.get_signature())
-    return scores | {"exact_match": exact_match(list(zip(hypotheses, references, strict=True)))}
+    return scores | {"exact_match": 100 * float(np.mean(_matches(hypotheses, references)))}
 
 
 def paired_test(
@@ -89,9 +89,11 @@ def paired_test(
     return results
 
 
-def exact_match(pairs: list[tuple[str, str]]) -> float:
-    """Share of the hypotheses that equal their references."""
-    return 100 * sum(hypothesis == reference for hypothesis, reference in pairs) / len(pairs)
+def _matches(hypotheses: list[str], references: list[str]) -> list[bool]:
+    return [
+        hypothesis == reference
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    ]
 
 
 def exact_match_by_tag(
@@ -99,10 +101,10 @@ def exact_match_by_tag(
 ) -> dict[str, dict[str, float]]:
     """Exact match and number of the pairs with each tag; a pair may have several tags or none."""
     by_tag = defaultdict(list)
-    for hypothesis, reference, names in zip(hypotheses, references, tags, strict=True):
+    for is_match, names in zip(_matches(hypotheses, references), tags, strict=True):
         for name in set(names):
-            by_tag[name].append((hypothesis, reference))
+            by_tag[name].append(is_match)
     return {
-        name: {"pairs": len(pairs), "exact_match": exact_match(pairs)}
-        for name, pairs in sorted(by_tag.items())
+        name: {"pairs": len(matches), "exact_match": 100 * float(np.mean(matches))}
+        for name, matches in sorted(by_tag.items())
     }

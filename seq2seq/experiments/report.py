@@ -105,9 +105,8 @@ def results_csv(variants: list[VariantResult]) -> str:
     table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for variant in variants:
-        for run, tests, training in zip(
-            variant.runs, variant.scores, variant.trainings, strict=True
-        ):
+        results = zip(variant.runs, variant.scores, variant.trainings, strict=True)
+        for run, tests, training in results:
             about = {"variant": variant.name, "seed": run.seed, "status": "finished"} | training
             for test, scores in tests.items():
                 aer = scores.get("alignment", {}).get("error_rate", "")
@@ -189,14 +188,10 @@ def scores_table(results: Results, test: str) -> Table:
 def tags_table(results: Results, test: str) -> Table:
     """One row per tag, one column per variant: exact match in per cent, the mean over seeds."""
     variants = [variant for variant in results.variants if variant.runs]
-    runs = [[scores[test].get("tags", {}) for scores in variant.scores] for variant in variants]
     table = [["exact match (pairs)", *(variant.name for variant in variants)]]
-    for tag, scores in runs[0][0].items():
-        row = [f"{tag} ({scores['pairs']})"]
-        for of_variant in runs:
-            found = [run[tag]["exact_match"] for run in of_variant if tag in run]
-            row.append(f"{np.mean(found):.1f}" if found else "-")
-        table.append(row)
+    for tag, first in variants[0].scores[0][test].get("tags", {}).items():
+        of_tag = [[x[test]["tags"][tag]["exact_match"] for x in v.scores] for v in variants]
+        table.append([f"{tag} ({first['pairs']})", *(f"{np.mean(x):.1f}" for x in of_tag)])
     return table
 
 

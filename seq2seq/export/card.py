@@ -18,7 +18,6 @@ from seq2seq.translator import Translator
 from seq2seq.utils import UserError, markdown, printable, read_bytes, read_json
 
 TEMPLATE = Path(__file__).with_name("card.md")
-METRICS = ("bleu", "chrf")
 
 
 def last_part(path: str) -> str:
@@ -63,18 +62,17 @@ def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[s
     """What the hub reads of a card, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    corpus = last_part(data.path)
+    corpus, metrics = last_part(data.path), ["bleu", "chrf"]
     results = [
-        EvalResult("translation", corpus, test, key, round(scores[key], 2), metric_args=signature)
+        EvalResult("translation", corpus, test, metric, round(scores[metric], 2))
         for test, scores in tests.items()
-        for key in METRICS
-        for signature in [{"signature": scores[f"{key}_signature"]}]
+        for metric in metrics
     ]
     return ModelCardData(
         language=[x for x in (data.src, data.tgt) if re.fullmatch("[a-z]{2,3}", x)] or None,
         license=license,
         datasets=[corpus] if is_hub_name(data.path) else None,
-        metrics=[*METRICS],
+        metrics=metrics,
         model_name=name,
         eval_results=results,
     ).to_yaml()
