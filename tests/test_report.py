@@ -159,9 +159,9 @@ def test_comparability_warnings(results: Results) -> None:
         "gated, seed 1: steps 1100, not 1200",
         "gated, seed 1: device cuda, not cpu",
         "gated, seed 1: precision bf16, not float32",
-        "gated, seed 1: other training data or subwords",
+        "gated, seed 1: data_checksum 7, not 1",
         "gated, seed 2: threads 1, not 2",
-        "gated, seed 2: other training data or subwords",
+        "gated, seed 2: data_checksum 7, not 2",
     ]
 
 
