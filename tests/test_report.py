@@ -212,3 +212,8 @@ def test_report_holds_all_of_it(results: Results, tmp_path: Path) -> None:
     for name in ("speed", "curves"):
         assert f"({name}.png)" in report
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    shipped = replace(
+        results, experiment=msgspec.structs.replace(results.experiment, base="default")
+    )
+    report = reports.write_report(shipped, tmp_path).read_text(encoding="utf-8")
+    assert 'base default, changed: `data.path = "corpus"`' in report

@@ -18,6 +18,7 @@ from seq2seq.evaluation.plotting import figure
 from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.shipped import find_config
 from seq2seq.training.trainer import Summary
 from seq2seq.utils import (
     UserError,
@@ -232,7 +233,7 @@ def write_report(results: Results, folder: Path) -> Path:
     """Write ``report.md`` with its figures; returns its path."""
     plot(results, folder)
     experiment, first_test, baseline = results.experiment, results.tests[0], results.variants[0]
-    base = flatten(load_config(experiment.path.parent / experiment.base))
+    base = flatten(load_config(find_config(experiment.base, experiment.path.parent)))
     changed = [
         code(key, value)
         for key, value in flatten(baseline.config).items()
