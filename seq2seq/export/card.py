@@ -6,7 +6,6 @@ Neither text of the corpus, whose license is not known, is published, nor the fo
 import re
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
 from seq2seq.config import DataConfig, dump_config
 from seq2seq.data.corpus import load_report
@@ -43,7 +42,7 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
     ]
     first = next(iter(tests.values()))
     return TEMPLATE.read_text(encoding="utf-8").format(
-        front_matter=front_matter(PurePath(name).name, license, config.data, tests),
+        front_matter=front_matter(config.data, license),
         name=markdown(name),
         no_license="" if license else " No license has been chosen for it yet.",
         scores="\n".join(rows),
@@ -58,23 +57,15 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
     )
 
 
-def front_matter(name: str, license: str | None, data: DataConfig, tests: dict[str, Any]) -> str:
+def front_matter(data: DataConfig, license: str | None) -> str:
     """What the hub reads of a card, as YAML."""
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
-    corpus, metrics = last_part(data.path), ["bleu", "chrf"]
-    results = [
-        EvalResult("translation", corpus, test, metric, round(scores[metric], 2))
-        for test, scores in tests.items()
-        for metric in metrics
-    ]
     return ModelCardData(
         language=[x for x in (data.src, data.tgt) if re.fullmatch("[a-z]{2,3}", x)] or None,
         license=license,
-        datasets=[corpus] if is_hub_name(data.path) else None,
-        metrics=metrics,
-        model_name=name,
-        eval_results=results,
+        datasets=[data.path] if is_hub_name(data.path) else None,
+        metrics=["bleu", "chrf"],
     ).to_yaml()
 
 
