@@ -109,7 +109,6 @@ def evaluate(
             if other:
                 scored = hypotheses[name], other.translate(test.src), test.tgt, tokenizer
                 tests[name]["against"] = metrics.paired_test(*scored)
-
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
         evaluation = settings | about | {"against": str(against or ""), "tests": tests}
         if on is None:
