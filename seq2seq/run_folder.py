@@ -60,6 +60,7 @@ class RunFolder:
         self.diverged_file = self.path / "diverged.txt"  # of an experiment's run that diverged
         self.hypotheses = self.path / "hypotheses"
         self.eval_file = self.path / "eval.json"
+        self.card_file = self.path / "README.md"
 
     def __str__(self) -> str:
         return str(self.path)

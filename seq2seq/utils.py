@@ -4,6 +4,7 @@ import codecs
 import difflib
 import errno
 import gzip
+import html
 import json
 import os
 import re
@@ -49,6 +50,11 @@ class TrainingInterrupted(Exception):
 def printable(text: str) -> str:
     """``text``, whoever wrote it, as one line that controls no terminal."""
     return _CONTROL.sub(lambda control: ascii(control[0])[1:-1], text)
+
+
+def markdown(text: str) -> str:
+    """``text``, whoever wrote it, in Markdown: no HTML, link, code or cell of a table."""
+    return re.sub(r"[\\`*|]|\](?=[(\[])", r"\\\g<0>", html.escape(printable(text), quote=False))
 
 
 def warn(line: str) -> None:

@@ -99,7 +99,7 @@ def run(moment: str, arguments: list[str]) -> int:
     Path.unlink = moments.counted(Path.unlink)  # type: ignore[method-assign]
     trainer.Trainer.step = moments.counted(trainer.Trainer.step)  # type: ignore[method-assign]
     trainer.Trainer.save_checkpoint = lambda self: moments.save(lambda: save(self))  # type: ignore[method-assign]
-    validation.bleu = lambda *_: 1.0  # no gain after the first validation
+    validation.score = lambda *_: {"bleu": 1.0, "chrf": 1.0}  # no gain after the first validation
     validation.plot_curves = lambda lines, path: write_text(path, str(len(lines)))
     status = main(arguments)
     if moments.kind == "never":

@@ -16,7 +16,7 @@ from conftest import TINY_CONFIG, Capture, Patch, write_corpus, write_lines
 
 from seq2seq.cli import main
 from seq2seq.config import flatten
-from seq2seq.evaluation.metrics import bleu
+from seq2seq.evaluation.metrics import score
 from seq2seq.experiments import runs as runs_module
 from seq2seq.experiments.report import Results, collect
 from seq2seq.experiments.runs import Run, load_experiment, measure_speed, plan_runs, run_all
@@ -187,10 +187,8 @@ def test_parameters_are_matched(files: Path) -> None:
     ("old", "new", "expected"),
     [
         ("seeds = [1, 2]", "seeds = [1, 1]", "seeds: [1, 1]"),
-        ("seeds = [1, 2]", "seed = [1, 2]", "unknown key 'seed'; did you mean 'seeds'?"),
+        ("seeds = [1, 2]", "seed = [1, 2]", "unknown field `seed`"),
         ("seeds = [1, 2]", "seeds = [1, 2]\nparameter_tolerance = nan", "at `parameter_tolerance`"),
-        ("seeds = [1, 2]", "seeds = [1, 2]\npath = 'x'", "unknown key 'path'"),
-        ("seeds = [1, 2]", "seeds = [1, 2]\nwithin = 2", "it is called parameter_tolerance now"),
         ("train.epochs = 3", "train.seed = 3", "variants.longer: train.seed"),
         ("train.epochs = 3", "data.src = 'de'", "variants.longer: all variants"),
         ("train.epochs = 3", "evaluation.bleu_tokenizer = 'char'", "variants.longer: all variants"),
@@ -281,7 +279,7 @@ def test_results_match_files(folder: Path) -> None:
         for j, run in enumerate(run_folder(folder, variant, seed) for seed in (1, 2)):
             texts = (run.hypotheses_file("test"), run.split_file("test", "tgt"))
             hypotheses, references = map(read_lines, texts)
-            scores[i, j] = bleu(hypotheses, references, "13a")
+            scores[i, j] = score(hypotheses, references, "13a")["bleu"]
             assert float(rows[variant, str(j + 1)]) == scores[i, j]
             resampled[i, j] = resampled_bleu(hypotheses, references, "13a")
     assert list(results_of(folder).comparisons["test"].values()) == compare(scores, resampled)

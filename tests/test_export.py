@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,7 +20,7 @@ import torch
 from conftest import SMALL, Capture, attention_variants, small_model, with_attention
 from test_docs import TEXTS, blocks
 
-from seq2seq.attention import POSITIONS, AbsolutePosition
+from seq2seq.attention.registry import MODIFIERS, NORMALIZERS, POSITIONS, SCORES
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, DataConfig, ModelConfig, TokenizerConfig
 from seq2seq.data.batches import pad
@@ -86,9 +87,7 @@ def without_cross_position(variant: AttentionConfig) -> ModelConfig:
     return replace(with_attention(variant), cross_attention=cross)
 
 
-EXPRESSED = {"plain", "kv_heads=1", "kv_heads=2"} | {
-    f"position={name}" for name in ("sinusoidal", "learned", "rotary")
-}
+EXPRESSED = {"plain", "position=sinusoidal", "position=learned", "position=rotary"}
 CASES = {name: without_cross_position(variant) for name, variant in VARIANTS.items()} | {
     "post-norm": replace(SMALL, norm="post"),
     "two vocabularies": SMALL,
@@ -97,7 +96,6 @@ CASES = {name: without_cross_position(variant) for name, variant in VARIANTS.ite
         SMALL,
         tie_embeddings=False,
         encoder_attention=AttentionConfig(position="rotary"),
-        cross_attention=AttentionConfig(position="none", kv_heads=2),
     ),
 }
 
@@ -130,34 +128,41 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
         assert ours[: n + 1].tolist() == pytest.approx(theirs.log_probs, abs=1e-4)
 
 
-def is_for_self_attention(variant: AttentionConfig) -> bool:
-    return variant.window > 0 or POSITIONS[variant.position].is_a(AbsolutePosition)
-
-
-SELF_FIRST = sorted(VARIANTS.values(), key=is_for_self_attention, reverse=True)
-N_MODELS = len(SELF_FIRST) // 3 + 1
+# Every score, position, normalizer and modifier is in one of these.
+MIXED = [
+    AttentionConfig(score=s, position=p, normalizer=n, modifiers=m, kv_heads=2)
+    for (s, p), n, m in zip(
+        zip(SCORES, [*POSITIONS][::-1], strict=True), cycle(NORMALIZERS), cycle(MODIFIERS)
+    )
+]
+OTHER_TYPES = [AttentionConfig(type=name) for name in ("linear", "average")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(N_MODELS))
-def test_onnx_of_any_variant_and_length(tmp_path: Path, number: int) -> None:
-    """Each variant is in one of three attentions; logits are those of the model."""
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "cross"),
+    [*zip(MIXED[4:], [MIXED[0], *OTHER_TYPES], MIXED[1:4], strict=True)],
+)
+def test_onnx_of_all_parts_and_lengths(
+    tmp_path: Path, encoder: AttentionConfig, decoder: AttentionConfig, cross: AttentionConfig
+) -> None:
+    """Logits are those of the model."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    sections = ("encoder_attention", "decoder_attention", "cross_attention")
-    parts: dict[str, Any] = dict(zip(sections, SELF_FIRST[number::N_MODELS], strict=False))
+    parts: dict[str, Any] = {"decoder_attention": decoder, "cross_attention": cross}
+    parts["encoder_attention"] = replace(encoder, window=2)
     shape = replace(SMALL, encoder_layers=1, decoder_layers=1, norm="post", **parts)
     model = perturbed(small_model(shape))
     write_onnx(model, tmp_path)
-    encoder, decoder = (
+    read, write = (
         onnxruntime.InferenceSession(tmp_path / f"{side}.onnx") for side in ("encoder", "decoder")
     )
     for n_rows, n_src, n_tgt in ((1, 1, 1), (3, 40, 1), (2, 3, 90), (4, 20, 20)):
         src, tgt = torch.randint(4, 40, (n_rows, n_src)), torch.randint(4, 40, (n_rows, n_tgt))
         src[-1, n_src // 2 + 1 :] = PAD
-        memory, src_mask = encoder.run(None, {"src": src.numpy()})
+        memory, src_mask = read.run(None, {"src": src.numpy()})
         inputs = {"tgt": tgt.numpy(), "memory": memory, "src_mask": src_mask}
-        (logits,) = decoder.run(None, inputs)
+        (logits,) = write.run(None, inputs)
         with torch.no_grad():
             expected = model(src, tgt)[:, -1].index_fill(
                 1, torch.tensor([PAD, BOS, UNK]), -torch.inf
@@ -177,12 +182,7 @@ def test_what_is_there_is_kept(trained_run: Path, tmp_path: Path, capsys: Captur
         assert main([*command, str(tmp_path / name)]) == 1
         assert capsys.readouterr().err.count("\n") == 1
     assert [*(tmp_path / "empty").iterdir()] == []
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [
-        "empty",
-        "full",
-        "link",
-        "mine.txt",
-    ]
+    assert {x.name for x in tmp_path.rglob("*")} == {"empty", "full", "link", "mine.txt"}
     assert main([*command, str(tmp_path / "empty")]) == 0
     assert (tmp_path / "empty" / "model.bin").exists()
 

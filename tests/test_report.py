@@ -40,11 +40,16 @@ BLEU = {"plain": [30.0, 32.0], "small": [20.0, 21.0], "gated": [40.0, 44.0], "wi
 
 
 def evaluation(bleu: float) -> dict[str, Any]:
-    scores = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10, "exact_match": bleu / 2}
+    scores: dict[str, Any] = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10}
+    scores |= {"exact_match": bleu / 2, "sentences": 40}
+    scores |= {"bleu_signature": "a|b", "chrf_signature": "c|d"}
     alignment = {"error_rate": bleu + 5}
     tags = {"Case=Nom|$_$": {"pairs": 3, "exact_match": bleu - 1}}
     test = scores | {"alignment": alignment, "tags": tags}
-    return {"tests": {"test": test, "other": {key: test[key] for key in scores}}}
+    return {
+        "decoding": {"beam": 4},
+        "tests": {"test": test, "other": {key: test[key] for key in scores}},
+    }
 
 
 def training(name: str, seed: int) -> dict[str, Any]:
@@ -154,9 +159,9 @@ def test_comparability_warnings(results: Results) -> None:
         "gated, seed 1: steps 1100, not 1200",
         "gated, seed 1: device cuda, not cpu",
         "gated, seed 1: precision bf16, not float32",
-        "gated, seed 1: other training data or subwords",
+        "gated, seed 1: data_checksum 7, not 1",
         "gated, seed 2: threads 1, not 2",
-        "gated, seed 2: other training data or subwords",
+        "gated, seed 2: data_checksum 7, not 2",
     ]
 
 
@@ -207,3 +212,8 @@ def test_report_holds_all_of_it(results: Results, tmp_path: Path) -> None:
     for name in ("speed", "curves"):
         assert f"({name}.png)" in report
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    shipped = replace(
+        results, experiment=msgspec.structs.replace(results.experiment, base="default")
+    )
+    report = reports.write_report(shipped, tmp_path).read_text(encoding="utf-8")
+    assert 'base default, changed: `data.path = "corpus"`' in report

@@ -28,21 +28,20 @@ def check_annotations(data: DataConfig, splits: Mapping[str, Corpus]) -> None:
 
 def load_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links] | None:
     """The gold alignment of each pair of a split, if any; ``UserError`` if it is faulty."""
-    orders = (data.src, data.tgt), (data.tgt, data.src)
-    paths = [Path(f"{prefix}.{first}-{second}.align") for first, second in orders]
-    found = [path for path in paths if path.exists()]
-    if not found:
+    path = Path(f"{prefix}.{data.src}-{data.tgt}.align")
+    exchanged = Path(f"{prefix}.{data.tgt}-{data.src}.align")
+    if not path.exists():
+        path = exchanged
+    if not path.exists():
         return None
-    if len(found) == 2:
-        raise UserError(f"{found[0]} and {found[1]}: two alignments of the same pairs; keep one")
     alignment = []
-    pairs = zip(_read_for(corpus, found[0]), corpus.src, corpus.tgt, strict=True)
+    pairs = zip(_read_for(corpus, path), corpus.src, corpus.tgt, strict=True)
     for number, (line, src, tgt) in enumerate(pairs, start=1):
-        where, texts = f"{found[0]}, line {number}", line.split()
+        where, texts = f"{path}, line {number}", line.split()
         if not all(re.fullmatch(r"\d{1,9}-\d{1,9}", text, re.ASCII) for text in texts):
             raise UserError(f"{where}: not an alignment like 0-0 1-2: {line[:80]!r}")
         numbers = [tuple(map(int, text.split("-"))) for text in texts]
-        links = [(i, j) if found[0] == paths[0] else (j, i) for i, j in numbers]
+        links = [(j, i) if path == exchanged else (i, j) for i, j in numbers]
         n_src, n_tgt = len(split_words(src)), len(split_words(tgt))
         for i, j in links:
             if i >= n_src or j >= n_tgt:

@@ -1,16 +1,18 @@
 """Evaluation: the test sets of a run translated and scored."""
 
+import shutil
 import subprocess
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+from msgspec import Meta
 from sacrebleu.metrics.chrf import CHRF
 
-from seq2seq.config import Config, DataConfig, ModelConfig
+from seq2seq.config import Config, Count, DecodingConfig, Line, ModelConfig
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.data.sources import read_pairs
 from seq2seq.evaluation import metrics
@@ -24,39 +26,70 @@ from seq2seq.utils import UserError, file_name, read_json, warn, write_json, wri
 
 N_EXAMPLES = 5  # best and worst translations listed
 
+Percent = Annotated[float, Meta(ge=-1, le=101)]  # with room for rounding
+Tag = Annotated[dict[Literal["pairs", "exact_match"], Count | Percent], Meta(min_length=2)]
+
+
+class AlignmentScores(TypedDict):
+    """What is read again of a test set's alignment."""
+
+    error_rate: Percent
+
+
+class Scores(TypedDict):
+    """What is read again of a test set."""
+
+    sentences: Count
+    bleu: Percent
+    bleu_signature: Line
+    bleu_lowercased: Percent
+    chrf: Percent
+    chrf_signature: Line
+    exact_match: Percent
+    tags: NotRequired[dict[Line, Tag]]
+    alignment: NotRequired[AlignmentScores]
+
+
+class Evaluation(TypedDict):
+    """What is read again of ``eval.json``."""
+
+    decoding: DecodingConfig
+    tests: Annotated[dict[Line, Scores], Meta(min_length=1)]
+
 
 def evaluate(
     run: RunFolder | Path | str,
     overrides: Overrides = None,
     on: str | None = None,
     against: Path | str | None = None,
-    output: Path | str | None = None,
 ) -> dict[str, Any]:
     """Translate every test set of a trained run, or the pairs ``on`` a path, and score that.
 
-    Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns, to the run
-    or ``output``; of pairs ``on`` a path only there. ``against`` another run tests the difference.
-    ``overrides`` change settings, such as ``{"decoding.beam": 4}``. ``UserError`` if a folder
-    lacks something, or another process is writing to it.
+    Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns; of pairs
+    ``on`` a path, nothing. ``against`` another run tests the difference. ``overrides`` change
+    settings, such as ``{"decoding.beam": 4}``. ``UserError`` if a folder lacks something, or
+    another process is writing to it.
     """
     run = RunFolder(run)
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
-    folder = RunFolder(output) if output else run if on is None else None
-    if output and RunFolder(output).config_file.exists():
-        raise UserError(f"{output}: a run, which keeps its own evaluation: use another folder")
-    with folder.lock() if folder else nullcontext():
+    with run.lock() if on is None else nullcontext():
         translator, settings = Translator.load(run, overrides), score_settings(config)
-        other = load_other(against, run, overrides) if against else None
+        other = Translator.load(against, overrides) if against else None
         tests: dict[str, dict[str, Any]] = {}
         hypotheses: dict[str, list[str]] = {}
         tokenizer, best = settings["bleu_tokenizer"], None
         for name in load_report(run).test_pairs if on is None else [Path(on).name]:
-            test = load_split(run, config.data, name) if on is None else load_pairs(on, config.data)
-            annotations = run.corpus / file_name(name) if on is None else Path(on)
+            if on is None:
+                test, annotations = load_split(run, config.data, name), run.corpus / file_name(name)
+            else:
+                test, annotations = Corpus.of(read_pairs(on, config.data)()), Path(on)
+            if not any(map(str.strip, test.tgt)):
+                raise UserError(f"{name}: there are no references to score with")
             tags = load_tags(annotations, test)
             gold = load_alignment(annotations, config.data, test)
-            if not tests:
-                metrics.warn_of_unspaced(test.tgt, tokenizer)
+            if not metrics.suits_bleu(test.tgt, tokenizer):
+                what = f"{name}: few references have four words for BLEU ({tokenizer})"
+                warn(f"{what}: see chrF, or set evaluation.bleu_tokenizer")
             start = time.perf_counter()
             translations = [best for best, *_ in translator.search(test.src)]
             seconds = time.perf_counter() - start
@@ -76,14 +109,13 @@ def evaluate(
             if other:
                 scored = hypotheses[name], other.translate(test.src), test.tgt, tokenizer
                 tests[name]["against"] = metrics.paired_test(*scored)
-
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
         evaluation = settings | about | {"against": str(against or ""), "tests": tests}
-        if folder:
-            folder.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
+        if on is None:
+            run.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
             for name, lines in hypotheses.items():
-                write_lines(folder.hypotheses_file(name), lines)
-            write_json(folder.eval_file, evaluation)
+                write_lines(run.hypotheses_file(name), lines)
+            write_json(run.eval_file, evaluation)
     return evaluation
 
 
@@ -91,27 +123,6 @@ def score_settings(config: Config) -> dict[str, Any]:
     """What the scores depend on, beside the weights."""
     tokenizer = metrics.bleu_tokenizer(config.data, config.evaluation)
     return {"decoding": asdict(config.decoding), "bleu_tokenizer": tokenizer}
-
-
-def load_pairs(path: str, data: DataConfig) -> Corpus:
-    """A test set from anywhere; ``UserError`` if there is nothing to score."""
-    corpus = Corpus.of(read_pairs(path, data)())
-    n_empty = sum(not reference.strip() for reference in corpus.tgt)
-    if n_empty == len(corpus):
-        raise UserError(f"{path}: there are no {'references' if corpus else 'sentence pairs'}")
-    if n_empty:
-        warn(f"{path}: {n_empty:,} of {len(corpus):,} references are empty")
-    return corpus
-
-
-def load_other(path: Path | str, run: RunFolder, overrides: Overrides) -> Translator:
-    """A run to compare ``run`` with; ``UserError`` if it is the same, or of other languages."""
-    if Path(path).resolve() == run.path.resolve():
-        raise UserError(f"{path}: is the run itself, which differs in nothing: name another run")
-    data, own = (x.load_config(overrides).data for x in (RunFolder(path), run))
-    if (data.src, data.tgt) != (own.src, own.tgt):
-        raise UserError(f"{path}: from {data.src} to {data.tgt}, not from {own.src} to {own.tgt}")
-    return Translator.load(path, overrides)
 
 
 def best_head(translator: Translator, run: RunFolder) -> Head | None:
@@ -150,18 +161,15 @@ def known_best_head(run: RunFolder, model: ModelConfig) -> Head | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the running code, with ``+`` if changed since; None outside its repository."""
-    root = Path(__file__).parent.parent
+    """The last commit of the running code, with ``+`` if changed since; None if there is none."""
 
-    def git(*words: str) -> str:
-        quiet = subprocess.DEVNULL
-        return subprocess.check_output(["git", *words], cwd=root, text=True, stderr=quiet).strip()
+    def git(words: str) -> bytes:
+        command = ["git", *words.split(), "--", "."]
+        folder = Path(__file__).parent.parent
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False).stdout.strip()
 
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not a repository around the environment
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    commit = git("log -1 --format=%H").decode() if shutil.which("git") else ""
+    return commit + "+" * bool(git("status --porcelain")) if commit else None
 
 
 def format_evaluation(evaluation: dict[str, Any]) -> str:
@@ -198,12 +206,10 @@ def format_evaluation(evaluation: dict[str, Any]) -> str:
     if aligned := [test["alignment"] for test in tests.values() if "alignment" in test]:
         text = "Alignment: layer {layer}, head {head}, offset {offset} (best on the validation set)"
         blocks.append(text.format(**aligned[0]["best_head_on_validation"]))
-        heads = zip(*aligned[0]["error_rate_by_layer_and_head"], strict=True)
-        columns = {
-            f"head {number}": {str(layer): f"{x:.1f}" for layer, x in enumerate(rates, start=1)}
-            for number, rates in enumerate(heads, start=1)
-        }
-        blocks.append(table("AER by layer", columns))
+        rates = aligned[0]["error_rate_by_layer_and_head"]
+        headers = ["AER by layer", *(f"head {number + 1}" for number in range(len(rates[0])))]
+        layers = range(1, len(rates) + 1)
+        blocks.append(tabulate(rates, headers, floatfmt=".1f", showindex=layers))
     blocks.append(f"{name}: best and worst translations by chrF")
     blocks += [
         f"{example['chrf']:6.1f}  source       {example['src']}\n"

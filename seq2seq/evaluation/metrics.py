@@ -24,8 +24,6 @@ TOKENIZERS = {  # sacreBLEU's, by ISO 639 codes; 13a for all other languages
     "char": "th tha lo lao km khm my mya bur bo bod tib dz dzo",
 }
 N_EXCHANGES = 10_000
-# Letters of scripts without spaces between words: Thai to Burmese, Khmer, Kana, Chinese.
-UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 @cache  # so that it warns once
@@ -45,34 +43,17 @@ def bleu_tokenizer(data: DataConfig, evaluation: EvaluationConfig) -> str:
     return tokenizer
 
 
-def warn_of_unspaced(references: list[str], tokenizer: str) -> None:
-    """Warn where ``tokenizer`` goes by spaces and most references are of a script without them."""
-    n_unspaced = sum(UNSPACED.search(reference) is not None for reference in references)
-    if tokenizer in ("13a", "intl") and 2 * n_unspaced > len(references):
-        better = "evaluation.bleu_tokenizer = zh, ja-mecab or char fits better"
-        warn(f"BLEU ({tokenizer}) counts few words where no spaces are between them: {better}")
-
-
-def bleu(hypotheses: list[str], references: list[str], tokenizer: str) -> float:
-    """Corpus BLEU (Papineni et al. 2002) of cased text."""
-    return float(BLEU(tokenize=tokenizer).corpus_score(hypotheses, [references]).score)
-
-
-def chrf(hypotheses: list[str], references: list[str]) -> float:
-    return float(CHRF().corpus_score(hypotheses, [references]).score)
-
-
 def suits_bleu(references: list[str], tokenizer: str) -> bool:
     """Whether most have the four words in a row that BLEU counts, as its tokenizer sees them.
 
-    Numbers and single words have not.
+    Numbers and single words have not, nor text without spaces where a tokenizer goes by them.
     """
     tokenize = BLEU(tokenize=tokenizer).tokenizer
     return 2 * sum(len(tokenize(x).split()) >= 4 for x in references) >= len(references)
 
 
 def score(hypotheses: list[str], references: list[str], tokenizer: str) -> dict[str, Any]:
-    """BLEU, lowercased BLEU (which older papers report), chrF (Popović 2015) and exact match.
+    """BLEU (Papineni et al. 2002), lowercased BLEU, chrF (Popović 2015) and exact match.
 
     With sacreBLEU's signatures, such as ``bleu_signature``, that make them comparable (Post 2018).
     """
@@ -82,7 +63,7 @@ def score(hypotheses: list[str], references: list[str], tokenizer: str) -> dict[
     for name, metric in metrics.items():
         scores[name] = float(metric.corpus_score(hypotheses, [references]).score)
         scores[f"{name}_signature"] = str(metric.get_signature())
-    return scores | {"exact_match": exact_match(list(zip(hypotheses, references, strict=True)))}
+    return scores | {"exact_match": 100 * float(np.mean(_matches(hypotheses, references)))}
 
 
 def paired_test(
@@ -108,9 +89,11 @@ def paired_test(
     return results
 
 
-def exact_match(pairs: list[tuple[str, str]]) -> float:
-    """Share of the hypotheses that equal their references."""
-    return 100 * sum(hypothesis == reference for hypothesis, reference in pairs) / len(pairs)
+def _matches(hypotheses: list[str], references: list[str]) -> list[bool]:
+    return [
+        hypothesis == reference
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    ]
 
 
 def exact_match_by_tag(
@@ -118,10 +101,10 @@ def exact_match_by_tag(
 ) -> dict[str, dict[str, float]]:
     """Exact match and number of the pairs with each tag; a pair may have several tags or none."""
     by_tag = defaultdict(list)
-    for hypothesis, reference, names in zip(hypotheses, references, tags, strict=True):
+    for is_match, names in zip(_matches(hypotheses, references), tags, strict=True):
         for name in set(names):
-            by_tag[name].append((hypothesis, reference))
+            by_tag[name].append(is_match)
     return {
-        name: {"pairs": len(pairs), "exact_match": exact_match(pairs)}
-        for name, pairs in sorted(by_tag.items())
+        name: {"pairs": len(matches), "exact_match": 100 * float(np.mean(matches))}
+        for name, matches in sorted(by_tag.items())
     }

@@ -14,7 +14,7 @@ from seq2seq.config import Config, Count, Number
 from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import BOS, Tokenizer
-from seq2seq.evaluation.metrics import bleu, bleu_tokenizer, chrf
+from seq2seq.evaluation.metrics import bleu_tokenizer, score
 from seq2seq.evaluation.plotting import plot_curves
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq
@@ -53,8 +53,8 @@ def greedy_scores(
     greedy = replace(config, decoding=replace(config.decoding, beam=1))
     translations = Translator(model, tokenizer, greedy).search(valid.src)
     hypotheses = [best.text for best, *_ in translations]
-    by = bleu_tokenizer(config.data, config.evaluation)
-    return {"bleu": bleu(hypotheses, valid.tgt, by), "chrf": chrf(hypotheses, valid.tgt)}
+    scores = score(hypotheses, valid.tgt, bleu_tokenizer(config.data, config.evaluation))
+    return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
 
 
 def log_validation(run: RunFolder, metrics: dict[str, Any], tensorboard: bool) -> None:

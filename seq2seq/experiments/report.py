@@ -1,55 +1,42 @@
 """The report of an experiment: the scores of all runs, compared, and whether that is fair."""
 
 import csv
-import html
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from msgspec import Meta
 from tabulate import tabulate
 
-from seq2seq.config import Count, Line, flatten, flatten_toml, load_config, toml_value
+from seq2seq.config import Count, flatten, flatten_toml, load_config, toml_value
 from seq2seq.data.corpus import load_split
+from seq2seq.evaluation.evaluate import Evaluation, Percent
 from seq2seq.evaluation.metrics import bleu_tokenizer
 from seq2seq.evaluation.plotting import figure
 from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
 from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison, compare, resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
+from seq2seq.shipped import find_config
 from seq2seq.training.trainer import Summary
-from seq2seq.utils import UserError, printable, read_json, read_json_lines, read_lines, write_text
+from seq2seq.utils import (
+    UserError,
+    markdown,
+    printable,
+    read_json,
+    read_json_lines,
+    read_lines,
+    write_text,
+)
 
 SCORES = ["bleu", "bleu_lowercased", "chrf", "exact_match"]
 COSTS = ["parameters", "steps", "minutes"]
 
 Table = list[list[str]]  # the first row is the head
-Percent = Annotated[float, Meta(ge=-1, le=101)]  # with room for rounding
-Tag = Annotated[dict[Literal["pairs", "exact_match"], Count | Percent], Meta(min_length=2)]
 
 
-# What is read here of eval.json, and of a line of metrics.jsonl.
-class _Alignment(TypedDict):
-    error_rate: Percent
-
-
-class _Scores(TypedDict):
-    bleu: Percent
-    bleu_lowercased: Percent
-    chrf: Percent
-    exact_match: Percent
-    tags: NotRequired[dict[Line, Tag]]
-    alignment: NotRequired[_Alignment]
-
-
-class _Evaluation(TypedDict):
-    tests: Annotated[dict[Line, _Scores], Meta(min_length=1)]
-
-
-class _Validation(TypedDict):
+class _Validation(TypedDict):  # a line of metrics.jsonl
     step: Count
     valid_bleu: Percent
 
@@ -62,7 +49,7 @@ class VariantResult:
         self.parameters = count_parameters(empty_model(self.config))
         self.diverged = [run for run in runs if run.has_diverged]
         self.runs = [run for run in runs if not run.has_diverged]
-        self.scores = [read_json(run.folder.eval_file, _Evaluation)["tests"] for run in self.runs]
+        self.scores = [read_json(run.folder.eval_file, Evaluation)["tests"] for run in self.runs]
         self.trainings = [read_json(run.folder.summary_file, Summary) for run in self.runs]
 
     def values(self, test: str, key: str) -> Array:
@@ -103,31 +90,30 @@ def collect(experiment: Experiment, runs: list[Run], folder: Path) -> Results:
         for run, scores in zip(variant.runs, variant.scores, strict=True):
             if list(scores) != tests:
                 raise UserError(f"{run.folder}: its test sets are not those of {runs[0].folder}")
-    comparisons = {}
-    for test in tests:
+    comparisons: dict[str, dict[str, Comparison]] = {test: {} for test in tests}
+    for test in tests if len(complete) > 1 else []:
         bleu = np.array([variant.values(test, "bleu") for variant in complete])
         samples = np.array([[resample(r, test, runs[0]) for r in v.runs] for v in complete])
-        compared = compare(bleu, samples) if len(complete) > 1 else []
         names = [variant.name for variant in complete[1:]]
-        comparisons[test] = dict(zip(names, compared, strict=True))
+        comparisons[test] = dict(zip(names, compare(bleu, samples), strict=True))
     speeds = measure_speed([variant.runs[0] for variant in complete], folder)
     return Results(experiment, variants, tests, comparisons, speeds)
 
 
 def results_csv(variants: list[VariantResult]) -> str:
     """One line per run and test set."""
-    rows: list[list[Any]] = [["variant", "seed", "status", "test", *SCORES, "aer", *COSTS]]
+    columns, text = ["variant", "seed", "status", "test", *SCORES, "aer", *COSTS], io.StringIO()
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
     for variant in variants:
-        finished = zip(variant.runs, variant.scores, variant.trainings, strict=True)
-        for run, tests, training in finished:
-            costs = [training[key] for key in COSTS]
+        results = zip(variant.runs, variant.scores, variant.trainings, strict=True)
+        for run, tests, training in results:
+            about = {"variant": variant.name, "seed": run.seed, "status": "finished"} | training
             for test, scores in tests.items():
-                aer = scores["alignment"]["error_rate"] if "alignment" in scores else ""
-                row = [variant.name, run.seed, "finished", test, *(scores[key] for key in SCORES)]
-                rows.append([*row, aer, *costs])
-        rows += [[variant.name, run.seed, "diverged", *[""] * 9] for run in variant.diverged]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+                aer = scores.get("alignment", {}).get("error_rate", "")
+                table.writerow(about | scores | {"test": test, "aer": aer})
+        for run in variant.diverged:
+            table.writerow({"variant": variant.name, "seed": run.seed, "status": "diverged"})
     return text.getvalue()
 
 
@@ -162,11 +148,9 @@ def comparability_warnings(results: Results) -> Iterator[str]:
             yield f"{name}: {more:+.1f}% parameters"
         for run, training in zip(variant.runs, variant.trainings, strict=True):
             of_run, other = f"{name}, seed {run.seed}", same_seed[run.seed]
-            for key in ("steps", "device", "threads", "precision"):
+            for key in ("steps", "device", "threads", "precision", "data_checksum"):
                 if training[key] != other[key]:
                     yield f"{of_run}: {key} {training[key]}, not {other[key]}"
-            if training["data_checksum"] != other["data_checksum"]:  # of the subwords' ids
-                yield f"{of_run}: other training data or subwords"
 
 
 def mean_std(values: Array) -> str:
@@ -203,14 +187,12 @@ def scores_table(results: Results, test: str) -> Table:
 def tags_table(results: Results, test: str) -> Table:
     """One row per tag, one column per variant: exact match in per cent, the mean over seeds."""
     variants = [variant for variant in results.variants if variant.runs]
-    runs = [[scores[test].get("tags", {}) for scores in variant.scores] for variant in variants]
     table = [["exact match (pairs)", *(variant.name for variant in variants)]]
-    for tag, scores in runs[0][0].items():
-        row = [f"{tag} ({scores['pairs']})"]
-        for of_variant in runs:
-            found = [run[tag]["exact_match"] for run in of_variant if tag in run]
-            row.append(f"{np.mean(found):.1f}" if found else "-")
-        table.append(row)
+    runs = [[scores[test].get("tags", {}) for scores in variant.scores] for variant in variants]
+    for tag, first in runs[0][0].items():
+        of_tag = [[run[tag]["exact_match"] for run in tags if tag in run] for tags in runs]
+        means = [f"{np.mean(values):.1f}" if values else "-" for values in of_tag]
+        table.append([f"{tag} ({first['pairs']})", *means])
     return table
 
 
@@ -221,27 +203,21 @@ def changes_table(results: Results) -> Table:
         changes = flatten_toml(results.experiment.variants[variant.name])
         if variant.config.model.d_ff != results.variants[0].config.model.d_ff:
             changes["model.d_ff"] = variant.config.model.d_ff
-        texts = [code(f"{key} = {toml_value(value)}") for key, value in changes.items()]
-        table.append([variant.name, ", ".join(texts)])
+        table.append([variant.name, ", ".join(map(code, changes, changes.values()))])
     return table
 
 
-def quote(text: str) -> str:
-    """``text``, whoever wrote it, in Markdown: no HTML, link, code or cell of a table."""
-    return re.sub(r"[\\`*|]|\](?=[(\[])", r"\\\g<0>", html.escape(printable(text), quote=False))
-
-
-def code(text: str) -> str:
-    """``text`` as code in Markdown; a backtick as TOML may write it."""
-    quoted = printable(text).replace("`", r"\u0060")
+def code(key: str, value: Any) -> str:
+    """A setting as code in Markdown; a backtick as TOML may write it."""
+    quoted = printable(f"{key} = {toml_value(value)}").replace("`", r"\u0060")
     return f"`{quoted}`"
 
 
-def markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
     """Names are in the first row and column; the rest is Markdown of our own."""
     head, *rows = table
-    cells = [list(map(quote, head))]
-    cells += [[quote(name), *(cell.replace("|", "\\|") for cell in row)] for name, *row in rows]
+    cells = [list(map(markdown, head))]
+    cells += [[markdown(name), *(cell.replace("|", "\\|") for cell in row)] for name, *row in rows]
     return tabulate(cells, "firstrow", tablefmt="github", disable_numparse=True)
 
 
@@ -256,29 +232,30 @@ def summary(results: Results) -> str:
 def write_report(results: Results, folder: Path) -> Path:
     """Write ``report.md`` with its figures; returns its path."""
     plot(results, folder)
-    experiment, first_test = results.experiment, results.tests[0]
-    baseline = results.variants[0]
-    base = flatten(load_config(experiment.path.parent / experiment.base))
+    experiment, first_test, baseline = results.experiment, results.tests[0], results.variants[0]
+    base = flatten(load_config(find_config(experiment.base, experiment.path.parent)))
     changed = [
-        code(f"{key} = {toml_value(value)}")
+        code(key, value)
         for key, value in flatten(baseline.config).items()
         if value != base[key] and key != "train.seed"
     ]
     training = baseline.trainings[0]
-    rounds = [rounds for speeds in list(results.speeds.values())[1:] for rounds in speeds.values()]
+    _, *others = results.speeds.values()
+    rounds = [rounds for speeds in others for rounds in speeds.values()]
     spread = np.median([100 * (max(x) / min(x) - 1) for x in rounds] or [0.0])
     comparisons = results.comparisons[first_test].values()
     detectable = [comparison.min_detectable_difference for comparison in comparisons] or [np.nan]
     low, median, high = np.quantile(detectable, [0, 0.5, 1])
     blocks = [
-        f"# {quote(experiment.title)}",
-        f"{code(f'seq2seq compare {experiment.path}')}: base {code(experiment.base)}, changed: "
-        f"{', '.join(changed) or 'nothing'}; seeds {', '.join(map(str, experiment.seeds))}; "
+        f"# {markdown(experiment.title)}",
+        f"seq2seq compare {markdown(str(experiment.path))}: base {markdown(experiment.base)}, "
+        f"changed: {', '.join(changed) or 'nothing'}; "
+        f"seeds {', '.join(map(str, experiment.seeds))}; "
         f"{training['steps']:,} steps ({training['device']}, {training['threads']} threads). The "
         "weights scored are the best on the validation set. Speeds are relative to the baseline's, "
         f"medians of rounds in which the two take turns; rounds differ by {spread:.0f}% (median).",
-        markdown(scores_table(results, first_test)),
-        f"Verdicts are about BLEU on {code(first_test)} at the 5% level, corrected for the "
+        markdown_table(scores_table(results, first_test)),
+        f"Verdicts are about BLEU on {markdown(first_test)} at the 5% level, corrected for the "
         "number of variants (Holm). They account for the variance over seeds (paired t-test; for "
         "each variant at least the typical variance) and over sentences (paired bootstrap). An "
         "interval is for its variant alone; that of a far noisier one holds 9 times in 10, not 19 "
@@ -286,15 +263,15 @@ def write_report(results: Results, folder: Path) -> Path:
         "minimum detectable difference, which 4 of 5 such experiments would show, is "
         f"about **{median:.1f} BLEU** (median over variants; {low:.1f} to {high:.1f}): "
         f'"{NOT_SHOWN}" says nothing about smaller ones.',
-        markdown(changes_table(results)),
+        markdown_table(changes_table(results)),
         "![BLEU and training speed](speed.png)",
         "![Validation BLEU during training](curves.png)",
     ]
     for test in results.tests[1:]:
-        blocks += [f"## {quote(test)}", markdown(scores_table(results, test))]
+        blocks += [f"## {markdown(test)}", markdown_table(scores_table(results, test))]
     for test in results.tests:
         if len(table := tags_table(results, test)) > 1:
-            blocks += [f"## Exact match by tag on {quote(test)}", markdown(table)]
+            blocks += [f"## Exact match by tag on {markdown(test)}", markdown_table(table)]
     warnings = [f"- {warning}" for warning in comparability_warnings(results)]
     blocks += [
         "## Comparability",

@@ -5,12 +5,14 @@ ones resume.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 from tqdm import tqdm
 
@@ -19,13 +21,14 @@ from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, load_inherited, prepare
 from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate, score_settings
+from seq2seq.experiments.statistics import Array
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
 from seq2seq.training.optimizer import r_drop_at
 from seq2seq.training.trainer import Trainer, TrainingDiverged, train
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, did_you_mean, read_json, refuse_links, write_json, write_text
+from seq2seq.utils import UserError, read_json, refuse_links, write_json, write_text
 
 SPEED_ROUNDS = 5
 SPEED_STEPS = 4  # training steps per round
@@ -36,7 +39,7 @@ Rounds = Annotated[list[Annotated[float, Meta(gt=0, lt=2**31)]], Meta(min_length
 Speeds = dict[str, Annotated[dict[Kind, Rounds], Meta(min_length=2)]]  # by variant
 
 
-class Experiment(msgspec.Struct, frozen=True):
+class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An experiment's TOML file: the fields but ``path`` are its keys.
 
     ``settings`` change the configuration ``base`` for all variants. The report warns of variants
@@ -60,22 +63,15 @@ def load_experiment(path: Path) -> Experiment:
 
     ``UserError`` if it cannot be read, or a key is unknown, missing or has an illegal value.
     """
-    table = read_toml(path)
-    known = Experiment.__struct_fields__[1:]
-    for key in table.keys() - set(known):
-        hint = did_you_mean(key, known)
-        hint = "; it is called parameter_tolerance now" if key == "within" else hint
-        raise UserError(f"{path}: unknown key {key!r}{hint}")
     try:
-        experiment = msgspec.convert(table | {"path": path}, Experiment)
+        experiment = msgspec.convert(read_toml(path) | {"path": path}, Experiment)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {str(error).replace('$.', '')}") from None
     seeds, variants, baseline = experiment.seeds, experiment.variants, experiment.baseline
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{path}: seeds: {list(seeds)} are not different")
     if baseline not in variants:
-        hint = did_you_mean(baseline, variants)
-        raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants{hint}")
+        raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants")
     return msgspec.structs.replace(experiment, variants={baseline: variants[baseline]} | variants)
 
 
@@ -107,24 +103,23 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     ``UserError`` if a variant's configuration is impossible or equals the baseline's, or a run in
     ``folder`` was started with other settings.
     """
-    path, baseline_name = experiment.path, experiment.baseline
+    path = experiment.path
     base = find_config(experiment.base, path.parent)
     load_config(base)  # must be valid by itself: the report names the differences from it
-    origin = f"{path}, settings"
-    common = ConfigSource(origin, flatten_toml(experiment.settings))
+    common = ConfigSource(f"{path}, settings", flatten_toml(experiment.settings))
     configs: dict[str, Config] = {}
     for name, changes in experiment.variants.items():
-        origin = f"{path}, variants.{name}"
-        variant = ConfigSource(origin, flatten_toml(changes))
+        variant = ConfigSource(f"{path}, variants.{name}", flatten_toml(changes))
         for source in (common, variant, ConfigSource("command line", overrides)):
             if "train.seed" in source.values:
                 raise UserError(f"{source.origin}: train.seed: seeds are set in {path}")
         config = load_config(base, overrides, [common, variant], empty_model)
-        baseline = configs.get(baseline_name, config)
+        baseline = configs.get(experiment.baseline, config)
         if (config.data, config.evaluation) != (baseline.data, baseline.evaluation):
-            raise UserError(f"{origin}: all variants must have the same [data] and [evaluation]")
+            what = "all variants must have the same [data] and [evaluation]"
+            raise UserError(f"{variant.origin}: {what}")
         if configs and config == baseline:
-            raise UserError(f"{origin}: no setting differs from those of {baseline_name}")
+            raise UserError(f"{variant.origin}: no setting differs from those of the baseline")
         if experiment.match_parameters and "model.d_ff" not in variant.values:
             config = match_parameters(config, baseline)
         configs[name] = config
@@ -180,42 +175,37 @@ def measure_speed(runs: list[Run], folder: Path) -> Speeds:
         if list(known) == [run.variant for run in runs]:
             return known
     speeds: Speeds = {runs[0].variant: {"training": [1.0], "decoding": [1.0]}}
-    baseline = SpeedTest(runs[0])
+    measure_baseline = speed_test(runs[0])
     for run in tqdm(runs[1:], desc="measuring speed", unit="variant", disable=None):
-        variant = SpeedTest(run)
-        rounds = speeds[run.variant] = {"training": [], "decoding": []}
-        for _ in range(SPEED_ROUNDS):
-            speeds_now, of_baseline = variant.measure(), baseline.measure()
-            for kind, ratios in rounds.items():
-                ratios.append(round(speeds_now[kind] / of_baseline[kind], 4))
-        del variant  # before the next one is built
+        measure = speed_test(run)
+        ratios = np.array([measure() / measure_baseline() for _ in range(SPEED_ROUNDS)])
+        training, decoding = ratios.round(4).T.tolist()
+        speeds[run.variant] = {"training": training, "decoding": decoding}
+        del measure  # and its model, before the next one is built
     write_json(path, speeds)
     return speeds
 
 
-class SpeedTest:
-    """A variant ready to be timed: a few batches to train on and a test set to translate."""
+def speed_test(run: Run) -> Callable[[], Array]:
+    """What measures target tokens per second, EOS included: trained on, and decoded.
 
-    def __init__(self, run: Run) -> None:
-        self.trainer = Trainer(run.config, run.folder)
-        self.batches = [batches for batches, _ in islice(self.trainer.steps(), SPEED_STEPS)]
-        self.translator = Translator.load(run.folder)
-        test = next(iter(load_report(run.folder).test_pairs))
-        self.sentences = load_split(run.folder, run.config.data, test).src
-        self.measure()  # warm up
+    A few steps, which change nothing, and the translation of a test set.
+    """
+    trainer, translator = Trainer(run.config, run.folder), Translator.load(run.folder)
+    steps = [batches for batches, _ in islice(trainer.steps(), SPEED_STEPS)]
+    n_trained = sum(batch.n_target_tokens for batches in steps for batch in batches)
+    test = next(iter(load_report(run.folder).test_pairs))
+    sentences = load_split(run.folder, run.config.data, test).src
 
-    def measure(self) -> dict[Kind, float]:
-        """Target tokens per second, EOS included: of steps that change nothing, and of decoding."""
+    def measure() -> Array:
         start = time.perf_counter()
-        for number, batches in enumerate(self.batches):  # half of them in either half of training
-            alpha = r_drop_at(self.trainer.config.train, number / len(self.batches))
-            self.trainer.step(batches, 0.0, alpha)
+        for number, batches in enumerate(steps):  # half of them in either half of training
+            trainer.step(batches, 0.0, r_drop_at(run.config.train, number / len(steps)))
         trained = time.perf_counter()
-        hypotheses = [best.text for best, *_ in self.translator.search(self.sentences)]
-        decoded = time.perf_counter()
-        n_trained = sum(batch.n_target_tokens for batches in self.batches for batch in batches)
-        n_decoded = sum(map(len, self.translator.tokenizer.tgt.encode(hypotheses)))
-        return {
-            "training": n_trained / (trained - start),
-            "decoding": n_decoded / (decoded - trained),
-        }
+        hypotheses = [best.text for best, *_ in translator.search(sentences)]
+        seconds = np.array([trained - start, time.perf_counter() - trained])
+        n_decoded = sum(map(len, translator.tokenizer.tgt.encode(hypotheses)))
+        return np.array([n_trained, n_decoded]) / seconds
+
+    measure()  # warm up
+    return measure

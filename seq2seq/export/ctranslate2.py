@@ -18,7 +18,7 @@ ROTARY = {"rotary_dim": 0, "rotary_interleave": False}  # 0: all dimensions
 
 # All that it can express besides the defaults: settings of any value, or of several.
 SHAPE = "d_model d_ff n_heads encoder_layers decoder_layers dropout norm tie_embeddings"
-ANY_VALUE = (*(f"model.{name}" for name in SHAPE.split()), "_attention.kv_heads")
+ANY_VALUE = [f"model.{name}" for name in SHAPE.split()]
 POSITIONS = ("sinusoidal", "learned", "none", "rotary")
 SEVERAL = {f"model.{side}_attention.position": POSITIONS for side in ("encoder", "decoder")}
 
@@ -27,7 +27,7 @@ def check_expressible(config: Config) -> None:
     """``UserError`` that names a setting, known today or not, for which CTranslate2 has nothing."""
     defaults = flatten(Config())
     for key, value in flatten(config).items():
-        possible = value in SEVERAL.get(key, (defaults[key],)) or key.endswith(ANY_VALUE)
+        possible = value in SEVERAL.get(key, (defaults[key],)) or key in ANY_VALUE
         if key.startswith("model.") and not possible:
             raise UserError(f"{key} = {toml_value(value)}: CTranslate2 has no such part")
 
@@ -81,15 +81,11 @@ def export_ctranslate2(run: RunFolder | Path | str, folder: Path) -> None:
 def _copy_attention(target: Any, sublayer: Any) -> None:
     """Queries, keys and values become one product, or queries one, and keys and values another."""
     attention = sublayer.attention
-    width = attention.output_proj.in_features // attention.n_heads
-    projections = attention.query_proj, attention.key_proj, attention.value_proj
+    q, k, v = attention.query_proj, attention.key_proj, attention.value_proj
     *fused, output = target.linear
-    for kind in ("weight", "bias"):
-        heads = [getattr(x, kind).unflatten(0, (-1, width)) for x in projections]  # (H, K, ...)
-        q, k, v = (attention.repeat_kv(x[None]).flatten(0, 2) for x in heads)
-        parts = [[q, k, v]] if len(fused) == 1 else [[q], [k, v]]
-        for linear, part in zip(fused, parts, strict=True):
-            setattr(linear, kind, torch.cat(part))
+    for linear, part in zip(fused, [[q, k, v]] if len(fused) == 1 else [[q], [k, v]], strict=True):
+        linear.weight = torch.cat([projection.weight for projection in part])
+        linear.bias = torch.cat([projection.bias for projection in part])
     _copy(output, attention.output_proj)
     _copy(target.layer_norm, sublayer.connection.norm)
 
