@@ -328,7 +328,7 @@ def test_report(tmp_path: Path, capsys: Capture) -> None:
     data, run = DataConfig(path=str(tmp_path)), RunFolder(tmp_path / "run")
     report = prepare_corpus(data, run)
     expected = {
-        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 4, "tab": 1, "attribution": 1,
+        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 4, "attribution": 2,
         "more than 256 words": 1, "of test": 2, "of valid": 1, "line break": 1,
     }  # fmt: skip
     assert {key: [n for what, n in report.found.items() if key in what] for key in expected} == {
