@@ -75,7 +75,7 @@ def test_failure_replaces_nothing(run: RunFolder) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*.*")}
     for data, message in (
         (replace(config.data, path="nowhere"), r"nowhere: no file"),
-        (replace(config.data, train="nothing"), r"no split 'nothing' in train, "),
+        (replace(config.data, train="nothing"), r"no split 'nothing' in test, train, valid"),
     ):
         with pytest.raises(UserError, match=message):
             prepare(replace(config, data=data), run)

@@ -90,7 +90,7 @@ CELLS = st.text(
 def test_any_cell(pairs: Pairs, name: str, tmp_path_factory: Any) -> None:
     """One line each, whatever is in it; CSV with a header that the writer has put there."""
     reader = open_corpus(write(tmp_path_factory.getbasetemp() / f"any.{name}", pairs))["train"]
-    joined = [tuple(re.sub("\n+", " ", cell) for cell in pair) for pair in pairs]
+    joined = [tuple(cell.replace("\n", " ") for cell in pair) for pair in pairs]
     assert list(reader()) == joined
     assert reader.n_line_breaks == sum("\n" in src + tgt for src, tgt in pairs)
 
@@ -133,9 +133,9 @@ WRONG = [
     ("a.de", {}, r"one side of two files: --data\.path .*/a$"),
     ("a", {"tgt": "fr"}, r"a\.fr: No such file"),
     ("due.txt", {}, "did you mean 'deu.txt'"),
-    ("folder", {}, "no split 'train' in deu, README: --data.train deu"),
-    ("splits", {"train": "a"}, "no split 'test' in test_2016, a: --data.test test_2016 or ''"),
-    ("splits", {"train": "a", "test": "test_2017"}, "no split 'test_2017' in test_2016"),
+    ("folder", {}, "no split 'train' in README, deu: --data.train NAME"),
+    ("splits", {"train": "a"}, "no split 'test' in a, test_2016: --data.test NAME or ''"),
+    ("splits", {"train": "a", "test": "test_2017"}, "no split 'test_2017' in a, test_2016"),
     ("splits", {"train": "a", "test": "", "valid": "validation"}, "no split 'validation'"),
     ("table.xlsx", {}, r"by its name no table.*\.csv"),
     ("empty.tsv", {}, r"empty\.tsv: empty"),
@@ -143,14 +143,14 @@ WRONG = [
     ("deu.txt", {"columns": "1,3"}, "columns: no '3'"),
     ("deu.txt", {"columns": "2,2"}, "columns: which"),
     ("head.csv", {"columns": "x y,Germna"}, "columns: no 'Germna'; did you mean 'German'.* 'x y', 'German'"),
-    ("ragged.tsv", {}, r"ragged\.tsv, line 3: 3 columns, not 2"),
-    ("open.csv", {}, r"open\.csv, line 3: not comma-separated"),
-    ("a.jsonl", {}, r"a\.jsonl, line 2: not JSON lines"),
+    ("ragged.tsv", {}, r"ragged\.tsv, row 3: 3 columns, not 2"),
+    ("open.csv", {}, r"open\.csv, row 3: not comma-separated"),
+    ("a.jsonl", {}, r"a\.jsonl, row 2: not JSON lines"),
     ("names.jsonl", {}, "columns: which .* 'x', 'y'"),
-    ("number.jsonl", {}, "row 1: no text in column 'en'"),
+    ("number.jsonl", {}, "row 1: not two texts: .*3"),
     ("cut.tsv.gz", {}, r"cut\.tsv\.gz: not gzip, or damaged"),
     ("latin.tsv", {}, r"latin\.tsv, line 1: not UTF-8"),
-    ("a.parquet", {}, r"a\.parquet, line 1: not Parquet"),
+    ("a.parquet", {}, r"a\.parquet, row 1: not Parquet"),
     ("cut.tmx", {}, r"cut\.tmx: not TMX"),
     ("bomb.tmx", {}, r"bomb\.tmx: not TMX"),
     ("other.tmx", {}, "its languages are fr, not de and en"),
@@ -270,7 +270,9 @@ def test_data_set(tmp_path: Path, monkeypatch: Patch) -> None:
 def test_unreachable_hub_is_one_line(monkeypatch: Any, kind: type[OSError]) -> None:
     error = kind("Couldn't reach\nthe hub: LocalEntryNotFoundError: check your connection")
     monkeypatch.setattr(datasets, "load_dataset", Mock(side_effect=error))
-    with pytest.raises(UserError, match=r"\Asome/set: no file .*check the name, or go online\Z"):
+    with pytest.raises(
+        UserError, match=r"\Asome/set: .*check the name, or go online.*reach the hub"
+    ):
         open_corpus(HUB)
 
 
