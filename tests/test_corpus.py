@@ -195,7 +195,7 @@ def test_too_little_to_hold_out(run: RunFolder) -> None:
     assert not run.report_file.exists()
 
 
-def test_words_too_long(tmp_path: Path, capsys: Capture) -> None:
+def test_words_too_long(tmp_path: Path) -> None:
     """sentencepiece would abort the process at 65,536 characters."""
     write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
     for side in ("src", "tgt"):
@@ -204,9 +204,6 @@ def test_words_too_long(tmp_path: Path, capsys: Capture) -> None:
             file.write("x" * 70_000 + "\n" + "x " * 40_000 + "\n" + longer + "\n")
     data = DataConfig(src="src", tgt="tgt", path=str(tmp_path / "corpus"))
     prepare(Config(data=data, tokenizer=TokenizerConfig(vocab_size=290)), tmp_path / "run")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert all("characters: 2, the first is line 61" in line for line in lines)
     assert load_report(RunFolder(tmp_path / "run")).train_pairs == 63
 
 

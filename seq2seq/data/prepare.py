@@ -3,7 +3,6 @@
 What is replaced is removed first; the file that says that the preparation is complete comes last.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Check, Survey
-from seq2seq.data.tokenizer import Tokenizer, clean
+from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, atomic_write, iter_lines, warn, write_json, write_lines
-
-LONGEST_WORD = 60_000  # characters; sentencepiece counts to 65,535
+from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write_lines
 
 
 def prepare(
@@ -46,7 +43,7 @@ def prepare(
             if run.load_config().data != data:
                 raise UserError(f"{run} holds another corpus: prepare it again")
             run.tokenizer_file.unlink(missing_ok=True)
-            src, tgt = (learnable(run.split_file("train", x)) for x in (data.src, data.tgt))
+            src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
             tokenizer.save(run)
@@ -74,20 +71,6 @@ def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
         return Tokenizer.load(old, config)
     except UserError as error:
         raise UserError(f"train.init_from: {error}") from None
-
-
-def learnable(path: Path) -> Iterator[str]:
-    """The lines that subwords can be learned from: sentencepiece dies of a word too long."""
-    skipped = []
-    for number, line in enumerate(iter_lines(path), start=1):
-        is_long = len(line) > LONGEST_WORD // 4  # a character may be composed of several
-        if is_long and max(map(len, clean(line).split()), default=0) > LONGEST_WORD:
-            skipped.append(number)
-        else:
-            yield line
-    if skipped:
-        what = f"lines with words of over {LONGEST_WORD:,} characters: {len(skipped):,}"
-        warn(f"{path}: no subwords are learned from {what}, the first is line {skipped[0]:,}")
 
 
 def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:

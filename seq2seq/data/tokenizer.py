@@ -19,6 +19,7 @@ from seq2seq.utils import UserError, printable, read_bytes, warn, write_bytes
 PAD, BOS, EOS, UNK = range(4)
 SPACE = "▁"  # how sentencepiece writes a space
 CHUNK = 4096  # sentences encoded at a time
+TOO_LONG = re.compile(r"(?<!\S)\S{60000,}")  # sentencepiece dies of words of 65,536 characters
 MAX_SENTENCES = 400_000  # to learn from, always the same: sentencepiece holds them in memory
 
 
@@ -59,10 +60,9 @@ class InputReport:
                 f"U+{ord(x):04X} {unicodedata.name(x, 'unnamed').lower()} (lines: {n:,})"
                 for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
             ]
-            if len(lines) > 5:
-                names.append(f"{len(lines) - 5:,} more")
+            more = f", {len(lines) - 5:,} more" if len(lines) > 5 else ""
             if names:
-                warn(f"characters {what}: {', '.join(names)}")
+                warn(f"characters {what}: {', '.join(names)}{more}")
 
 
 def split_words(text: str) -> list[str]:
@@ -91,7 +91,7 @@ class Subwords:
         model = io.BytesIO()
         try:
             spm.SentencePieceTrainer.train(
-                sentence_iterator=map(clean, sentences),
+                sentence_iterator=(TOO_LONG.sub("", clean(x)) for x in sentences),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
