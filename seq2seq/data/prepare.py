@@ -34,7 +34,7 @@ def prepare(
         if run.has_started:
             return f"{run}: training has started; corpus and tokenizer stay as they are"
         done, origin = [], config.train.init_from
-        inherited = load_inherited(config, run) if origin else None
+        inherited = load_inherited(config) if origin else None
         if stage in ("corpus", "all"):
             done.append(str(prepare_corpus(data, run, check)))
             run.save_config(config)
@@ -52,12 +52,10 @@ def prepare(
         return "\n".join(done)
 
 
-def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
-    """The tokenizer of the run ``train.init_from``; ``UserError`` if ``run`` cannot start there."""
+def load_inherited(config: Config) -> Tokenizer:
+    """The tokenizer of the run ``train.init_from``; ``UserError`` if none can start there."""
     old = RunFolder(config.train.init_from)
     try:
-        if old.path.resolve() == run.path.resolve():
-            raise UserError(f"{old}: is this run itself: use another folder (--run)")
         saved, wanted = flatten(old.load_config()), flatten(config)
         if (config.data.src, config.data.tgt) == (saved["data.tgt"], saved["data.src"]):
             raise UserError(f"{old} translates the other way round: exchange data.src and data.tgt")
@@ -106,9 +104,8 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
         write_lines(run.split_file(split, data.src), corpus.src)
         write_lines(run.split_file(split, data.tgt), corpus.tgt)
         for kind in (f"{data.src}-{data.tgt}.align", f"{data.tgt}-{data.src}.align", "tags"):
-            original = Path(f"{prefixes.get(split)}.{kind}")
             run.split_file(split, kind).unlink(missing_ok=True)
-            if split in prefixes and original.exists():
+            if split in prefixes and (original := Path(f"{prefixes[split]}.{kind}")).exists():
                 write_lines(run.split_file(split, kind), iter_lines(original))
     report = survey.report()
     write_json(run.report_file, asdict(report))

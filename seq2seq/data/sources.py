@@ -22,7 +22,7 @@ from seq2seq.shipped import make_tandem
 from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed
 
 Cells = list[str] | dict[str, Any]  # by name where columns have one
-Rows = Callable[[], Iterator[tuple[int, Cells]]]  # each with its line or number
+Rows = Callable[[], Iterator[Cells]]
 
 KINDS = {"\t": "tab-separated", ",": "comma-separated", ";": "semicolon-separated"}
 KINDS |= {".jsonl": "JSON lines", ".parquet": "Parquet", ".tmx": "TMX"}
@@ -67,10 +67,8 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
     names = _split_names(data, list(loaded))
     rows = {x: loaded[name] if name in loaded else _load(data, name) for x, name in names.items()}
-    return {
-        x: _table(f"{data.path}, {name}", "a data set", partial(enumerate, rows[x], 1), data)
-        for x, name in names.items()
-    }
+    paths = {x: f"{data.path}, {name}" for x, name in names.items()}
+    return {x: _table(paths[x], "a data set", partial(iter, rows[x]), data) for x in names}
 
 
 def is_hub_name(path: str) -> bool:
@@ -147,9 +145,10 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
     """A reader of the columns that ``data`` or a header names, or else of the first with text."""
 
     def unpacked() -> Iterator[tuple[int, Cells]]:
-        for number, row in rows():
+        for number, row in enumerate(rows(), start=1):
             nested = row.get("translation") if isinstance(row, dict) else None
-            yield number, nested if isinstance(nested, dict) else row
+            if row != []:  # an empty line
+                yield number, nested if isinstance(nested, dict) else row
 
     first: Cells = next(unpacked(), (0, []))[1]
     if len(cells := list(first)) < 2:
@@ -210,7 +209,7 @@ def _names(cell: str, role: set[str]) -> bool:
     return len(words) < 4 and not role.isdisjoint((cell, *words, *codes))
 
 
-def _rows(path: Path, kind: str) -> Iterator[tuple[int, Cells]]:
+def _rows(path: Path, kind: str) -> Iterator[Cells]:
     """The rows of a table; ``kind`` is its separator or the ending of its name."""
     rows: Iterator[Cells]
     if kind == ".parquet":
@@ -223,9 +222,9 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, Cells]]:
         rows = csv.reader(lines, delimiter=kind, **style)
     number = 0
     try:
-        for number, row in enumerate(rows, start=1):
-            if row != []:
-                yield number, row
+        for row in rows:
+            yield row
+            number += 1
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: msgspec's, pyarrow's
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}, row {number + 1}: not {KINDS[kind]}: {reason}") from None

@@ -82,15 +82,21 @@ class Survey:
         named = {str(Path(data.path) / x) for x in (data.train, data.valid, *data.test.split())}
         src, tgt, *lengths = np.frombuffer(self.measures, np.uint64).reshape(-1, 4).T
         found = {f"training pairs with {what}": n for what, n in self.found.items()}
-        found |= _length_findings(*(np.log(side + SLACK) for side in lengths))
+        src_length, tgt_length = (np.log(side + SLACK) for side in lengths)
+        ratios = src_length - tgt_length
+        is_far = abs(ratios - np.median(ratios)) > math.log(RATIO)
+        found[f"training pairs with a side {RATIO} times as long as usual, or more"] = is_far.sum()
+        if len(ratios) >= 100 and src_length.std() > 0 and tgt_length.std() > 0:
+            correlation = np.corrcoef(src_length, tgt_length)[0, 1]
+            what = f"likely shifted lines, for lengths do not correlate (r = {correlation:.2f})"
+            found[what] = len(ratios) * (correlation < CORRELATION)
         pairs = src * 1_000_003 + tgt  # wraps around
         found["training pairs that repeat another one"] = len(pairs) - len(np.unique(pairs))
         for split, corpus in self.splits.items():
-            is_seen = np.isin(_hashes(corpus.src), src) | np.isin(_hashes(corpus.tgt), tgt)
-            what = f"pairs of {split} of which training has a side (data.drop_overlap)"
-            found[what] = int(is_seen.sum())
-        breaks = sum(reader.n_line_breaks for reader in self.readers.values())
-        found["pairs with a line break in a cell, which is a space now"] = breaks
+            seen = np.isin(_hashes(corpus.src), src) | np.isin(_hashes(corpus.tgt), tgt)
+            found[f"pairs of {split} of which training has a side (data.drop_overlap)"] = seen.sum()
+        breaks = [reader.n_line_breaks for reader in self.readers.values()]
+        found["pairs with a line break in a cell, which is a space now"] = sum(breaks)
         return CorpusReport(
             data.path,
             len(pairs),
@@ -100,7 +106,7 @@ class Survey:
             self.n_overlapping,
             [str(reader) for reader in self.readers.values() if reader.path not in named],
             held_out,
-            {what: n for what, n in found.items() if n},
+            {what: int(n) for what, n in found.items() if n},
             NORMALIZATION,
         )
 
@@ -112,18 +118,6 @@ class Survey:
             if sentence_hash(clean(x)) in self.held_out:
                 tgt.add(sentence_hash(clean(y)))
         return src, tgt
-
-
-def _length_findings(src: NDArray[np.float64], tgt: NDArray[np.float64]) -> dict[str, int]:
-    """Of the logarithms of the lengths on both sides."""
-    ratios = src - tgt
-    n_far = int((abs(ratios - np.median(ratios)) > math.log(RATIO)).sum())
-    findings = {f"training pairs with a side {RATIO} times as long as usual, or more": n_far}
-    if len(ratios) >= 100 and src.std() > 0 and tgt.std() > 0:
-        correlation = np.corrcoef(src, tgt)[0, 1]
-        what = f"likely shifted lines, for lengths do not correlate (r = {correlation:.2f})"
-        findings[what] = len(ratios) * int(correlation < CORRELATION)
-    return findings
 
 
 def choose_held_out(pairs: Iterable[Pair], splits: list[str], n_sources: int) -> dict[int, str]:

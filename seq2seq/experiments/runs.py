@@ -134,7 +134,7 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         run = RunFolder(folder / name / f"seed-{seed}")
         run.check_same_config(config, fixed=("train.epochs", "train.patience"))
         if config.train.init_from and not run.has_started:
-            load_inherited(config, run)
+            load_inherited(config)
         runs.append(Run(name, seed, config, run))
     return runs
 
