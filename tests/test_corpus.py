@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from seq2seq.cli import main
 from seq2seq.config import Config, DataConfig, TokenizerConfig
+from seq2seq.data.annotations import load_alignment, load_tags
 from seq2seq.data.corpus import Corpus, CorpusReport, load_report, load_split
 from seq2seq.data.prepare import is_prepared, prepare, prepare_corpus
-from seq2seq.evaluation.annotations import check_annotations, load_alignment, load_tags
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, write_json, write_text
 
@@ -91,7 +91,7 @@ def test_failure_replaces_nothing(run: RunFolder) -> None:
         good = path.read_bytes() if path.exists() else None
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
-            prepare(config, run, check=check_annotations)
+            prepare(config, run)
         path.unlink() if good is None else path.write_bytes(good)
     assert before == {path: path.read_bytes() for path in run.path.rglob("*.*")}
 
@@ -141,7 +141,7 @@ def test_any_corpus_is_read_or_refused(
         (folder / "test.tags").write_bytes(notes)
     message = ""
     try:
-        prepare(config, run, check=check_annotations)
+        prepare(config, run)
     except UserError as error:
         message = str(error)
     assert len(message.splitlines()) <= 1
@@ -267,7 +267,7 @@ def test_turned_alignment(run: RunFolder) -> None:
 )
 def test_wrong_annotations(run: RunFolder, name: str, text: bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare_corpus(annotated(run, **{name: text}), run, check_annotations)
+        prepare_corpus(annotated(run, **{name: text}), run)
     assert not run.report_file.exists()
 
 

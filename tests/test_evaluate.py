@@ -115,7 +115,7 @@ def test_against_another_run(
 
 def test_what_cannot_be_scored(run: RunFolder, other: Path, capsys: Capture) -> None:
     before = contents(run.path)
-    assert "gone.src" in failure(capsys, run, "--on", f"{other}/gone")
+    assert "gone: no file" in failure(capsys, run, "--on", f"{other}/gone")
     assert failure(capsys, run, "--on", "")  # of a script, say: not the run's own test sets
     assert "run" in failure(capsys, run, "--on", other, "-o", run)
     write_lines(Path(f"{other}.tags"), ["x"])

@@ -9,21 +9,18 @@ from pathlib import Path
 from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
 from seq2seq.data.sources import split_prefixes
-from seq2seq.data.survey import Check, Survey
+from seq2seq.data.survey import Survey
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write_lines
 
 
-def prepare(
-    config: Config, run: RunFolder | Path | str, stage: str = "all", check: Check | None = None
-) -> str:
+def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> str:
     """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
     Nothing is done once training has started. ``stage`` is ``corpus``, ``tokenizer`` (the corpus
-    must be there), or ``all``. ``check`` sees the splits but the training split before anything is
-    replaced. Returns what was done, for the user. ``UserError`` if the corpus cannot be read, or
-    the run holds another, was trained with other settings, or is in use.
+    must be there), or ``all``. Returns what was done, for the user. ``UserError`` if the corpus
+    cannot be read, or the run holds another, was trained with other settings, or is in use.
     """
     run, data = RunFolder(run), config.data
     ours = (run.path / "lock", run.report_file)
@@ -36,7 +33,7 @@ def prepare(
         done, origin = [], config.train.init_from
         inherited = load_inherited(config) if origin else None
         if stage in ("corpus", "all"):
-            done.append(str(prepare_corpus(data, run, check)))
+            done.append(str(prepare_corpus(data, run)))
             run.save_config(config)
         if stage in ("tokenizer", "all"):
             load_report(run)  # there when the corpus is complete
@@ -82,7 +79,7 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
     return run.has_started or made_of[0] == made_of[1]
 
 
-def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None) -> CorpusReport:
+def prepare_corpus(data: DataConfig, run: RunFolder) -> CorpusReport:
     """Write the splits of the corpus that ``data`` names into ``run``, and the report on them.
 
     Validation and test sets keep their gold alignments and tags. If the corpus is faulty, the one
@@ -90,7 +87,7 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
     """
     if Path(data.path).resolve() == run.corpus.resolve():
         raise UserError(f"{data.path}: is the run's own copy of a corpus; use another run folder")
-    survey = Survey(data, check)
+    survey = Survey(data)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
         for src, tgt in survey.train():

@@ -5,7 +5,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2seq.config import DataConfig
+from seq2seq.data.annotations import check_annotations
 from seq2seq.data.corpus import Corpus, CorpusReport, Pair
 from seq2seq.data.sources import open_corpus
 from seq2seq.data.tokenizer import NORMALIZATION, clean
 from seq2seq.utils import UserError
-
-Check = Callable[[DataConfig, Mapping[str, Corpus]], None]  # raises UserError
 
 OTHER_COLUMN = "a tab or an attribution in the text: another column?"
 RATIO = 3  # one side is suspicious if it is this many times as long as usual beside the other
@@ -31,14 +30,13 @@ class Survey:
 
     Training pairs with an empty side are left out and counted; validation and test pairs are kept
     as they are: systems are judged by them. What looks wrong is counted, and refused nowhere.
-    ``check`` sees the splits but training. ``UserError`` if the corpus cannot be read.
+    ``UserError`` if the corpus, or annotations beside it, cannot be read.
     """
 
-    def __init__(self, data: DataConfig, check: Check | None = None) -> None:
+    def __init__(self, data: DataConfig) -> None:
         self.data, self.readers = data, open_corpus(data)
         self.splits = {x: Corpus.of(read()) for x, read in self.readers.items() if x != "train"}
-        if check:
-            check(data, self.splits)
+        check_annotations(data, self.splits)
         if empty := [split for split, corpus in self.splits.items() if not corpus]:
             raise UserError(f"{data.path}: the {empty[0]} split has no sentence pairs")
         missing = ["test"] * (self.splits.keys() <= {"valid"})

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from seq2seq.config import Config, ConfigSource, Name, flatten_toml, load_config, read_toml
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, load_inherited, prepare
-from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate, score_settings
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
@@ -157,7 +156,7 @@ def run_all(runs: list[Run]) -> None:
         refuse_links(run.folder.path.parent, run.folder.path)
         try:
             if not is_prepared(run.config, run.folder):
-                prepare(run.config, run.folder, check=check_annotations)
+                prepare(run.config, run.folder)
             if run.folder.summary_file.exists():
                 run.folder.save_config(run.config)  # with the decoding settings wanted now
             else:
