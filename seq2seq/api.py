@@ -73,11 +73,10 @@ def prepared(
 ) -> tuple[Config, RunFolder]:
     """``config_and_run`` with the run folder prepared; prints what that did."""
     from seq2seq.data.prepare import is_prepared, prepare
-    from seq2seq.evaluation.annotations import check_annotations
 
     settings, folder = config_and_run(config, run, overrides)
     if not is_prepared(settings, folder):
-        report = prepare(settings, folder, check=check_annotations)
+        report = prepare(settings, folder)
         print(*map(printable, report.split("\n")), sep="\n")
     return settings, folder
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from seq2seq.cli import main
 from seq2seq.config import Config, TokenizerConfig
+from seq2seq.data.annotations import Links
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation import alignment
 from seq2seq.evaluation.alignment import OFFSETS, AlignmentCounts, Head, align, score_heads
-from seq2seq.evaluation.annotations import Links
 from seq2seq.evaluation.evaluate import evaluate, known_best_head
 from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model.transformer import Seq2Seq

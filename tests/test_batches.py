@@ -59,16 +59,6 @@ def test_token_batches_match_plain_ones(pairs: Lengths, max_tokens: int, shuffle
         assert len(batch) == 1 or len(batch) * max(max(pairs[i]) for i in batch) <= max_tokens
 
 
-@given(pairs=PAIRS, max_tokens=st.integers(20, 200), seed=st.integers(0, 9))
-def test_same_shapes_in_every_epoch(pairs: Lengths, max_tokens: int, seed: int) -> None:
-    """So what is compiled or cached for a shape serves every epoch."""
-    shapes = [
-        sorted((len(b), max(pairs[i][0] for i in b), *(pairs[i][1] for i in b)) for b in batches)
-        for batches in (make(pairs, max_tokens, (seed, epoch)) for epoch in range(2))
-    ]
-    assert shapes[0] == shapes[1]
-
-
 def test_batch_by_hand() -> None:
     batch = make_batch([[5, EOS], [6, 7, EOS]], [[BOS, 8, EOS], [BOS, EOS]], [1, 0])
     assert batch.src.tolist() == [[6, 7, EOS], [5, EOS, PAD]]
@@ -182,10 +172,3 @@ def test_bpe_dropout(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     next(subwords.encode(corpus.src, False, 0.1, 5))
     again = load(small, max_tokens=10, bpe_dropout=0.1)
     assert lists(data.epoch(0)[1]) == lists(again.epoch(0)[1]) != lists(again.epoch(1)[1])
-
-
-def test_damaged_corpus_of_a_run(tmp_path: Path) -> None:
-    config, run = prepared(tmp_path, 30)
-    run.split_file("train", "tgt").write_bytes(b"one\nand another\n")
-    with pytest.raises(UserError, match=r"train\.src has 30 .*train\.tgt has 2"):
-        load((config, run))

@@ -14,7 +14,7 @@ from seq2seq.cli import main
 from seq2seq.config import Config, load_config, toml_value
 from seq2seq.data.corpus import iter_split, load_split
 from seq2seq.data.defaults import BY_SIZE, suit
-from seq2seq.model.transformer import empty_model
+from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 
 
@@ -88,14 +88,8 @@ def test_table_for_anki(tmp_path: Path) -> None:
     small = {"tokenizer.vocab_size": 500, "model.d_model": 16, "model.d_ff": 32, "train.epochs": 1}
     flags = [f"--{key}={value}" for key, value in small.items()]
     run = RunFolder(tmp_path / "run")
-    command = [
-        "train",
-        "--config",
-        "configs/tatoeba.toml",
-        "--data.path",
-        str(tmp_path / "deu.txt"),
-    ]
-    assert main([*command, "--run", str(run), *flags]) == 0
+    flags += ["--run", str(run), "--data.path", str(tmp_path / "deu.txt")]
+    assert main(["train", "--config", "configs/tatoeba.toml", *flags]) == 0
     data = run.load_config().data
     assert set(iter_split(run, data, "train")) < set(pairs)
     n_pairs = [len(load_split(run, data, split)) for split in ("valid", "test")]
@@ -117,7 +111,5 @@ def test_every_size(row: int, tmp_path: Path) -> None:
     assert config.model == chosen(largest).model
     n_steps = smallest * 17 * config.train.epochs / config.train.max_tokens_per_batch
     assert config.train.warmup_steps < n_steps / 4
-    sizes = [
-        sum(x.numel() for x in empty_model(chosen(n)).parameters()) for n in (largest, largest + 1)
-    ]
+    sizes = [count_parameters(empty_model(chosen(n))) for n in (largest, largest + 1)]
     assert sizes[0] <= sizes[1]

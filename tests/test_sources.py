@@ -6,8 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +88,7 @@ CELLS = st.text(
 def test_any_cell(pairs: Pairs, name: str, tmp_path_factory: Any) -> None:
     """One line each, whatever is in it; CSV with a header that the writer has put there."""
     reader = open_corpus(write(tmp_path_factory.getbasetemp() / f"any.{name}", pairs))["train"]
-    joined = [tuple(re.sub("\n+", " ", cell) for cell in pair) for pair in pairs]
+    joined = [tuple(cell.replace("\n", " ") for cell in pair) for pair in pairs]
     assert list(reader()) == joined
     assert reader.n_line_breaks == sum("\n" in src + tgt for src, tgt in pairs)
 
@@ -133,9 +131,9 @@ WRONG = [
     ("a.de", {}, r"one side of two files: --data\.path .*/a$"),
     ("a", {"tgt": "fr"}, r"a\.fr: No such file"),
     ("due.txt", {}, "did you mean 'deu.txt'"),
-    ("folder", {}, "no split 'train' in deu, README: --data.train deu"),
-    ("splits", {"train": "a"}, "no split 'test' in test_2016, a: --data.test test_2016 or ''"),
-    ("splits", {"train": "a", "test": "test_2017"}, "no split 'test_2017' in test_2016"),
+    ("folder", {}, "no split 'train' in README, deu: --data.train NAME"),
+    ("splits", {"train": "a"}, "no split 'test' in a, test_2016: --data.test NAME or ''"),
+    ("splits", {"train": "a", "test": "test_2017"}, "no split 'test_2017' in a, test_2016"),
     ("splits", {"train": "a", "test": "", "valid": "validation"}, "no split 'validation'"),
     ("table.xlsx", {}, r"by its name no table.*\.csv"),
     ("empty.tsv", {}, r"empty\.tsv: empty"),
@@ -143,14 +141,14 @@ WRONG = [
     ("deu.txt", {"columns": "1,3"}, "columns: no '3'"),
     ("deu.txt", {"columns": "2,2"}, "columns: which"),
     ("head.csv", {"columns": "x y,Germna"}, "columns: no 'Germna'; did you mean 'German'.* 'x y', 'German'"),
-    ("ragged.tsv", {}, r"ragged\.tsv, line 3: 3 columns, not 2"),
-    ("open.csv", {}, r"open\.csv, line 3: not comma-separated"),
-    ("a.jsonl", {}, r"a\.jsonl, line 2: not JSON lines"),
+    ("ragged.tsv", {}, r"ragged\.tsv, row 3: 3 columns, not 2"),
+    ("open.csv", {}, r"open\.csv, row 3: not comma-separated"),
+    ("a.jsonl", {}, r"a\.jsonl, row 2: not JSON lines"),
     ("names.jsonl", {}, "columns: which .* 'x', 'y'"),
-    ("number.jsonl", {}, "row 1: no text in column 'en'"),
+    ("number.jsonl", {}, "row 1: not two texts: .*3"),
     ("cut.tsv.gz", {}, r"cut\.tsv\.gz: not gzip, or damaged"),
     ("latin.tsv", {}, r"latin\.tsv, line 1: not UTF-8"),
-    ("a.parquet", {}, r"a\.parquet, line 1: not Parquet"),
+    ("a.parquet", {}, r"a\.parquet, row 1: not Parquet"),
     ("cut.tmx", {}, r"cut\.tmx: not TMX"),
     ("bomb.tmx", {}, r"bomb\.tmx: not TMX"),
     ("other.tmx", {}, "its languages are fr, not de and en"),
@@ -270,41 +268,10 @@ def test_data_set(tmp_path: Path, monkeypatch: Patch) -> None:
 def test_unreachable_hub_is_one_line(monkeypatch: Any, kind: type[OSError]) -> None:
     error = kind("Couldn't reach\nthe hub: LocalEntryNotFoundError: check your connection")
     monkeypatch.setattr(datasets, "load_dataset", Mock(side_effect=error))
-    with pytest.raises(UserError, match=r"\Asome/set: no file .*check the name, or go online\Z"):
+    with pytest.raises(
+        UserError, match=r"\Asome/set: .*check the name, or go online.*reach the hub"
+    ):
         open_corpus(HUB)
-
-
-UNREACHABLE = """
-import datasets, shutil, time
-from seq2seq.config import DataConfig
-from seq2seq.data.sources import UserError, open_corpus
-
-builder = datasets.load_dataset_builder("set")
-builder.download_and_prepare()
-shutil.copytree(builder.cache_dir, "hub/datasets/some___set/default/0.0.0/abc")
-time.sleep = lambda seconds: None  # the library waits between its attempts
-for name in ("some/set", "another/set"):
-    try:
-        print(list(open_corpus(DataConfig(path=name))["train"]()))
-    except UserError as error:
-        print(error)
-"""
-
-
-@pytest.mark.slow
-def test_unreachable_hub_and_the_cache(tmp_path: Path) -> None:
-    """In its own process: the library reads its environment when it is imported."""
-    write(tmp_path / "train.jsonl", [("a", "a")])
-    (tmp_path / "set").mkdir()
-    (tmp_path / "train.jsonl").rename(tmp_path / "set" / "train.jsonl")
-    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": f"{tmp_path}/hub"}
-    command = [sys.executable, "-c", UNREACHABLE]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, check=True
-    )
-    cached, refused = done.stdout.decode().splitlines()
-    assert cached == "[('a', 'a')]"
-    assert re.search("another/set: .*go online", refused)
 
 
 # --- what is counted ---
@@ -321,14 +288,12 @@ def test_report(tmp_path: Path, capsys: Capture) -> None:
     ]  # fmt: skip
     write(tmp_path / "train.csv", [*good, *bad])
     write(tmp_path / "valid.csv", [("x", "also in valid"), ("neu", "new")])
-    write(
-        tmp_path / "test.csv",
-        [("auch in test", "y"), ("auch in test", "something"), ("neu", "new")],
-    )
+    tests = [("auch in test", "y"), ("auch in test", "something"), ("neu", "new")]
+    write(tmp_path / "test.csv", tests)
     data, run = DataConfig(path=str(tmp_path)), RunFolder(tmp_path / "run")
     report = prepare_corpus(data, run)
     expected = {
-        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 4, "tab": 1, "attribution": 1,
+        "repeat another": 2, "equal": 1, "as long": 1, "read as others": 4, "attribution": 2,
         "more than 256 words": 1, "of test": 2, "of valid": 1, "line break": 1,
     }  # fmt: skip
     assert {key: [n for what, n in report.found.items() if key in what] for key in expected} == {

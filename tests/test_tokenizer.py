@@ -51,20 +51,13 @@ def test_what_cannot_be_seen_changes_nothing(subwords: Subwords) -> None:
 
 
 @settings(deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["C", "Z"]), max_size=30))
-def test_round_trip(subwords: Subwords, text: str) -> None:
+@given(text=st.text(st.characters(exclude_categories=["C", "Z"]), max_size=30), odd=st.text())
+def test_round_trip(subwords: Subwords, text: str, odd: str) -> None:
+    """What can be seen comes back; surrogates, NULs and line separators do no harm."""
     ids = encode(subwords, text)
     assert UNK not in ids
     assert subwords.decode(ids) == " ".join(clean(text).split())
-
-
-@settings(deadline=None)
-@given(text=st.text(max_size=50))
-def test_any_text_is_encoded(subwords: Subwords, text: str) -> None:
-    """Surrogates, NULs and line separators included."""
-    ids = encode(subwords, text)
-    assert ids[-1] == EOS
-    assert len(subwords.decode(ids).splitlines()) <= 1
+    assert len(subwords.decode(encode(subwords, odd)).splitlines()) <= 1
 
 
 def test_words(subwords: Subwords) -> None:

@@ -9,9 +9,8 @@ from seq2seq.config import ConfigSource, load_config
 
 def add_to(commands: Commands) -> None:
     usage = "PATH [-o FILE] [--data.SETTING VALUE ...]"
-    text = "write a configuration that suits the size of a corpus"
-    init = add_command(commands, run_init, usage, text)
-    init.add_argument("path", metavar="PATH", help="file, folder, or data set on the hub")
+    init = add_command(commands, run_init, usage, "write a configuration that suits a corpus")
+    init.add_argument("data.path", metavar="PATH", help="file, folder, or data set on the hub")
     init.add_argument("-o", type=Path, metavar="FILE", help="what to write (NAME-SRC-TGT.toml)")
     add_settings(init, "data.")
 
@@ -19,8 +18,7 @@ def add_to(commands: Commands) -> None:
 def run_init(options: argparse.Namespace) -> None:
     from seq2seq.data.defaults import write_defaults
 
-    path = ConfigSource("command line", {"data.path": options.path})
-    data = load_config(path, overrides_of(options)).data
+    data = load_config(ConfigSource("defaults", {}), overrides_of(options)).data
     name = Path(data.path).resolve().name.partition(".")[0]
     file = options.o or Path(f"{name}-{data.src}-{data.tgt}.toml")
     show(*write_defaults(data, file), f"next: seq2seq train --config {file}")

@@ -27,7 +27,6 @@ def add_making(sub: argparse.ArgumentParser, with_part_names: bool) -> None:
 def run_prepare(options: argparse.Namespace) -> None:
     from seq2seq.api import config_and_run
     from seq2seq.data.prepare import prepare
-    from seq2seq.evaluation.annotations import check_annotations
 
     config, run = config_and_run(options.config, options.run, overrides_of(options))
-    show(*prepare(config, run, options.stage, check_annotations).split("\n"))
+    show(*prepare(config, run, options.stage).split("\n"))

@@ -39,7 +39,7 @@ def suit(n_pairs: int, n_tokens: float, n_characters: int, n_words: int) -> tupl
     chosen["train.validate_every"] = 50 * max(1, round(n_steps / 20 / 50))
     if n_pairs <= 12_000:
         chosen["decoding.no_repeat"] = 3
-    return dict(sorted(chosen.items(), key=lambda item: item[0].startswith("train."))), why
+    return chosen, why
 
 
 def write_defaults(data: DataConfig, path: Path) -> list[str]:
@@ -61,17 +61,13 @@ def write_defaults(data: DataConfig, path: Path) -> list[str]:
         raise UserError(f"{data.path}: the train split has no sentence pairs")
     n_tokens = max(0.7 * n_words, n_characters / 8)  # on one side
     chosen, why = suit(read.n_pairs, n_tokens, len(characters), len(words))
-    means = [n / read.n_pairs / 2 for n in (n_words, n_characters)]
-    size = f"{read.n_pairs:,} pairs of {means[0]:.1f} words, {means[1]:.0f} characters: {why}"
-    given, default = flatten(Config(data)), flatten(Config())
-    always = ("data.src", "data.tgt", "data.path")
-    named = {key: given[key] for key in given if key in always or given[key] != default[key]}
-    lines, section = [f"# For {size} (seq2seq init)."], ""
-    for key, value in (named | chosen).items():
-        if section != (section := key.rpartition(".")[0]):
-            lines += ["", f"[{section}]"]
-        meaning = get_args(settings()[key])[-1]
-        lines.append(f"{key.removeprefix(f'{section}.')} = {toml_value(value)}  # {meaning}")
+    n_sides = 2 * read.n_pairs
+    size = f"{n_words / n_sides:.1f} words, {n_characters / n_sides:.0f} characters: {why}"
+    lines, default = [f"# For {read.n_pairs:,} pairs of {size} (seq2seq init)."], flatten(Config())
+    for key, value in (flatten(Config(data)) | chosen).items():
+        section, name = key.rsplit(".", 1)
+        if key in chosen or key in ("data.src", "data.tgt") or value != default[key]:
+            lines += [] if f"[{section}]" in lines else ["", f"[{section}]"]
+            lines.append(f"{name} = {toml_value(value)}  # {get_args(settings()[key])[-1]}")
     write_lines(path, lines)
-    summary = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.items())
-    return [str(read), f"{path}: for {size}: {summary}"]
+    return [str(read), f"{path}: for {read.n_pairs:,} pairs of {size}"]

@@ -3,30 +3,24 @@
 What is replaced is removed first; the file that says that the preparation is complete comes last.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
 from seq2seq.data.sources import split_prefixes
-from seq2seq.data.survey import Check, Survey
-from seq2seq.data.tokenizer import Tokenizer, clean
+from seq2seq.data.survey import Survey
+from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, atomic_write, iter_lines, warn, write_json, write_lines
-
-LONGEST_WORD = 60_000  # characters; sentencepiece counts to 65,535
+from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write_lines
 
 
-def prepare(
-    config: Config, run: RunFolder | Path | str, stage: str = "all", check: Check | None = None
-) -> str:
+def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> str:
     """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
     Nothing is done once training has started. ``stage`` is ``corpus``, ``tokenizer`` (the corpus
-    must be there), or ``all``. ``check`` sees the splits but the training split before anything is
-    replaced. Returns what was done, for the user. ``UserError`` if the corpus cannot be read, or
-    the run holds another, was trained with other settings, or is in use.
+    must be there), or ``all``. Returns what was done, for the user. ``UserError`` if the corpus
+    cannot be read, or the run holds another, was trained with other settings, or is in use.
     """
     run, data = RunFolder(run), config.data
     ours = (run.path / "lock", run.report_file)
@@ -37,16 +31,16 @@ def prepare(
         if run.has_started:
             return f"{run}: training has started; corpus and tokenizer stay as they are"
         done, origin = [], config.train.init_from
-        inherited = load_inherited(config, run) if origin else None
+        inherited = load_inherited(config) if origin else None
         if stage in ("corpus", "all"):
-            done.append(str(prepare_corpus(data, run, check)))
+            done.append(str(prepare_corpus(data, run)))
             run.save_config(config)
         if stage in ("tokenizer", "all"):
             load_report(run)  # there when the corpus is complete
             if run.load_config().data != data:
                 raise UserError(f"{run} holds another corpus: prepare it again")
             run.tokenizer_file.unlink(missing_ok=True)
-            src, tgt = (learnable(run.split_file("train", x)) for x in (data.src, data.tgt))
+            src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
             tokenizer.save(run)
@@ -55,12 +49,10 @@ def prepare(
         return "\n".join(done)
 
 
-def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
-    """The tokenizer of the run ``train.init_from``; ``UserError`` if ``run`` cannot start there."""
+def load_inherited(config: Config) -> Tokenizer:
+    """The tokenizer of the run ``train.init_from``; ``UserError`` if none can start there."""
     old = RunFolder(config.train.init_from)
     try:
-        if old.path.resolve() == run.path.resolve():
-            raise UserError(f"{old}: is this run itself: use another folder (--run)")
         saved, wanted = flatten(old.load_config()), flatten(config)
         if (config.data.src, config.data.tgt) == (saved["data.tgt"], saved["data.src"]):
             raise UserError(f"{old} translates the other way round: exchange data.src and data.tgt")
@@ -76,20 +68,6 @@ def load_inherited(config: Config, run: RunFolder) -> Tokenizer:
         raise UserError(f"train.init_from: {error}") from None
 
 
-def learnable(path: Path) -> Iterator[str]:
-    """The lines that subwords can be learned from: sentencepiece dies of a word too long."""
-    skipped = []
-    for number, line in enumerate(iter_lines(path), start=1):
-        is_long = len(line) > LONGEST_WORD // 4  # a character may be composed of several
-        if is_long and max(map(len, clean(line).split()), default=0) > LONGEST_WORD:
-            skipped.append(number)
-        else:
-            yield line
-    if skipped:
-        what = f"lines with words of over {LONGEST_WORD:,} characters: {len(skipped):,}"
-        warn(f"{path}: no subwords are learned from {what}, the first is line {skipped[0]:,}")
-
-
 def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
     """Whether ``run`` is prepared for ``config``; ``UserError`` if it was trained with another."""
     run = RunFolder(run)
@@ -101,7 +79,7 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
     return run.has_started or made_of[0] == made_of[1]
 
 
-def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None) -> CorpusReport:
+def prepare_corpus(data: DataConfig, run: RunFolder) -> CorpusReport:
     """Write the splits of the corpus that ``data`` names into ``run``, and the report on them.
 
     Validation and test sets keep their gold alignments and tags. If the corpus is faulty, the one
@@ -109,7 +87,7 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
     """
     if Path(data.path).resolve() == run.corpus.resolve():
         raise UserError(f"{data.path}: is the run's own copy of a corpus; use another run folder")
-    survey = Survey(data, check)
+    survey = Survey(data)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
         for src, tgt in survey.train():
@@ -123,9 +101,8 @@ def prepare_corpus(data: DataConfig, run: RunFolder, check: Check | None = None)
         write_lines(run.split_file(split, data.src), corpus.src)
         write_lines(run.split_file(split, data.tgt), corpus.tgt)
         for kind in (f"{data.src}-{data.tgt}.align", f"{data.tgt}-{data.src}.align", "tags"):
-            original = Path(f"{prefixes.get(split)}.{kind}")
             run.split_file(split, kind).unlink(missing_ok=True)
-            if split in prefixes and original.exists():
+            if split in prefixes and (original := Path(f"{prefixes[split]}.{kind}")).exists():
                 write_lines(run.split_file(split, kind), iter_lines(original))
     report = survey.report()
     write_json(run.report_file, asdict(report))

@@ -1,7 +1,7 @@
 """Where a corpus comes from: text files, a table, TMX, a folder saved by ``datasets``, the hub.
 
 Which of them it is, is found out and said. Text is read here line by line, so that a message names
-the line and nothing is copied into a cache; ``datasets`` reads what is its own.
+the row and nothing is copied into a cache; ``datasets`` reads what is its own.
 """
 
 import csv
@@ -22,7 +22,7 @@ from seq2seq.shipped import make_tandem
 from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed
 
 Cells = list[str] | dict[str, Any]  # by name where columns have one
-Rows = Callable[[], Iterator[tuple[int, Cells]]]  # each with its line or number
+Rows = Callable[[], Iterator[Cells]]
 
 KINDS = {"\t": "tab-separated", ",": "comma-separated", ";": "semicolon-separated"}
 KINDS |= {".jsonl": "JSON lines", ".parquet": "Parquet", ".tmx": "TMX"}
@@ -44,11 +44,8 @@ class PairReader:
         self.n_pairs = self.n_line_breaks = 0
         for src, tgt in self._read():
             self.n_pairs += 1
-            if "\n" in src or "\n" in tgt:  # in a cell, but one sentence is one line
-                self.n_line_breaks += 1
-                yield re.sub(r"[\r\n]+", " ", src), re.sub(r"[\r\n]+", " ", tgt)
-            else:
-                yield src, tgt
+            self.n_line_breaks += "\n" in src or "\n" in tgt  # in a cell: a sentence is one line
+            yield src.replace("\n", " "), tgt.replace("\n", " ")
 
     def __str__(self) -> str:
         """What was taken, once it has been read."""
@@ -66,15 +63,12 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
         return {x: read_pairs(_split_file(prefix, data), data) for x, prefix in prefixes.items()}
     if not Path(data.path).is_dir() and not is_hub_name(data.path):
         return {"train": read_pairs(data.path, data)}
-    if isinstance(loaded := _load(data), dict):
-        names = _split_names(data, lambda x: re.split(r"[\[+]", x)[0] in loaded, list(loaded))
-        rows = {x: loaded[y] if y in loaded else _load(data, y) for x, y in names.items()}
-    else:
-        names, rows = {"train": "its only split"}, {"train": loaded}
-    return {
-        x: _table(f"{data.path}, {name}", "a data set", partial(enumerate, rows[x], 1), data)
-        for x, name in names.items()
-    }
+    loaded = _load(data)
+    loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
+    names = _split_names(data, list(loaded))
+    rows = {x: loaded[name] if name in loaded else _load(data, name) for x, name in names.items()}
+    paths = {x: f"{data.path}, {name}" for x, name in names.items()}
+    return {x: _table(paths[x], "a data set", partial(iter, rows[x]), data) for x in names}
 
 
 def is_hub_name(path: str) -> bool:
@@ -89,11 +83,9 @@ def split_prefixes(data: DataConfig) -> dict[str, Path]:
     if not folder.is_dir() or any(map(Path.is_file, map(folder.joinpath, SAVED))):
         return {}
     ends = (f".{data.src}", f".{data.tgt}", *ENDINGS)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    names = sorted(sizes, key=lambda name: (-sizes[name], name))  # the largest first
-    prefixes = (name.removesuffix(end) for name in names for end in ends if name.endswith(end))
-    there = list(dict.fromkeys(prefixes))
-    splits = _split_names(data, lambda name: bool(_split_file(folder / name, data)), there)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    there = [name.removesuffix(end) for name in names for end in ends if name.endswith(end)]
+    splits = _split_names(data, list(dict.fromkeys(there)))
     return {split: folder / name for split, name in splits.items()}
 
 
@@ -104,18 +96,18 @@ def _split_file(prefix: Path, data: DataConfig) -> str:
     return next((f"{prefix}{end}" for end in ENDINGS if Path(f"{prefix}{end}").exists()), "")
 
 
-def _split_names(data: DataConfig, has: Callable[[str], bool], there: list[str]) -> dict[str, str]:
+def _split_names(data: DataConfig, there: list[str]) -> dict[str, str]:
     """What each split is called at its source; only ``valid`` and ``test`` may be missing."""
-    valid = next(filter(has, VALID), "") if data.valid == "valid" else data.valid
+    is_folder = Path(data.path).is_dir()  # on the hub, it may be a part: test[:50%]
+    valid = next((x for x in VALID if x in there), "") if data.valid == "valid" else data.valid
     names = {"train": data.train, "valid": valid} | {name: name for name in data.test.split()}
-    if data.test == "test" and not (has("test") or any(x.startswith("test") for x in there)):
+    if data.test == "test" and not any(x.startswith("test") for x in there):
         del names["test"]
     for split, name in names.items():
-        if name and not has(name):
+        if name and (name if is_folder else re.split(r"[\[+]", name)[0]) not in there:
             key = split if split in ("train", "valid") else "test"
-            like = [x for x in there if x.startswith(key)] or there or ["NAME"]
-            how = f"--data.{key} {like[0]}" + " or ''" * (key != "train")
-            raise UserError(f"{data.path}: no split {name!r} in {', '.join(there) or 'it'}: {how}?")
+            how = f"--data.{key} NAME" + " or ''" * (key != "train")
+            raise UserError(f"{data.path}: no split {name!r} in {', '.join(there) or 'it'}: {how}")
     return {split: name for split, name in names.items() if name}
 
 
@@ -129,20 +121,19 @@ def read_pairs(path: str, data: DataConfig) -> PairReader:
         which = f"{data.src} = {sides[0].name}, {data.tgt} = {sides[1].name}"
         return PairReader(path, "line by line", which, partial(file_pairs, *sides))
     if file.is_dir() or not file.exists():
+        table = _split_file(file, data)
         siblings = [x.name for x in file.parent.iterdir()] if file.parent.is_dir() else []
-        tables = [x for x in siblings if x.startswith(f"{file.name}.") and x.endswith(ENDINGS)]
         guess = did_you_mean(file.name, siblings) or "; on the hub, it would be OWNER/NAME"
-        if tables:
-            guess = f"; {tables[0]} is a table: --data.path {file.parent / tables[0]}"
+        guess = f"; {table} is a table: --data.path {table}" if table else guess
         raise UserError(f"{path}: no file, and no folder with a corpus{guess}")
     kind = Path(file.name.removesuffix(".gz")).suffix.lower()
     if kind == ".tmx":
         return PairReader(path, "TMX", f"{data.src}, {data.tgt}", partial(_tmx_pairs, file, data))
-    if kind[1:] in (data.src, data.tgt):
-        how = f"is one side of two files: --data.path {path.removesuffix(kind)}"
-        raise UserError(f"{path} {how}")
     if kind not in TABLES:
-        raise UserError(f"{path}: by its name no table, which end in {', '.join(TABLES)} or .gz")
+        how = f"by its name no table, which end in {', '.join(TABLES)} or .gz"
+        if kind[1:] in (data.src, data.tgt):
+            how = f"one side of two files: --data.path {path.removesuffix(kind)}"
+        raise UserError(f"{path}: {how}")
     if kind == ".csv":  # by what is in every line
         lines = list(islice(iter_lines(file), 50)) or [""]
         kind = max(",;\t", key=lambda separator: min(line.count(separator) for line in lines))
@@ -154,9 +145,10 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
     """A reader of the columns that ``data`` or a header names, or else of the first with text."""
 
     def unpacked() -> Iterator[tuple[int, Cells]]:
-        for number, row in rows():
+        for number, row in enumerate(rows(), start=1):
             nested = row.get("translation") if isinstance(row, dict) else None
-            yield number, nested if isinstance(nested, dict) else row
+            if row != []:  # an empty line
+                yield number, nested if isinstance(nested, dict) else row
 
     first: Cells = next(unpacked(), (0, []))[1]
     if len(cells := list(first)) < 2:
@@ -173,17 +165,13 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
 
     def pairs() -> Iterator[Pair]:
         for number, row in islice(unpacked(), int(has_names and isinstance(first, list)), None):
-            if isinstance(row, list):
-                if len(row) != len(cells):
-                    problem = f"{len(row)} columns, not {len(cells)} as in the first line"
-                    raise UserError(f"{path}, line {number}: {problem}")
-                yield row[places[0]], row[places[1]]
-                continue
-            src, tgt = (row.get(cells[i], 0) for i in places)
-            if not (isinstance(src, str | None) and isinstance(tgt, str | None)):
-                bad = cells[places[isinstance(src, str | None)]]
-                raise UserError(f"{path}, row {number}: no text in column {bad!r}")
-            yield src or "", tgt or ""
+            if isinstance(row, list) and len(row) != len(cells):
+                problem = f"{len(row)} columns, not {len(cells)} as in the first row"
+                raise UserError(f"{path}, row {number}: {problem}")
+            both = [row[i] if isinstance(row, list) else row.get(cells[i], 0) for i in places]
+            if not all(isinstance(text, str | None) for text in both):
+                raise UserError(f"{path}, row {number}: not two texts: {both!s:.60}")
+            yield both[0] or "", both[1] or ""
 
     return PairReader(path, f"{kind}, {len(cells)} columns", which, pairs)
 
@@ -192,6 +180,7 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
     """The places of source and target in a first row, and whether that row names the columns."""
     cells, has_names = list(first), isinstance(first, dict)
     numbers = {str(i): i - 1 for i in range(1, len(cells) + 1)}
+    by_name = {cell: i for i, cell in enumerate(cells)} | numbers
     wanted = [x.strip() for x in next(csv.reader([data.columns], skipinitialspace=True))]
     codes = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
     roles = [{data.src, next(codes), "src", "source"}, {data.tgt, next(codes), "tgt", "target"}]
@@ -199,15 +188,15 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
     places = [min(x, key=lambda i: len(cells[i]), default=-1) for x in found]
     is_header = -1 not in places and places[0] != places[1]
     if wanted:
-        places = [numbers.get(x, cells.index(x) if x in cells else -1) for x in wanted]
+        places = [by_name.get(x, -1) for x in wanted]
         has_names = has_names or any(x not in numbers for x in wanted)
     elif not (is_header or has_names):
         texts = [i for i, cell in enumerate(cells) if not cell.strip().isdecimal()]
         places = (texts if len(texts) > 1 else [0, 1])[:2]
     if -1 in places or places[0] == places[1]:
         there = ", ".join(f"{cell!r:.40}" for cell in cells)
-        unknown = wanted[places.index(-1)] if wanted and -1 in places else None
-        bad = f"no {unknown!r}{did_you_mean(unknown, cells)}" if unknown else "which are they?"
+        unknown = [f"no {x!r}{did_you_mean(x, cells)}" for x in wanted if x not in by_name]
+        bad = unknown[0] if unknown else "which are they?"
         how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number, of"
         raise UserError(f"{path}: columns: {bad} {how} {there}")
     return places, has_names or is_header
@@ -220,69 +209,58 @@ def _names(cell: str, role: set[str]) -> bool:
     return len(words) < 4 and not role.isdisjoint((cell, *words, *codes))
 
 
-def _rows(path: Path, kind: str) -> Iterator[tuple[int, Cells]]:
+def _rows(path: Path, kind: str) -> Iterator[Cells]:
     """The rows of a table; ``kind`` is its separator or the ending of its name."""
-    number = 1
+    rows: Iterator[Cells]
+    if kind == ".parquet":
+        rows = _parquet_rows(path)
+    elif kind == ".jsonl":
+        rows = map(msgspec.json.Decoder(dict[str, Any]).decode, iter_lines(path))
+    else:  # as in RFC 4180 by commas or semicolons; with tabs, quotes are characters
+        lines = (f"{line}\n" for line in iter_lines(path))
+        style = dict[str, Any](quoting=csv.QUOTE_NONE) if kind == "\t" else {"strict": True}
+        rows = csv.reader(lines, delimiter=kind, **style)
+    number = 0
     try:
-        if kind == ".parquet":
-            import pyarrow.parquet
-
-            with open_packed(path) as file:
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(4096):
-                    yield from enumerate(batch.to_pylist(), number)
-                    number += len(batch)
-        elif kind == ".jsonl":
-            decode = msgspec.json.Decoder(dict[str, Any]).decode
-            for number, line in enumerate(iter_lines(path), start=1):
-                yield number, decode(line)
-        else:  # as in RFC 4180 by commas or semicolons; with tabs, quotes are characters
-            lines = (f"{line}\n" for line in iter_lines(path))
-            if kind == "\t":
-                table = csv.reader(lines, delimiter=kind, quoting=csv.QUOTE_NONE)
-            else:
-                table = csv.reader(lines, delimiter=kind, strict=True)
-            while (row := next(table, None)) is not None:
-                number = table.line_num + 1  # of the next one
-                if row:
-                    yield table.line_num, row
+        for row in rows:
+            yield row
+            number += 1
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: msgspec's, pyarrow's
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}, line {number}: not {KINDS[kind]}: {reason}") from None
+        raise UserError(f"{path}, row {number + 1}: not {KINDS[kind]}: {reason}") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Cells]:
+    import pyarrow.parquet
+
+    with open_packed(path) as file:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(4096):
+            yield from batch.to_pylist()
 
 
 def _tmx_pairs(path: Path, data: DataConfig) -> Iterator[Pair]:
     """The units of a translation memory; a language that a unit lacks is an empty sentence."""
-    wanted = [f"{x}-".lower() for x in (data.src, data.tgt)]  # "de-" is the start of "de-at-"
-    body, there = ElementTree.Element("body"), set[str]()
+    src, tgt, there = data.src.lower(), data.tgt.lower(), set[str]()
     try:
         with open_packed(path) as file:
-            for event, element in ElementTree.iterparse(file, ("start", "end")):
-                if (event, element.tag) == ("start", "body"):
-                    body = element
-                elif (event, element.tag) == ("end", "tu"):
-                    unit = {}
-                    for side in element.iter("tuv"):
-                        language = side.get(XML_LANG, side.get("lang", "")).lower() + "-"
-                        unit[language] = _segment(side)
-                    there |= unit.keys()
-                    src, tgt = (
-                        next((unit[x] for x in unit if x.startswith(code)), "") for code in wanted
-                    )
-                    yield src, tgt
-                    body.clear()  # what has been read needs no memory
+            for _, element in ElementTree.iterparse(file):
+                if element.tag != "tu":
+                    continue
+                unit: dict[str, str] = {}
+                for side in element.iterfind("tuv"):
+                    language = side.get(XML_LANG, side.get("lang", "")).lower()
+                    for code in side.iterfind("seg/*"):
+                        code.text = code.text if code.tag == "hi" else ""  # a program's, no text
+                    text = "".join("".join(x.itertext()) for x in side.iterfind("seg")).strip()
+                    unit = {language: text, language.partition("-")[0]: text} | unit
+                there |= unit.keys()
+                yield unit.get(src, ""), unit.get(tgt, "")
+                element.clear()  # what has been read needs no memory
     except ElementTree.ParseError as error:  # entities that grow without end, too
         raise UserError(f"{path}: not TMX: {error}") from None
-    if not all(any(x.startswith(code) for x in there) for code in wanted):
-        languages = ", ".join(sorted(x.rstrip("-") for x in there)) or "none"
+    if not {src, tgt} <= there:
+        languages = ", ".join(sorted(there)) or "none"
         raise UserError(f"{path}: its languages are {languages}, not {data.src} and {data.tgt}")
-
-
-def _segment(side: ElementTree.Element) -> str:
-    """The text of a unit in one language, without the codes of other programs in it."""
-    parts = [side.findtext("seg", "")]
-    for code in side.iterfind("seg/*"):
-        parts += [code.text or ""] * (code.tag == "hi") + [code.tail or ""]
-    return "".join(parts).strip()
 
 
 def _load(data: DataConfig, split: str | None = None) -> Any:
@@ -290,14 +268,12 @@ def _load(data: DataConfig, split: str | None = None) -> Any:
     import datasets  # here, because it takes seconds and few commands need it
 
     datasets.disable_progress_bars()
-    subset, revision = data.subset or None, data.revision or None
     try:
         if Path(data.path).is_dir():
             return datasets.load_from_disk(data.path)
+        subset, revision = data.subset or None, data.revision or None
         return datasets.load_dataset(data.path, subset, split=split, revision=revision)
     except Exception as error:  # the library raises many kinds, all of them the user's
         reason = " ".join(str(error).split())[:300]
-        if isinstance(error, ConnectionError) or "LocalEntryNotFoundError" in reason:
-            reason = "no file or folder; as a data set on the hub, neither cached nor reachable: "
-            reason += "check the name, or go online"
-        raise UserError(f"{data.path}: {reason}") from None
+        how = "neither files nor a data set (check the name, or go online)"
+        raise UserError(f"{data.path}: {how}: {reason}") from None

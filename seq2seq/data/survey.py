@@ -2,9 +2,10 @@
 
 import hashlib
 import math
+import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2seq.config import DataConfig
+from seq2seq.data.annotations import check_annotations
 from seq2seq.data.corpus import Corpus, CorpusReport, Pair
 from seq2seq.data.sources import open_corpus
 from seq2seq.data.tokenizer import NORMALIZATION, clean
 from seq2seq.utils import UserError
 
-Check = Callable[[DataConfig, Mapping[str, Corpus]], None]  # raises UserError
-
+OTHER_COLUMN = "a tab or an attribution in the text: another column?"
 RATIO = 3  # one side is suspicious if it is this many times as long as usual beside the other
 SLACK = 5  # characters that say nothing about a ratio: "Ja." and "Of course." are fine
 CORRELATION = 0.2  # of the lengths of both sides: 0.9 in most corpora, about 0 where lines shifted
@@ -29,112 +30,91 @@ class Survey:
 
     Training pairs with an empty side are left out and counted; validation and test pairs are kept
     as they are: systems are judged by them. What looks wrong is counted, and refused nowhere.
-    ``check`` sees the splits but training. ``UserError`` if the corpus cannot be read.
+    ``UserError`` if the corpus, or annotations beside it, cannot be read.
     """
 
-    def __init__(self, data: DataConfig, check: Check | None = None) -> None:
+    def __init__(self, data: DataConfig) -> None:
         self.data, self.readers = data, open_corpus(data)
-        others = {split: read for split, read in self.readers.items() if split != "train"}
-        self.splits = {split: Corpus.of(read()) for split, read in others.items()}
-        if check:
-            check(data, self.splits)
+        self.splits = {x: Corpus.of(read()) for x, read in self.readers.items() if x != "train"}
+        check_annotations(data, self.splits)
         if empty := [split for split, corpus in self.splits.items() if not corpus]:
             raise UserError(f"{data.path}: the {empty[0]} split has no sentence pairs")
         missing = ["test"] * (self.splits.keys() <= {"valid"})
         missing += ["valid"] * ("valid" not in self.splits)
         read = self.readers["train"]
-        self.missing = choose_held_out(read(), missing, data.n_held_out) if missing else {}
+        self.held_out = choose_held_out(read(), missing, data.n_held_out) if missing else {}
         self.splits |= {split: Corpus([], []) for split in missing}
-        self.counts, self.found = Counter[str](), Counter[str]()
-        self.held_out = dict.fromkeys(missing, 0)
-        self.hashes, self.lengths = (array("q"), array("q")), (array("i"), array("i"))
+        self.n_empty = self.n_overlapping = 0
+        self.found = Counter[str]()
+        self.measures = array("Q")  # the hashes and the lengths of both sides, pair by pair
 
     def train(self) -> Iterator[Pair]:
         """The training pairs, to be read once; afterwards the splits are complete."""
-        counts, found, held_out = self.counts, self.found, self.missing
-        (src_hashes, tgt_hashes), (src_lengths, tgt_lengths) = self.hashes, self.lengths
-        dropped = self._sides_of_other_splits() if self.data.drop_overlap else None
-        longest = self.data.max_tokens
-        for src, tgt in self.readers["train"]():
-            src_clean, tgt_clean = clean(src), clean(tgt)
-            src_hash, tgt_hash = hash(src_clean), hash(tgt_clean)
-            if not (src_clean.strip() and tgt_clean.strip()):
-                counts["empty"] += 1
-            elif held_out and (split := held_out.get(sentence_hash(src_clean))):
-                self.splits[split].src.append(src)
-                self.splits[split].tgt.append(tgt)
-                self.held_out[split] += 1
-            elif dropped and (src_hash in dropped[0] or tgt_hash in dropped[1]):
-                counts["overlap"] += 1
+        found, longest = self.found, self.data.max_tokens
+        dropped = self._sides_of_other_splits() if self.data.drop_overlap else (set(), set())
+        for pair in self.readers["train"]():
+            src, tgt = cleaned = clean(pair[0]), clean(pair[1])
+            hashes = sentence_hash(src), sentence_hash(tgt)
+            if not (src.strip() and tgt.strip()):
+                self.n_empty += 1
+            elif split := self.held_out.get(hashes[0]):
+                self.splits[split].src.append(pair[0])
+                self.splits[split].tgt.append(pair[1])
+            elif hashes[0] in dropped[0] or hashes[1] in dropped[1]:
+                self.n_overlapping += 1
             else:
-                counts["train"] += 1
-                src_hashes.append(src_hash)
-                tgt_hashes.append(tgt_hash)
-                src_lengths.append(len(src_clean))
-                tgt_lengths.append(len(tgt_clean))
-                if src_hash == tgt_hash:
-                    found["source equal to target"] += 1
-                if src_clean != src or tgt_clean != tgt:
-                    found["characters that are read as others, or not at all"] += 1
-                    if "\t" in src or "\t" in tgt:
-                        found["a tab in the text: another column?"] += 1
-                if len(src_clean) > longest or len(tgt_clean) > longest:
-                    n_spaces = max(src_clean.count(" "), tgt_clean.count(" "))
-                    found[f"more than {longest} words on a side"] += n_spaces >= longest
-                if "CC-BY" in tgt or "tatoeba.org" in tgt or "CC-BY" in src or "tatoeba.org" in src:
-                    found["an attribution in the text: another column?"] += 1
-                yield src, tgt
-        if not counts["train"]:
+                self.measures.extend((*hashes, len(src), len(tgt)))
+                n_words = max(src.count(" "), tgt.count(" ")) + 1
+                found["source equal to target"] += src == tgt
+                found["characters that are read as others, or not at all"] += pair != cleaned
+                found[OTHER_COLUMN] += bool(re.search("\t|CC-BY|tatoeba[.]org", "\n".join(pair)))
+                found[f"more than {longest} words on a side"] += n_words > longest
+                yield pair
+        if not self.measures:
             raise UserError(f"{self.data.path}: the train split has no sentence pairs")
 
     def report(self) -> CorpusReport:
         """What was found, once the training pairs were read."""
         data, n_pairs = self.data, {split: len(corpus) for split, corpus in self.splits.items()}
+        held_out = {split: n_pairs[split] for split in dict.fromkeys(self.held_out.values())}
         named = {str(Path(data.path) / x) for x in (data.train, data.valid, *data.test.split())}
-        taken = [str(reader) for reader in self.readers.values() if reader.path not in named]
+        src, tgt, *lengths = np.frombuffer(self.measures, np.uint64).reshape(-1, 4).T
         found = {f"training pairs with {what}": n for what, n in self.found.items()}
-        found |= self._length_findings()
-        src, tgt = (np.frombuffer(side, dtype=np.int64) for side in self.hashes)
+        src_length, tgt_length = (np.log(side + SLACK) for side in lengths)
+        ratios = src_length - tgt_length
+        is_far = abs(ratios - np.median(ratios)) > math.log(RATIO)
+        found[f"training pairs with a side {RATIO} times as long as usual, or more"] = is_far.sum()
+        if len(ratios) >= 100 and src_length.std() > 0 and tgt_length.std() > 0:
+            correlation = np.corrcoef(src_length, tgt_length)[0, 1]
+            what = f"likely shifted lines, for lengths do not correlate (r = {correlation:.2f})"
+            found[what] = len(ratios) * (correlation < CORRELATION)
         pairs = src * 1_000_003 + tgt  # wraps around
         found["training pairs that repeat another one"] = len(pairs) - len(np.unique(pairs))
         for split, corpus in self.splits.items():
-            sides = (_hashes(corpus.src), src), (_hashes(corpus.tgt), tgt)
-            is_seen = [np.isin(theirs, ours) for theirs, ours in sides]
-            n_seen = int((is_seen[0] | is_seen[1]).sum())
-            found[f"pairs of {split} of which training has a side (data.drop_overlap)"] = n_seen
-        breaks = sum(reader.n_line_breaks for reader in self.readers.values())
-        found["pairs with a line break in a cell, which is a space now"] = breaks
+            seen = np.isin(_hashes(corpus.src), src) | np.isin(_hashes(corpus.tgt), tgt)
+            found[f"pairs of {split} of which training has a side (data.drop_overlap)"] = seen.sum()
+        breaks = [reader.n_line_breaks for reader in self.readers.values()]
+        found["pairs with a line break in a cell, which is a space now"] = sum(breaks)
         return CorpusReport(
             data.path,
-            self.counts["train"],
+            len(pairs),
             n_pairs.pop("valid"),
             n_pairs,
-            self.counts["empty"],
-            self.counts["overlap"],
-            taken,
-            self.held_out,
-            {what: n for what, n in found.items() if n},
+            self.n_empty,
+            self.n_overlapping,
+            [str(reader) for reader in self.readers.values() if reader.path not in named],
+            held_out,
+            {what: int(n) for what, n in found.items() if n},
             NORMALIZATION,
         )
 
-    def _length_findings(self) -> dict[str, int]:
-        src, tgt = (np.log(np.frombuffer(side, np.intc) + SLACK) for side in self.lengths)
-        ratios = src - tgt
-        n_far = int((abs(ratios - np.median(ratios)) > math.log(RATIO)).sum())
-        findings = {f"training pairs with a side {RATIO} times as long as usual, or more": n_far}
-        if len(ratios) >= 100 and src.std() > 0 and tgt.std() > 0:
-            correlation = np.corrcoef(src, tgt)[0, 1]
-            what = f"likely shifted lines, for lengths do not correlate (r = {correlation:.2f})"
-            findings[what] = len(ratios) * int(correlation < CORRELATION)
-        return findings
-
     def _sides_of_other_splits(self) -> tuple[set[int], set[int]]:
         """The hashes of their sources and of their targets."""
-        src = {hash(clean(x)) for corpus in self.splits.values() for x in corpus.src}
-        tgt = {hash(clean(x)) for corpus in self.splits.values() for x in corpus.tgt}
-        for x, y in self.readers["train"]() if self.missing else ():
-            if sentence_hash(clean(x)) in self.missing:
-                tgt.add(hash(clean(y)))
+        src = {sentence_hash(clean(x)) for corpus in self.splits.values() for x in corpus.src}
+        tgt = {sentence_hash(clean(x)) for corpus in self.splits.values() for x in corpus.tgt}
+        for x, y in self.readers["train"]() if self.held_out else ():
+            if sentence_hash(clean(x)) in self.held_out:
+                tgt.add(sentence_hash(clean(y)))
         return src, tgt
 
 
@@ -160,5 +140,5 @@ def sentence_hash(cleaned: str) -> int:
     return int.from_bytes(hashlib.sha256(cleaned.encode()).digest()[:8], "big")
 
 
-def _hashes(sentences: list[str]) -> NDArray[np.int64]:
-    return np.array([hash(clean(sentence)) for sentence in sentences], dtype=np.int64)
+def _hashes(sentences: Iterable[str]) -> NDArray[np.uint64]:
+    return np.fromiter((sentence_hash(clean(x)) for x in sentences), np.uint64)

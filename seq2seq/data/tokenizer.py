@@ -19,6 +19,7 @@ from seq2seq.utils import UserError, printable, read_bytes, warn, write_bytes
 PAD, BOS, EOS, UNK = range(4)
 SPACE = "▁"  # how sentencepiece writes a space
 CHUNK = 4096  # sentences encoded at a time
+TOO_LONG = re.compile(r"(?<!\S)\S{60000,}")  # sentencepiece dies of words of 65,536 characters
 MAX_SENTENCES = 400_000  # to learn from, always the same: sentencepiece holds them in memory
 
 
@@ -27,10 +28,7 @@ SPACES = rf"[^\S ]|[{SPACE}\0\ud800-\udfff]"  # the last: bytes that were no cha
 INVISIBLE = r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 REPLACED = re.compile(f"({SPACES})|{INVISIBLE}")
 
-NORMALIZATION = (
-    "NFC; spaces of any kind, tabs and NUL read as a space; soft hyphens, zero-width spaces, byte "
-    "order marks and marks of direction left out"
-)
+NORMALIZATION = "NFC; spaces of any kind, tabs and NUL are spaces; what cannot be seen is left out"
 
 
 def clean(line: str) -> str:
@@ -57,12 +55,10 @@ class InputReport:
         for what, lines in kinds.items():
             names = [
                 f"U+{ord(x):04X} {unicodedata.name(x, 'unnamed').lower()} (lines: {n:,})"
-                for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
+                for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))
             ]
-            if len(lines) > 5:
-                names.append(f"{len(lines) - 5:,} more")
             if names:
-                warn(f"characters {what}: {', '.join(names)}")
+                warn(f"characters {what}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}")
 
 
 def split_words(text: str) -> list[str]:
@@ -87,11 +83,10 @@ class Subwords:
     @classmethod
     def train(cls, sentences: Iterable[str], vocab_size: int) -> "Subwords":
         """Learn from the sentences; ``UserError`` if they do not fit ``vocab_size``."""
-        special_ids = {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK}
         model = io.BytesIO()
         try:
             spm.SentencePieceTrainer.train(
-                sentence_iterator=map(clean, sentences),
+                sentence_iterator=(TOO_LONG.sub("", clean(x)) for x in sentences),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -101,7 +96,7 @@ class Subwords:
                 max_sentence_length=2**30,  # longer ones would be skipped
                 num_threads=1,
                 minloglevel=2,
-                **special_ids,
+                **{"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK},
             )
         except RuntimeError as error:
             reason = f"sentencepiece cannot learn from this corpus: {error}"

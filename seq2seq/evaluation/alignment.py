@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seq2seq.data.annotations import Links
 from seq2seq.data.batches import make_batch, make_token_batches
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import BOS, EOS, split_words
-from seq2seq.evaluation.annotations import Links
 from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.translator import Translation, Translator
 

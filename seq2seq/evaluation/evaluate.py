@@ -13,11 +13,11 @@ from msgspec import Meta
 from sacrebleu.metrics.chrf import CHRF
 
 from seq2seq.config import Config, Count, DecodingConfig, Line, ModelConfig
+from seq2seq.data.annotations import load_alignment, load_tags
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.data.sources import read_pairs
 from seq2seq.evaluation import metrics
 from seq2seq.evaluation.alignment import OFFSETS, Head, score_heads
-from seq2seq.evaluation.annotations import load_alignment, load_tags
 from seq2seq.evaluation.metrics import LABELS
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder

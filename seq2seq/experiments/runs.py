@@ -19,7 +19,6 @@ from tqdm import tqdm
 from seq2seq.config import Config, ConfigSource, Name, flatten_toml, load_config, read_toml
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.data.prepare import is_prepared, load_inherited, prepare
-from seq2seq.evaluation.annotations import check_annotations
 from seq2seq.evaluation.evaluate import evaluate, score_settings
 from seq2seq.experiments.statistics import Array
 from seq2seq.model.transformer import count_parameters, empty_model
@@ -129,7 +128,7 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
         run = RunFolder(folder / name / f"seed-{seed}")
         run.check_same_config(config, fixed=("train.epochs", "train.patience"))
         if config.train.init_from and not run.has_started:
-            load_inherited(config, run)
+            load_inherited(config)
         runs.append(Run(name, seed, config, run))
     return runs
 
@@ -152,7 +151,7 @@ def run_all(runs: list[Run]) -> None:
         refuse_links(run.folder.path.parent, run.folder.path)
         try:
             if not is_prepared(run.config, run.folder):
-                prepare(run.config, run.folder, check=check_annotations)
+                prepare(run.config, run.folder)
             if run.folder.summary_file.exists():
                 run.folder.save_config(run.config)  # with the decoding settings wanted now
             else:

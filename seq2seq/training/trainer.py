@@ -241,7 +241,7 @@ class Trainer:
     def start_from_another_run(self) -> None:
         """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
         old = RunFolder(self.config.train.init_from)
-        if load_inherited(self.config, self.run).fingerprint != self.tokenizer.fingerprint:
+        if load_inherited(self.config).fingerprint != self.tokenizer.fingerprint:
             what = f"not that of {old} (train.init_from), which seq2seq prepare copies"
             raise UserError(f"{self.run.tokenizer_file}: {what}")
         weights = load_model(old, self.config, self.tokenizer).state_dict()
