@@ -152,7 +152,7 @@ class Translator:
         Several runs are an ensemble, with the settings of the first.
         """
         if not isinstance(run, Run):
-            return cls._ensemble([RunFolder(each) for each in run], overrides)
+            return cls._ensemble([cls.load(each, overrides) for each in run])
         run = RunFolder(run)
         config = run.load_config(overrides)
         for path in (run.tokenizer_file, run.weights_file):
@@ -166,17 +166,13 @@ class Translator:
         return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 
     @classmethod
-    def _ensemble(cls, runs: list[RunFolder], overrides: Overrides) -> Self:
-        members = [cls.load(run, overrides) for run in runs]
-        first = members[0]
-        kinds = [
-            f"{x.config.data.src}-{x.config.data.tgt} with tokenizer {x.tokenizer.fingerprint}"
-            for x in members
-        ]
-        for run, kind in zip(runs, kinds, strict=True):
-            if kind != kinds[0]:
-                raise UserError(f"no ensemble: {runs[0]} is {kinds[0]}, but {run} is {kind}")
-        model = Ensemble([member.model for member in members]) if len(runs) > 1 else first.model
+    def _ensemble(cls, members: list[Self]) -> Self:
+        first, *others = members
+        kinds = [(x.tokenizer.fingerprint, x.config.data.src, x.config.data.tgt) for x in members]
+        if {*kinds} != {kinds[0]}:
+            languages = ", ".join(f"{src}-{tgt} with tokenizer {by}" for by, src, tgt in kinds)
+            raise UserError(f"no ensemble of different languages or subwords: {languages}")
+        model = Ensemble([member.model for member in members]) if others else first.model
         return cls(model.eval(), first.tokenizer, first.config)
 
     @overload

@@ -8,14 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.cli.common import (
-    ANY_SETTING,
-    Commands,
-    add_command,
-    add_settings,
-    arriving,
-    overrides_of,
-)
+from seq2seq.cli.common import Commands, add_command, add_settings, arriving, overrides_of
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError
 
@@ -24,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: Commands) -> None:
-    usage = f"--run FOLDER [SENTENCE ...] [--n-best N] [--scores] [--json] ... {ANY_SETTING}"
+    usage = "--run FOLDER [SENTENCE ...] [--n-best N] [--json] ... [--decoding.SETTING VALUE ...]"
     text = "translate sentences, or standard input line by line"
     predict = add_command(commands, run_predict, usage, text)
     predict.description = (
@@ -36,14 +29,12 @@ def add_to(commands: Commands) -> None:
     predict.add_argument("--run", type=Path, required=True, action="append", help=text)
     text = "up to N translations of each line, a line for each, best first; the beam is at least N"
     predict.add_argument("--n-best", type=_n_best, default=1, metavar="N", help=text)
-    text = "the log-probability of each translation, in nats"
-    predict.add_argument("--scores", action="store_true", help=text)
+    predict.add_argument("--scores", action="store_true", help="log-probabilities, in nats")
     text = "which source word each word comes from, as 0-0 1-2 (source-target, split at spaces)"
     predict.add_argument("--alignments", action="store_true", help=text)
     text = "an object for each line: source, translation, scores, n_best, flags, alignment if asked"
     predict.add_argument("--json", action="store_true", help=text)
-    text = "how each translation begins"
-    predict.add_argument("--prefix", default="", metavar="TEXT", help=text)
+    predict.add_argument("--prefix", default="", metavar="TEXT", help="how translations begin")
     add_settings(predict, "decoding.")
 
 
