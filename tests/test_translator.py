@@ -84,11 +84,9 @@ def test_scores_are_cross_entropies() -> None:
 
 
 def test_sentences_of_a_long_line() -> None:
-    whole = [
-        "Dr. A. Smith, i.e. he, ran", "so e.g. this... and that! or so", "It is 3.5", "...", "a。。。",
-        "ba " * 50, "z. B. hier",
-    ]  # fmt: skip
-    for text in whole[1:]:
+    for text in (
+        "so e.g. this... and that! or so", "It is 3.5", "...", "a。。。", "ba " * 50, "z. B. hier",
+    ):  # fmt: skip
         assert SENTENCE.findall(text) == [text]
     for parts in (
         ["One. ", "Two?  ", '"Three!" ', "(Four.) ", "Five… ", "Six"],
