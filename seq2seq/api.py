@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq.attention import check_attention
 from seq2seq.config import Config, load_config
+from seq2seq.data.tokenizer import InputReport
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
@@ -29,11 +30,17 @@ class Model(Translator):
 
         The arrays, with named axes, are in its ``trace``; ``write`` saves the page.
         """
+        from seq2seq.evaluation.evaluate import known_best_head  # loads sacrebleu
         from seq2seq.viewer.page import RunView
+        from seq2seq.viewer.trace import trace
 
         if len(self.runs) > 1:
             raise UserError("attend shows one run: load it by itself")
-        return RunView.of(self, self.runs[0], sentence)
+        report = InputReport(self.tokenizer.src)
+        report.add([sentence])
+        report.warn()
+        best_head = known_best_head(self.runs[0], self.config.model)
+        return RunView(str(self.runs[0]), trace(self, sentence), best_head)
 
     def __repr__(self) -> str:
         data, size = self.config.data, count_parameters(self.model)

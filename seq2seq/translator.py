@@ -1,11 +1,10 @@
 """From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
 import re
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -40,20 +39,22 @@ SENTENCE = re.compile(
 )
 
 
-class Source(NamedTuple):
-    """What the model reads at once: a line, or a sentence of a line that is too long."""
-
-    text: str
-    ids: list[int]  # with EOS
-    n_cut: int  # tokens left out, to keep ``data.max_tokens``
+# What may happen to a line, by the setting that is the reason.
+FLAGS = {
+    "input cut": "data.max_tokens",
+    "input split": "data.max_tokens",
+    "output cut": "decoding.max_length_ratio",
+}
 
 
 class Part(NamedTuple):
-    """A source and its translation, with the space between it and the next."""
+    """What the model read at once, a line or a sentence of one too long, and its translation."""
 
-    source: Source
+    src: str
+    src_ids: list[int]  # with EOS
+    src_is_cut: bool
     hypothesis: Hypothesis
-    text: str
+    text: str  # with the space between it and the next
 
 
 class Translation(NamedTuple):
@@ -66,13 +67,11 @@ class Translation(NamedTuple):
         return "".join(part.text for part in self.parts).removesuffix(" ")
 
     @property
-    def n_src_cut(self) -> int:
-        return sum(part.source.n_cut for part in self.parts)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether ``decoding.max_length_ratio`` ended it before the model did."""
-        return any(part.hypothesis.is_cut for part in self.parts)
+    def flags(self) -> list[str]:
+        """Those of ``FLAGS`` that are so."""
+        src_is_cut = any(part.src_is_cut for part in self.parts)
+        is_cut = any(part.hypothesis.is_cut for part in self.parts)
+        return list(compress(FLAGS, (src_is_cut, len(self.parts) > 1, is_cut)))
 
 
 class Score(NamedTuple):
@@ -87,28 +86,23 @@ class Score(NamedTuple):
 
 
 class CutReport:
-    """Which lines were cut or split: cut input is reported at once, the rest at the end."""
+    """Which lines were cut or split."""
 
-    def __init__(self) -> None:
+    def __init__(self, translations: Iterable[Translation] = ()) -> None:
         self.n_lines = 0
-        self.lines = defaultdict[str, "array[int]"](lambda: array("Q"))  # from 1, by what happened
+        self.lines = defaultdict[str, list[int]](list)  # from 1, by flag
+        self.add(translations)
 
     def add(self, translations: Iterable[Translation]) -> None:
         for translation in translations:
             self.n_lines += 1
-            if n_cut := translation.n_src_cut:
-                n_left = sum(len(part.source.ids) for part in translation.parts)
-                tokens = f"{n_left + n_cut:,} tokens, cut to {n_left:,} (data.max_tokens)"
-                warn(f"line {self.n_lines}: {tokens}")
-            if len(translation.parts) > 1:
-                self.lines["longer than data.max_tokens, split into sentences"].append(self.n_lines)
-            if translation.is_cut:
-                self.lines["output cut at decoding.max_length_ratio"].append(self.n_lines)
+            for flag in translation.flags:
+                self.lines[flag].append(self.n_lines)
 
     def warn(self) -> None:
-        for what, lines in self.lines.items():
+        for flag, lines in self.lines.items():
             numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
-            warn(f"{what}: {len(lines):,} (line {numbers})")
+            warn(f"{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})")
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -158,7 +152,7 @@ class Translator:
         Several runs are an ensemble, with the settings of the first.
         """
         if not isinstance(run, Run):
-            return cls._ensemble([RunFolder(each) for each in run], overrides)
+            return cls._ensemble([cls.load(each, overrides) for each in run])
         run = RunFolder(run)
         config = run.load_config(overrides)
         for path in (run.tokenizer_file, run.weights_file):
@@ -172,17 +166,13 @@ class Translator:
         return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
 
     @classmethod
-    def _ensemble(cls, runs: list[RunFolder], overrides: Overrides) -> Self:
-        members = [cls.load(run, overrides) for run in runs]
-        first = members[0]
-        kinds = [
-            f"{x.config.data.src}-{x.config.data.tgt} with tokenizer {x.tokenizer.fingerprint}"
-            for x in members
-        ]
-        for run, kind in zip(runs, kinds, strict=True):
-            if kind != kinds[0]:
-                raise UserError(f"no ensemble: {runs[0]} is {kinds[0]}, but {run} is {kind}")
-        model = Ensemble([member.model for member in members]) if len(runs) > 1 else first.model
+    def _ensemble(cls, members: list[Self]) -> Self:
+        first, *others = members
+        kinds = [(x.tokenizer.fingerprint, x.config.data.src, x.config.data.tgt) for x in members]
+        if {*kinds} != {kinds[0]}:
+            languages = ", ".join(f"{src}-{tgt} with tokenizer {by}" for by, src, tgt in kinds)
+            raise UserError(f"no ensemble of different languages or subwords: {languages}")
+        model = Ensemble([member.model for member in members]) if others else first.model
         return cls(model.eval(), first.tokenizer, first.config)
 
     @overload
@@ -192,9 +182,7 @@ class Translator:
     def translate(self, sentences: Iterable[str]) -> str | list[str]:
         """One translation per sentence, in order; blank ones stay empty; warns of what is cut."""
         best = [translation for translation, *_ in self.search(sentences)]
-        report = CutReport()
-        report.add(best)
-        report.warn()
+        CutReport(best).warn()
         return best[0].text if isinstance(sentences, str) else [x.text for x in best]
 
     def search(
@@ -205,37 +193,32 @@ class Translator:
         The beam is at least ``n_best``. What is longer than ``data.max_tokens`` is split into
         sentences, unless there is a prefix; what cannot be split is cut.
         """
-        lines = self.encode(sentences, split=not prefix)
+        limit, subwords, texts = self.config.data.max_tokens, self.tokenizer.src, as_list(sentences)
+        lines: list[list[tuple[str, list[int], bool]]] = []
+        for text, ids in zip(texts, subwords.encode(texts), strict=True):
+            fits = len(ids) <= limit or prefix
+            parts = [text] if fits else SENTENCE.findall(text)
+            lines.append([])
+            for part, part_ids in zip(
+                parts, [ids] if fits else subwords.encode(parts), strict=True
+            ):
+                is_cut = len(part_ids) > limit
+                del part_ids[limit - 1 : -1]  # EOS stays
+                lines[-1] += [(part, part_ids, is_cut)] if len(part_ids) > 1 else []
         ((*prefix_ids, _),) = self.tokenizer.tgt.encode([prefix])
-        all_ids = [source.ids for sources in lines for source in sources]
-        found = iter(self.decode(all_ids, n_best, prefix_ids))
+        found = iter(self.decode([ids for line in lines for _, ids, _ in line], n_best, prefix_ids))
         translations = []
-        for sources in lines:
-            of_sources = [self._parts(source, next(found)) for source in sources]
+        for line in lines:
+            of_parts = [[Part(*src, x, self._text(x)) for x in next(found)] for src in line]
             # Where a part has fewer, its last stands for the ones after it.
-            n = max(map(len, of_sources), default=1)
-            ranks = [[parts[min(i, len(parts) - 1)] for parts in of_sources] for i in range(n)]
+            n = max(map(len, of_parts), default=1)
+            ranks = [[part[min(i, len(part) - 1)] for part in of_parts] for i in range(n)]
             translations.append([Translation(parts) for parts in ranks])
         return translations
 
-    def _parts(self, source: Source, hypotheses: list[Hypothesis]) -> list[Part]:
-        texts = [self.tokenizer.tgt.decode(hypothesis.ids) for hypothesis in hypotheses]
-        texts = [text if text.endswith(("。", "！", "？")) else f"{text} " for text in texts]
-        return [Part(source, *x) for x in zip(hypotheses, texts, strict=True)]
-
-    def encode(self, sentences: Iterable[str], split: bool = False) -> list[list[Source]]:
-        """What to read of each sentence, cut to ``data.max_tokens``; nothing of a blank one."""
-        limit, subwords = self.config.data.max_tokens, self.tokenizer.src
-        lines, texts = list[list[Source]](), as_list(sentences)
-        for text, ids in zip(texts, subwords.encode(texts), strict=True):
-            parts = [text] if len(ids) <= limit or not split else SENTENCE.findall(text)
-            all_ids = [ids] if parts == [text] else subwords.encode(parts)
-            lines.append([])
-            for part, part_ids in zip(parts, all_ids, strict=True):
-                n_cut = max(0, len(part_ids) - limit)
-                kept = [*part_ids[: limit - 1], EOS] if n_cut else part_ids
-                lines[-1] += [Source(part, kept, n_cut)] if len(part_ids) > 1 else []
-        return lines
+    def _text(self, hypothesis: Hypothesis) -> str:
+        text = self.tokenizer.tgt.decode(hypothesis.ids)
+        return text if text.endswith(("。", "！", "？")) else f"{text} "
 
     def decode(
         self, src_ids: list[list[int]], n_best: int = 1, prefix: Sequence[int] = ()
@@ -278,7 +261,7 @@ class Translator:
     def rescore(self, translations: Sequence[Translation]) -> list[Score]:
         """What ``score`` says of them, by their own ids; one that was cut has no EOS."""
         pairs = [
-            (part.source.ids, [BOS, *part.hypothesis.ids, *[EOS] * (not part.hypothesis.is_cut)])
+            (part.src_ids, [BOS, *part.hypothesis.ids, *[EOS] * (not part.hypothesis.is_cut)])
             for translation in translations
             for part in translation.parts
         ]

@@ -164,7 +164,7 @@ HARD = [
 
 
 def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> None:
-    """One line out for each line in, and a warning for each line that is cut."""
+    """One line out for each line in, and a warning that names lines that are cut."""
     lines = HARD * 10
     monkeypatch.setattr(seq2seq.cli.common, "BYTES_AT_A_TIME", 5000)
     out = predict("".join(line + "\n" for line in lines).encode(), *SHORT).decode("utf-8")
@@ -174,8 +174,9 @@ def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> No
     for line, translation in zip(HARD, translations, strict=False):
         assert len(translation.splitlines()) <= 1
         assert translation or not line.strip("\0 \t\x0b\x0c\x85\u2028\u2029\ufeff")
-    warned = re.findall(r"line (\d+):", capsys.readouterr().err)
-    assert warned == [str(i) for i, line in enumerate(lines, start=1) if len(line) > 1000]
+    cut = [str(i) for i, line in enumerate(lines, start=1) if len(line) > 1000]
+    warned = f"input cut by data.max_tokens: {len(cut)} (line {', '.join(cut[:10])}, ...)"
+    assert warned in capsys.readouterr().err
 
 
 def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> None:
@@ -247,12 +248,10 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
     assert len(out) == n + 2
     assert out[-2:] == ["ke du ba", ""]
     assert all(len(line.splitlines()) <= 1 for line in out)
-    warned = [line.split(":")[1] for line in capsys.readouterr().err.splitlines()]
-    assert {f" line {at + 1}" for at in huge} <= set(warned)
-    assert all(
-        re.fullmatch(r" (line \d+|characters .*|lines not in UTF-8|output cut .*)", x)
-        for x in warned
-    )
+    warned = capsys.readouterr().err
+    assert "input cut" in warned or not huge
+    kinds = r"seq2seq: (input cut|output cut|characters|lines not in UTF-8)"
+    assert all(re.match(kinds, line) for line in warned.splitlines())
     assert predict(b"\n" * n) == b"\n" * n
 
 

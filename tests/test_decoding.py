@@ -15,7 +15,6 @@ from seq2seq.data.batches import pad
 from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.decoding import (
     SUPPRESSED_IDS,
-    BeamState,
     Hypothesis,
     beam_search,
     greedy,
@@ -259,21 +258,6 @@ def test_beam_search_of_a_batch(beam: int) -> None:
     together = beam_search(model, pad(SOURCES), config)
     alone = [beam_search(model, pad([ids]), config)[0] for ids in SOURCES]
     assert together == alone
-
-
-def test_beam_state_by_hand() -> None:
-    search = BeamState(beam=2, limit=10, length_penalty=0.0)
-    assert search.advance([[-0.5, -1.0, -2.0, -3.0]], [[7, EOS, 8, 9]]) == [0, 0]
-    assert search.live == [(-0.5, [7]), (-2.0, [8])]
-    assert search.finished == [(-1.0, [])]
-    assert len(search.finished) < search.beam
-    # An EOS outside the first two candidates does not count.
-    assert search.advance([[-0.25, -2.125], [-0.5, -1.0]], [[4, EOS], [5, 6]]) == [0, 1]
-    assert search.live == [(-0.75, [7, 4]), (-2.5, [8, 5])]
-    assert search.advance([[-0.125, -torch.inf], [-0.5, -0.75]], [[EOS, PAD], [4, 5]]) == [1, 1]
-    assert search.done
-    assert search.best(1) == [Hypothesis([7, 4], False)]
-    assert search.best(2) == [Hypothesis([7, 4], False), Hypothesis([], False)]
 
 
 def test_length_penalty_by_hand() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from untrained import small_tokenizer
 
 from seq2seq.attention.positions import Sinusoidal
-from seq2seq.config import AttentionConfig, Config, DataConfig, DecodingConfig, ModelConfig
+from seq2seq.config import AttentionConfig, Config, DecodingConfig, ModelConfig
 from seq2seq.cpu import Dropout
 from seq2seq.data.batches import Batch, pad
 from seq2seq.data.tokenizer import BOS, EOS
@@ -235,14 +235,6 @@ def test_empty_model_takes_no_memory() -> None:
     heads = AttentionConfig(n_heads=32, modifiers="talking_heads")  # whose maps are made of ones
     model = empty_model(Config(model=replace(SMALL, encoder_attention=heads)))
     assert all(parameter.is_meta for parameter in model.parameters())
-
-
-def test_cut_source_ends() -> None:
-    config = Config(model=SMALL, data=DataConfig(max_tokens=4))
-    translator = Translator(small_model(), small_tokenizer(), config)
-    (whole,) = small_tokenizer().src.encode(["ba du ke lo"])
-    ((source,),) = translator.encode(["ba du ke lo"])
-    assert (source.ids, source.n_cut) == ([*whole[:3], EOS], len(whole) - 4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

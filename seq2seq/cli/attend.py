@@ -33,15 +33,14 @@ def run_attend(options: argparse.Namespace) -> None:
     from seq2seq.api import load
     from seq2seq.viewer.page import select_views, write_attention
 
-    kind = "png" if options.png else "json" if options.json else None
-    path = options.output or Path(f"attention.{kind or 'html'}")
-    ending = path.suffix.removeprefix(".")
-    if ending not in ((kind,) if kind else ("html", "png", "json")):
-        raise UserError(f"{path}: the file's name must end in .{kind or 'html, .png or .json'}")
+    kind = ".png" if options.png else ".json" if options.json else ""
+    path = options.output or Path(f"attention{kind or '.html'}")
+    if not path.suffix.endswith(kind):
+        raise UserError(f"{path}: the file's name must end in {kind}")
     folders = options.compare or [options.run]
     runs = [load(x, overrides_of(options)).attend(options.sentence) for x in folders]
     for run in runs:
         show(f"{run.name}: {run.trace.tgt.text}")
     views = select_views(runs, options.view, options.layer, options.head)
-    write_attention(views, path, ending)
+    write_attention(views, path)
     show(f"written: {path}")

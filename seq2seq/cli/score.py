@@ -1,7 +1,6 @@
 """``seq2seq score``: how probable given translations are."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +13,7 @@ PAIRS_AT_A_TIME = 1000  # of files
 
 
 def add_to(commands: Commands) -> None:
-    usage = "--run FOLDER [SRC_FILE TGT_FILE] [--json]"
+    usage = "--run FOLDER [SRC_FILE TGT_FILE]"
     score = add_command(commands, run_score, usage, "say how probable given translations are")
     score.description = (
         "For each line: the log-probability of the translation in nats, the same per token, and "
@@ -24,7 +23,6 @@ def add_to(commands: Commands) -> None:
     score.add_argument("files", nargs="*", type=Path, metavar="FILE", help=text)
     text = "folder of a trained run; of several --run the probabilities are averaged"
     score.add_argument("--run", type=Path, required=True, action="append", help=text)
-    score.add_argument("--json", action="store_true", help="an object for each line")
 
 
 def run_score(options: argparse.Namespace) -> None:
@@ -32,15 +30,8 @@ def run_score(options: argparse.Namespace) -> None:
 
     translator = Translator.load(options.run)
     for pairs in _pairs(options.files):
-        scores = translator.score([src for src, _ in pairs], [tgt for _, tgt in pairs])
-        for (src, tgt), score in zip(pairs, scores, strict=True):
-            numbers = score.log_probability, score.per_token, score.n_tokens
-            line = "{:.4f}\t{:.4f}\t{}".format(*numbers)
-            if options.json:
-                names = "source", "translation", "log_probability", "per_token", "tokens"
-                content = dict(zip(names, (src, tgt, *numbers), strict=True))
-                line = json.dumps(content, ensure_ascii=False)
-            sys.stdout.buffer.write(line.encode() + b"\n")
+        for score in translator.score([src for src, _ in pairs], [tgt for _, tgt in pairs]):
+            print(f"{score.log_probability:.4f}\t{score.per_token:.4f}\t{score.n_tokens}")
         sys.stdout.flush()
 
 
@@ -56,8 +47,8 @@ def _pairs(files: list[Path]) -> Iterator[list[tuple[str, str]]]:
         return
     n_read = 0
     for lines in arriving(sys.stdin.buffer):
-        for number, line in enumerate(lines, start=n_read + 1):
+        for line in lines:
+            n_read += 1
             if line.count("\t") != 1:
-                raise UserError(f"standard input, line {number}: not SOURCE<tab>TRANSLATION")
-        n_read += len(lines)
+                raise UserError(f"standard input, line {n_read}: not SOURCE<tab>TRANSLATION")
         yield [(src, tgt) for src, _, tgt in (line.partition("\t") for line in lines)]

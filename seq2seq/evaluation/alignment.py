@@ -128,7 +128,7 @@ def align_words(
     """
     translations, subwords = list(translations), translator.tokenizer
     parts = [part for translation in translations for part in translation.parts]
-    src = [part.source.ids for part in parts]
+    src = [part.src_ids for part in parts]
     tgt = [[BOS, *part.hypothesis.ids, EOS] for part in parts]
     shift = OFFSETS.index(head.offset if head else "predict")
     aligned: list[list[int]] = [[] for _ in parts]
@@ -142,7 +142,7 @@ def align_words(
         links.append([])
         for part in translation.parts:
             links[-1] += [(i + x, j + y) for y, x in enumerate(next(of_parts))]
-            i += len(split_words(part.source.text + "x")) - 1
+            i += len(split_words(part.src + "x")) - 1
             j += len(split_words(part.text + "x")) - 1
     return links
 

@@ -96,8 +96,8 @@ def evaluate(
             hypotheses[name] = [translation.text for translation in translations]
             tests[name] = metrics.score(hypotheses[name], test.tgt, tokenizer) | {
                 "sentences": len(test),
-                "sentences_cut": sum(x.n_src_cut > 0 for x in translations),
-                "outputs_cut": sum(x.is_cut for x in translations),
+                "sentences_cut": sum("input cut" in x.flags for x in translations),
+                "outputs_cut": sum("output cut" in x.flags for x in translations),
                 "decoding_seconds": round(seconds, 2),
                 "examples": examples(test, hypotheses[name]),
             }

@@ -59,21 +59,18 @@ def max_lengths(src: Tensor, ratio: float) -> Tensor:
     return ((src != PAD).sum(dim=1) * ratio).long() + 10
 
 
-def force(scores: Tensor, prefix: Sequence[int], step: int) -> Tensor:
-    """``scores`` (B, V) of token ``step``, -inf for all but the one that the prefix wants there."""
-    if step >= len(prefix):
-        return scores
-    forced = torch.full_like(scores, -math.inf)
-    forced[:, prefix[step]] = scores[:, prefix[step]]
-    return forced
+def constrain(scores: Tensor, ids: list[list[int]], prefix: Sequence[int], n: int) -> None:
+    """Set to -inf the scores (B, V) of tokens that may not follow ``ids``, all of the same length.
 
-
-def forbid_repeats(scores: Tensor, hypotheses: Sequence[Sequence[int]], n: int) -> None:
-    """Set to -inf the scores (B, V) of tokens that would repeat an n-gram (Paulus et al. 2018)."""
-    for row, ids in zip(scores, hypotheses, strict=True):
-        starts = range(len(ids) - n + 1)
-        last = ids[len(ids) - n + 1 :]
-        row[[ids[i + n - 1] for i in starts if ids[i : i + n - 1] == last]] = -math.inf
+    Only the next of ``prefix`` may; after it none that repeats an n-gram (Paulus et al. 2018).
+    """
+    if (step := len(ids[0])) < len(prefix):
+        forced = scores[:, prefix[step]].clone()
+        scores.fill_(-math.inf)[:, prefix[step]] = forced
+    elif n:
+        for row, so_far in zip(scores, ids, strict=True):
+            last, starts = so_far[step - n + 1 :], range(step - n + 1)
+            row[[so_far[i + n - 1] for i in starts if so_far[i : i + n - 1] == last]] = -math.inf
 
 
 def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
@@ -101,9 +98,10 @@ def greedy(
             rows, tokens, cache = rows[unfinished], tokens[unfinished], cache.select(unfinished)
             unfinished = torch.ones_like(rows, dtype=torch.bool)
         logits, cache = next_logits(model, tokens, cache)
-        if config.no_repeat and cache.length > len(prefix):
-            forbid_repeats(logits, output[rows, : cache.length - 1].tolist(), config.no_repeat)
-        tokens = force(logits, prefix, cache.length - 1).argmax(dim=-1)  # (B,)
+        if prefix or config.no_repeat:
+            ids = output[rows, : cache.length - 1].tolist()
+            constrain(logits, ids, prefix, config.no_repeat)
+        tokens = logits.argmax(dim=-1)  # (B,)
         output[rows, cache.length - 1] = tokens
         unfinished &= (tokens != EOS) & (cache.length < limits[rows])
     generated = [ids[:n] for ids, n in zip(output.tolist(), limits.tolist(), strict=True)]
@@ -183,11 +181,10 @@ def beam_search(
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
         logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
+        scores = logits.log_softmax(dim=-1)
+        live = [ids for state in active for _, ids in state.live]
+        constrain(scores, live, prefix, config.no_repeat)
         # Twice the beam: half of the best candidates may be EOS. No hypothesis can give more.
-        scores = force(logits.log_softmax(dim=-1), prefix, cache.length - 1)
-        if config.no_repeat and cache.length > len(prefix):
-            live = [ids for state in active for _, ids in state.live]
-            forbid_repeats(scores, live, config.no_repeat)
         best = scores.topk(min(2 * config.beam, scores.shape[1]))
         log_p, candidates = best.values.tolist(), best.indices.tolist()
         rows, end = list[int](), 0

@@ -17,13 +17,11 @@ import numpy as np
 
 from seq2seq.attention import MODIFIERS, NORMALIZERS, POSITIONS, SCORES, TYPES, AttentionModifier
 from seq2seq.config import AttentionConfig
-from seq2seq.data.tokenizer import SPACE, InputReport
+from seq2seq.data.tokenizer import SPACE
 from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import OFFSETS, Head
-from seq2seq.run_folder import RunFolder
-from seq2seq.translator import Translator
 from seq2seq.utils import UserError, printable, write_text
-from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace, trace
+from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace
 
 TEMPLATE = Path(__file__).with_name("page.html")
 VIEWS = {"cross": "cross-attention"} | {x: f"{x} self-attention" for x in ("encoder", "decoder")}
@@ -31,7 +29,6 @@ FORMULAS = {  # by type: score and weights, where they are no parts of their own
     "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
     "average": ("s = 0", "w = 1 / n for n visible keys"),
 }
-KINDS = ("html", "png", "json")
 SUMS = {"one": "sum to one", "at most one": "sum to less than one", "any": "need not sum to one"}
 
 
@@ -52,17 +49,6 @@ class RunView:
     trace: TranslationTrace
     best_head: Head | None = None  # the one that aligns words best, where an evaluation found it
 
-    @classmethod
-    def of(cls, translator: Translator, run: RunFolder, sentence: str) -> "RunView":
-        """Translate ``sentence`` with a trained run."""
-        from seq2seq.evaluation.evaluate import known_best_head  # loads sacrebleu
-
-        report = InputReport(translator.tokenizer.src)
-        report.add([sentence])
-        report.warn()
-        best_head = known_best_head(run, translator.config.model)
-        return cls(str(run), trace(translator, sentence), best_head)
-
     def __repr__(self) -> str:
         records = [(view, record) for view in VIEWS if (record := getattr(self.trace, view))]
         shapes = ", ".join(f"{view} {record.weights.values.shape}" for view, record in records)
@@ -77,10 +63,7 @@ class RunView:
 
     def write(self, path: Path | str) -> None:
         """Write the page, a figure or the arrays: the name ends in .html, .png or .json."""
-        path = Path(path)
-        if (kind := path.suffix.removeprefix(".")) not in KINDS:
-            raise UserError(f"{path}: the file's name must end in .{', .'.join(KINDS)}")
-        write_attention(select_views([self]), path, kind)
+        write_attention(select_views([self]), Path(path))
 
 
 def select_views(
@@ -110,16 +93,18 @@ def select_views(
     return selected
 
 
-def write_attention(runs: list[tuple[RunView, ViewState]], path: Path, kind: str) -> None:
-    """Write one run, or several side by side: a page (html), a figure (png) or arrays (json)."""
-    if kind == "png":
+def write_attention(runs: list[tuple[RunView, ViewState]], path: Path) -> None:
+    """Write one run, or several side by side: a page (.html), a figure (.png) or arrays (.json)."""
+    if path.suffix == ".png":
         draw(runs, path)
-    elif kind == "html":
+    elif path.suffix == ".html":
         write_text(path, page(runs))
-    else:
+    elif path.suffix == ".json":
         arrays = [{"name": run.name} | run.trace.to_json() for run, _ in runs]
         content = arrays if len(arrays) > 1 else arrays[0]
         write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    else:
+        raise UserError(f"{path}: the file's name must end in .html, .png or .json")
 
 
 class TokenGroup(NamedTuple):

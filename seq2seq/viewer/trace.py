@@ -17,8 +17,8 @@ from seq2seq.config import AttentionConfig
 from seq2seq.data.tokenizer import BOS, EOS, Subwords
 from seq2seq.evaluation.tracing import attentions, trace_attentions
 from seq2seq.model.decoding import SUPPRESSED_IDS
-from seq2seq.translator import Translator
-from seq2seq.utils import UserError, warn
+from seq2seq.translator import CutReport, Translator
+from seq2seq.utils import UserError
 
 N_TOP_TOKENS = 8
 Array = npt.NDArray[np.float32]
@@ -106,18 +106,16 @@ def _plain(value: Any) -> Any:
 
 
 def trace(translator: Translator, sentence: str) -> TranslationTrace:
-    """Translate ``sentence`` and record every attention; warns if it is cut or its translation."""
-    (sources,) = translator.encode([sentence])
-    if not sources:
+    """Translate ``sentence`` and record every attention; warns if it is cut or its translation.
+
+    Of what is too long for the model, the first sentence is traced.
+    """
+    ((translation,),) = translator.search([sentence])
+    if not translation.parts:
         raise UserError("the sentence is blank: there is nothing to translate")
-    ((_, ids, n_cut),) = sources
-    ((hypothesis,),) = translator.decode([ids])
-    if n_cut:
-        n_tokens = f"{len(ids) + n_cut:,} tokens, cut to {len(ids)}"
-        warn(f"the sentence has {n_tokens} (data.max_tokens)")
-    if hypothesis.is_cut:
-        warn("the translation is cut at decoding.max_length_ratio")
-    return trace_pair(translator, ids, [BOS, *hypothesis.ids, EOS])
+    CutReport([translation]).warn()
+    part = translation.parts[0]
+    return trace_pair(translator, part.src_ids, [BOS, *part.hypothesis.ids, EOS])
 
 
 @torch.inference_mode()
