@@ -55,31 +55,31 @@ def load(run: Run | Sequence[Run], overrides: Overrides = None) -> Model:
 def train(
     config: Path | str = "default", run: Path | str | None = None, overrides: Overrides = None
 ) -> dict[str, Any]:
-    """Prepare and train a model, or resume; returns what ``training.json`` holds.
+    """Prepare and train a model, or resume; prints how it went, returns ``training.json``.
 
     ``config`` is a TOML file, or a shipped one by name, which names the folder if ``run`` does not:
     ``runs/NAME``. Ctrl-C, or a notebook's "interrupt", saves everything and raises
     ``TrainingInterrupted``; the same call resumes. ``UserError`` if something is wrong.
     """
+    from seq2seq.data.prepare import is_prepared, prepare
+    from seq2seq.evaluation.annotations import check_annotations
+    from seq2seq.evaluation.metrics import LABELS
     from seq2seq.training import train
     from seq2seq.training.distributed import init_distributed, rank_zero
 
     with init_distributed():
-        return train(*rank_zero(lambda: prepared(config, run, overrides)))
-
-
-def prepared(
-    config: Path | str, run: Path | str | None, overrides: Overrides
-) -> tuple[Config, RunFolder]:
-    """``config_and_run`` with the run folder prepared; prints what that did."""
-    from seq2seq.data.prepare import is_prepared, prepare
-    from seq2seq.evaluation.annotations import check_annotations
-
-    settings, folder = config_and_run(config, run, overrides)
-    if not is_prepared(settings, folder):
-        report = prepare(settings, folder, check=check_annotations)
-        print(*map(printable, report.split("\n")), sep="\n")
-    return settings, folder
+        settings, folder = rank_zero(lambda: config_and_run(config, run, overrides))
+        if not rank_zero(lambda: is_prepared(settings, folder)):
+            report = rank_zero(lambda: prepare(settings, folder, check=check_annotations))
+            rank_zero(lambda: print(*map(printable, report.split("\n")), sep="\n"))
+        summary = train(settings, folder)
+        by, what = (
+            summary["selected_by"],
+            "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes",
+        )
+        best = f"best validation {LABELS.get(by, by)} {summary[f'best_valid_{by}']:.2f}"
+        rank_zero(lambda: print(printable(f"{folder}: {best} {what.format(**summary)}")))
+        return summary
 
 
 def config_and_run(

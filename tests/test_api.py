@@ -65,7 +65,7 @@ def test_train_in_a_thread_without_streams(
         thread.start()
         thread.join()
     assert summaries[0] == summaries[1] == json.loads(Path("runs/tiny/training.json").read_bytes())
-    assert stream is None or ("3,000 training" in stream.text and "valid_loss" in stream.text)
+    assert stream is None or ("3,000 training" in stream.text and "valid loss" in stream.text)
     assert seq2seq.load("runs/tiny").config.model.dropout == 0.5
 
 

@@ -66,9 +66,8 @@ def _check_parts(model: ModelConfig, section: str, n_heads: int) -> None:
     if n_heads % (config.kv_heads or n_heads):
         raise ConfigError("kv_heads", f"must divide n_heads = {n_heads}")
     splits = any(part.splits_heads for part in chosen["modifiers"])
-    if splits and model.d_model // n_heads % 2:
-        problem = f"head width {model.d_model // n_heads} cannot be halved"
-        raise ConfigError("modifiers", problem)
+    if splits and (width := model.d_model // n_heads) % 2:
+        raise ConfigError("modifiers", f"head width {width} cannot be halved")
     for setting, parts in chosen.items():
         for part in parts:
             if part.needs_inner_product and not score.inner_product:
@@ -84,10 +83,7 @@ def check_attention(config: Config) -> None:
     with torch.device("meta"):
         for section in ("encoder_attention", "decoder_attention", "cross_attention"):
             build_attention(config.model, section)
-            try:
-                build_absolute_position(config.model, section)
-            except ConfigError as error:
-                raise ConfigError(f"model.{section}.{error.key}", error.problem) from None
+            build_absolute_position(config.model, section)
 
 
 def build_absolute_position(model: ModelConfig, section: str) -> AbsolutePosition | None:

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from importlib.metadata import distributions
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -26,7 +24,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from seq2seq import cpu
+from seq2seq import __version__, cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
@@ -50,9 +48,7 @@ from seq2seq.utils import (
     write_json,
 )
 
-PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
-TRY_LOWER = "try a lower train.learning_rate or more epochs"
 
 
 @dataclass
@@ -109,10 +105,11 @@ class Trainer:
         self.valid = load_split(self.run, config.data, "valid")
         self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
         self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
-        self.state, self.is_warm = TrainState(), False
-        self.bleu_tokenizer = bleu_tokenizer(config.data, config.evaluation)
-        auto = "bleu" if suits_bleu(self.valid.tgt, self.bleu_tokenizer) else "chrf"
-        self.select_by = auto if config.train.select_by == "auto" else config.train.select_by
+        self.state = TrainState()
+        by = bleu_tokenizer(config.data, config.evaluation)
+        self.suits_bleu, self.select_by = suits_bleu(self.valid.tgt, by), config.train.select_by
+        if self.select_by == "auto":
+            self.select_by = "bleu" if self.suits_bleu else "chrf"
         steps_per_epoch = math.ceil(self.data.n_batches / config.train.grad_accum_steps)
         self.n_steps = steps_per_epoch * config.train.epochs
         self.optimizer = make_optimizer(self.model, config.train)
@@ -220,11 +217,6 @@ class Trainer:
         self.save_checkpoint()
         if not is_watched():  # where there is no bar
             warn(self.progress(metrics, seconds))
-        if state.step >= self.config.train.warmup_steps and not self.is_warm:
-            self.is_warm = True
-            if valid_loss > self.guess and state.step < self.n_steps:
-                what = f"a validation loss of {valid_loss:.2f} after the warm-up"
-                warn(f"{what}, where guessing by frequency has {self.guess:.2f}: {TRY_LOWER}")
         return asdict(state)
 
     def progress(self, metrics: dict[str, Any], seconds: float) -> str:
@@ -232,25 +224,23 @@ class Trainer:
         step, n_steps, config = self.state.step, self.n_steps, self.config.train
         since = step % config.validate_every or config.validate_every
         minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
-        where = f"step {step:,} of {n_steps:,}, epoch {min(self.state.epoch + 1, config.epochs)}"
-        shown = metrics.keys() - {"step", "epoch", "learning_rate"}
+        shown = metrics.keys() - {"step", "learning_rate"}
         numbers = [f"{key.replace('_', ' ')} {x:,}" for key, x in metrics.items() if key in shown]
         most = "at most " if config.patience else ""
-        return f"{where}: {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
+        return (
+            f"step {step:,} of {n_steps:,}, {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
+        )
 
     def start_from_another_run(self) -> None:
         """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
         old = RunFolder(self.config.train.init_from)
-        if load_inherited(self.config, self.run).fingerprint != self.tokenizer.fingerprint:
-            what = f"not that of {old} (train.init_from), which seq2seq prepare copies"
-            raise UserError(f"{self.run.tokenizer_file}: {what}")
+        load_inherited(self.config, self.run)  # it may have changed since this run was prepared
         weights = load_model(old, self.config, self.tokenizer).state_dict()
         for model in (self.model, self.ema):
             model.load_state_dict(weights)
         if dist.rank() == 0:
             loss = validation_loss(self.ema, self.tokenizer, self.config, self.valid)
-            so_far = "" if old.summary_file.exists() else ", whose training has not ended,"
-            warn(f"{self.run}: starts from {old}{so_far} with a validation loss of {loss:.4f}")
+            warn(f"{self.run}: starts from {old} with a validation loss of {loss:.4f}")
 
     def save_checkpoint(self) -> None:
         checkpoint = {
@@ -267,8 +257,6 @@ class Trainer:
         if not saved:  # killed while the first was made
             return
         try:
-            if saved["state"].keys() != vars(self.state).keys():
-                raise ValueError("written by another version of seq2seq: train again")
             restore_optimizer(self.optimizer, saved["optimizer"])  # first, as it changes weights
             self.model.load_state_dict(saved["model"])
             self.ema.load_state_dict(saved["ema"])
@@ -323,8 +311,7 @@ class Trainer:
                 state.step_seconds += time.perf_counter() - began
                 mean = state.loss / max(1, state.target_tokens)
                 by, best = self.best
-                notes = {"loss": mean, f"best {by}": best, "skipped": state.skipped}
-                bar.set_postfix(notes, refresh=False)
+                bar.set_postfix({"loss": mean, f"best {by}": best}, refresh=False)
                 if state.step % 100 == 0:
                     cpu.trim_memory()
                 if state.step % config.validate_every == 0:
@@ -342,27 +329,19 @@ class Trainer:
         if n := self.data.n_too_long:
             limit = self.config.data.max_tokens
             warn(f"left out {n:,} pairs longer than data.max_tokens = {limit}")
-        suits = suits_bleu(self.valid.tgt, self.bleu_tokenizer)
-        if self.config.train.select_by in ("auto", "bleu") and not suits:
-            what = f"few validation references have four words for BLEU ({self.bleu_tokenizer})"
-            by = "train.select_by: the best weights are selected by"
-            warn(f"{what}; {by} {self.select_by}")
-
-    @cached_property
-    def guess(self) -> float:
-        """The validation loss of guessing by how often tokens are in some of the training text."""
-        pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
-        ids = self.tokenizer.tgt.encode(tgt for _, tgt in pairs)
-        n_tokens = len(self.tokenizer.tgt)
-        counts = np.bincount(np.fromiter(chain.from_iterable(ids), np.int64), minlength=n_tokens)
-        return guess_loss(self.tokenizer, counts, self.valid)
+        if self.config.train.select_by in ("auto", "bleu") and not self.suits_bleu:
+            what = "few validation references have four words for BLEU"
+            warn(f"{what}; train.select_by: the best weights are selected by {self.select_by}")
 
     def warn_if_little_is_learned(self) -> None:
         loss, bleu = self.state.best_loss, self.state.best_bleu
-        if loss > 0.95 * self.guess:
-            what = f"{loss:.2f}, where guessing by frequency has {self.guess:.2f}; {TRY_LOWER}"
-            warn(f"{self.run}: learned next to nothing: a validation loss of {what}")
-        elif bleu < 1 and suits_bleu(self.valid.tgt, self.bleu_tokenizer):
+        seen = (tgt for _, tgt in islice(iter_split(self.run, self.config.data, "train"), 10_000))
+        guess = guess_loss(self.tokenizer, seen, self.valid)
+        if loss > 0.95 * guess:
+            what = f"{loss:.2f}, where guessing by frequency has {guess:.2f}"
+            how = "try a lower train.learning_rate or more epochs"
+            warn(f"{self.run}: learned next to nothing: a validation loss of {what}; {how}")
+        elif bleu < 1 and self.suits_bleu:
             what = f"{self.run}: translates hardly anything: a validation BLEU of {bleu:.2f}"
             warn(f"{what}; do the lines of the corpus translate each other? Or try more epochs")
 
@@ -386,7 +365,7 @@ class Trainer:
             "precision": cpu.resolve_precision(self.config.train.precision, self.device),
             "processes": dist.world_size(),
             "threads": torch.get_num_threads(),
-            "versions": {x.name: x.version for name in PACKAGES for x in distributions(name=name)},
+            "versions": {"seq2seq": __version__, "torch": str(torch.__version__)},
         }
 
 
@@ -448,9 +427,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         if config.train.init_from and not trainer.state.step:
             trainer.start_from_another_run()
         if dist.rank() == 0 and trainer.is_finished:
-            key = "epochs" if trainer.state.epoch >= config.train.epochs else "patience"
-            how = f"a higher train.{key} than {getattr(config.train, key)} trains on"
-            warn(f"{run}: training is finished; {how}")
+            warn(f"{run}: training is finished; a higher train.epochs or train.patience trains on")
         elif dist.rank() == 0:
             trainer.warn_of_data()
             for path in [run.summary_file, *([] if trainer.state.step else made)]:
