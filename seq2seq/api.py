@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.attention import check_attention
 from seq2seq.config import Config, load_config
-from seq2seq.model.transformer import count_parameters
+from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
 from seq2seq.translator import Overrides, Run, Translator
@@ -73,12 +72,12 @@ def train(
             report = rank_zero(lambda: prepare(settings, folder, check=check_annotations))
             rank_zero(lambda: print(*map(printable, report.split("\n")), sep="\n"))
         summary = train(settings, folder)
-        by, what = (
-            summary["selected_by"],
-            "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes",
-        )
+        by = summary["selected_by"]
         best = f"best validation {LABELS.get(by, by)} {summary[f'best_valid_{by}']:.2f}"
-        rank_zero(lambda: print(printable(f"{folder}: {best} {what.format(**summary)}")))
+        when = (
+            "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes, {parameters:,} parameters"
+        )
+        rank_zero(lambda: print(printable(f"{folder}: {best} {when.format(**summary)}")))
         return summary
 
 
@@ -87,5 +86,5 @@ def config_and_run(
 ) -> tuple[Config, RunFolder]:
     """The settings of the configuration ``config`` under ``overrides``, and the run folder."""
     path = find_config(config)
-    settings = load_config(path, overrides, check=check_attention)
+    settings = load_config(path, overrides, check=empty_model)
     return settings, RunFolder(run or Path("runs") / path.stem)

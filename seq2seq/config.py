@@ -244,7 +244,7 @@ def load_config(
     """The configuration in a TOML file, over its bases, or in another source, under ``changes``.
 
     ``overrides`` are the command line's settings, text or not, and come last. ``check`` raises
-    ``ConfigError`` if settings do not fit together (``check_attention``). ``UserError`` if
+    ``ConfigError`` if settings do not fit together (``empty_model``). ``UserError`` if
     something is wrong; the message names the source, the key and the value.
     """
     tree, origins = asdict(Config()), dict[str, str]()

@@ -156,7 +156,6 @@ class RunFolder:
         return tensors
 
     def save_state(self, state: dict[str, Any], fingerprint: str) -> None:
-        """Write what training resumes from."""
         import torch
 
         buffer = io.BytesIO()

@@ -57,11 +57,6 @@ def warn(line: str) -> None:
         print(f"seq2seq: {printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 
-def is_watched() -> bool:
-    """Whether standard error is a terminal; what stands in its place may lack everything."""
-    return bool(getattr(sys.stderr, "isatty", bool)())
-
-
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """A ``; did you mean 'x'?`` for a misspelled dotted name, or nothing."""
     elsewhere = [key for key in known if key.endswith(f".{name.rpartition('.')[2]}")]
@@ -100,12 +95,8 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 def open_packed(path: Path) -> Iterator[BufferedReader | gzip.GzipFile]:
     """``open_file``, and unpacked if its name ends in ``.gz``."""
     with open_file(path) as file:
-        if path.suffix != ".gz":
-            yield file
-            return
         try:
-            with gzip.open(file) as unpacked:
-                yield unpacked
+            yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not gzip, or damaged: {error}") from None
 
@@ -201,8 +192,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def _fsync_dir(folder: Path) -> None:
     """Flush a new name to the disk: without it, a power cut may bring the old file back."""
-    if os.name == "nt":  # a folder cannot be opened there
-        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -315,8 +315,11 @@ def test_another_version(run: Path, changes: object, expected: str) -> None:
         resume(run)
 
 
-OLD_DATA = """
+OLD_DATA = """[data]
+src = "src"
+tgt = "tgt"
 directory = {directory!r}
+held_out = 7
 train = "train"
 valid = "val"
 test = "flickr"
@@ -327,23 +330,17 @@ revision = ""
 train = "t"
 valid = "validation"
 test = "test"
+
 """
 
 
 def test_configuration_before_data_path(run: Path) -> None:
-    """Of files or of the hub, it still translates and resumes; whose recipe is the same today."""
-    text = (run / "config.toml").read_text().replace('valid = "valid"\n', "")
-    text = text.replace("n_held_out = ", "held_out = ")  # of a version before that
-    kept = re.sub(
-        r"^(path|columns|subset|revision|train|test|drop_overlap) = .*\n",
-        "",
-        text,
-        flags=re.MULTILINE,
-    )
+    """Of files or of the hub, it still translates and resumes."""
+    text = (run / "config.toml").read_text()
     expected = {"folder": ("train", "", "flickr"), "": ("t", "s", "test")}
     for directory, (train_split, subset, test) in expected.items():
         old = OLD_DATA.format(directory=directory)
-        (run / "config.toml").write_text(kept.replace("\n[tokenizer]", old + "\n[tokenizer]"))
+        (run / "config.toml").write_text(re.sub(r"(?s)\[data\].*?\n\n", old, text))
         data = RunFolder(run).load_config().data
         assert (data.path, data.train, data.subset) == (directory or "a/b", train_split, subset)
         assert (data.valid, data.test) == ("val" if directory else "validation", test)

@@ -169,9 +169,6 @@ def test_weight_decay_is_for_matrices() -> None:
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-    "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
     "adafactor": torch.optim.Adafactor,
     "nadam": torch.optim.NAdam,
 }

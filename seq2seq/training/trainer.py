@@ -7,12 +7,14 @@ next step depends on, so an interrupted run continues as if it had not been inte
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -24,11 +26,10 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from seq2seq import __version__, cpu
+from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
-from seq2seq.data.prepare import load_inherited
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -42,12 +43,12 @@ from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
     UserError,
-    is_watched,
     read_json,
     warn,
     write_json,
 )
 
+PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
 
 
@@ -113,6 +114,7 @@ class Trainer:
         steps_per_epoch = math.ceil(self.data.n_batches / config.train.grad_accum_steps)
         self.n_steps = steps_per_epoch * config.train.epochs
         self.optimizer = make_optimizer(self.model, config.train)
+        self.is_watched = bool(getattr(sys.stderr, "isatty", bool)())  # by a terminal
 
     def step(self, batches: list[Batch], lr: float, r_drop_alpha: float = 0.0) -> float:
         """Update the weights once, by the mean loss over all target tokens of ``batches``.
@@ -215,7 +217,7 @@ class Trainer:
         state.seconds += seconds
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
-        if not is_watched():  # where there is no bar
+        if not self.is_watched:  # where there is no bar
             warn(self.progress(metrics, seconds))
         return asdict(state)
 
@@ -226,15 +228,12 @@ class Trainer:
         minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
         shown = metrics.keys() - {"step", "learning_rate"}
         numbers = [f"{key.replace('_', ' ')} {x:,}" for key, x in metrics.items() if key in shown]
-        most = "at most " if config.patience else ""
-        return (
-            f"step {step:,} of {n_steps:,}, {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
-        )
+        left = f"{'at most ' if config.patience else ''}{minutes:.1f} minutes left"
+        return f"step {step:,} of {n_steps:,}, {', '.join(numbers)}, {left}"
 
     def start_from_another_run(self) -> None:
         """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
         old = RunFolder(self.config.train.init_from)
-        load_inherited(self.config, self.run)  # it may have changed since this run was prepared
         weights = load_model(old, self.config, self.tokenizer).state_dict()
         for model in (self.model, self.ema):
             model.load_state_dict(weights)
@@ -301,7 +300,7 @@ class Trainer:
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         steps, signal_number = self.steps(), 0
-        hide = dist.rank() > 0 or not is_watched()
+        hide = dist.rank() > 0 or not self.is_watched
         with tqdm(steps, total=self.n_steps, initial=state.step, leave=None, disable=hide) as bar:
             for batches, progress in bar:
                 began = time.perf_counter()
@@ -365,7 +364,7 @@ class Trainer:
             "precision": cpu.resolve_precision(self.config.train.precision, self.device),
             "processes": dist.world_size(),
             "threads": torch.get_num_threads(),
-            "versions": {"seq2seq": __version__, "torch": str(torch.__version__)},
+            "versions": {x.name: x.version for name in PACKAGES for x in distributions(name=name)},
         }
 
 
@@ -415,8 +414,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
             if is_finished and run.load_config().train == config.train:
                 dist.rank_zero(lambda: run.save_config(config))  # of decoding, say
                 dist.rank_zero(lambda: warn(f"{run}: training is finished"))
-                finished: dict[str, Any] = read_json(run.summary_file, Summary)
-                return finished
+                return dict(read_json(run.summary_file, Summary))
             how = f"use another folder (with --train.init_from {run} it starts from these weights)"
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
