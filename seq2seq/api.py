@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.attention import check_attention
 from seq2seq.config import Config, load_config
 from seq2seq.data.tokenizer import InputReport
-from seq2seq.model.transformer import count_parameters
+from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
 from seq2seq.translator import Overrides, Run, Translator
@@ -62,30 +61,30 @@ def load(run: Run | Sequence[Run], overrides: Overrides = None) -> Model:
 def train(
     config: Path | str = "default", run: Path | str | None = None, overrides: Overrides = None
 ) -> dict[str, Any]:
-    """Prepare and train a model, or resume; returns what ``training.json`` holds.
+    """Prepare and train a model, or resume; prints how it went, returns ``training.json``.
 
     ``config`` is a TOML file, or a shipped one by name, which names the folder if ``run`` does not:
     ``runs/NAME``. Ctrl-C, or a notebook's "interrupt", saves everything and raises
     ``TrainingInterrupted``; the same call resumes. ``UserError`` if something is wrong.
     """
+    from seq2seq.data.prepare import is_prepared, prepare
+    from seq2seq.evaluation.metrics import LABELS
     from seq2seq.training import train
     from seq2seq.training.distributed import init_distributed, rank_zero
 
     with init_distributed():
-        return train(*rank_zero(lambda: prepared(config, run, overrides)))
-
-
-def prepared(
-    config: Path | str, run: Path | str | None, overrides: Overrides
-) -> tuple[Config, RunFolder]:
-    """``config_and_run`` with the run folder prepared; prints what that did."""
-    from seq2seq.data.prepare import is_prepared, prepare
-
-    settings, folder = config_and_run(config, run, overrides)
-    if not is_prepared(settings, folder):
-        report = prepare(settings, folder)
-        print(*map(printable, report.split("\n")), sep="\n")
-    return settings, folder
+        settings, folder = rank_zero(lambda: config_and_run(config, run, overrides))
+        if not rank_zero(lambda: is_prepared(settings, folder)):
+            report = rank_zero(lambda: prepare(settings, folder))
+            rank_zero(lambda: print(*map(printable, report.split("\n")), sep="\n"))
+        summary = train(settings, folder)
+        by = summary["selected_by"]
+        best = f"best validation {LABELS.get(by, by)} {summary[f'best_valid_{by}']:.2f}"
+        when = (
+            "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes, {parameters:,} parameters"
+        )
+        rank_zero(lambda: print(printable(f"{folder}: {best} {when.format(**summary)}")))
+        return summary
 
 
 def config_and_run(
@@ -93,5 +92,5 @@ def config_and_run(
 ) -> tuple[Config, RunFolder]:
     """The settings of the configuration ``config`` under ``overrides``, and the run folder."""
     path = find_config(config)
-    settings = load_config(path, overrides, check=check_attention)
+    settings = load_config(path, overrides, check=empty_model)
     return settings, RunFolder(run or Path("runs") / path.stem)

@@ -28,6 +28,7 @@ NaturalInt = Annotated[int, Meta(ge=0, lt=2**31)]
 Natural = Annotated[float, Meta(ge=0, lt=2**31)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 VocabSize = Annotated[int, Meta(gt=4 + 256, lt=2**31)]
+Penalty = Annotated[float, Meta(ge=0, le=10)]
 Ratio = Annotated[float, Meta(ge=0, le=100)]
 Language = Annotated[str, Meta(pattern=r"^[\w-]+$")]
 SelectBy = Literal["auto", "bleu", "chrf", "loss"]
@@ -131,9 +132,7 @@ class DecodingConfig:
     """How a translation is searched for."""
 
     beam: Annotated[int, Meta(gt=0, le=1000), "beam size; 1 is greedy"] = 1
-    length_penalty: Annotated[
-        float, Meta(ge=0, le=10), "beam search's length penalty (Wu 2016)"
-    ] = 1.0
+    length_penalty: Annotated[Penalty, "beam search's length penalty (Wu 2016)"] = 1.0
     max_length_ratio: Annotated[Ratio, "longest output: this times the input, plus 10 tokens"] = 2.0
     no_repeat: Annotated[NaturalInt, "no output has an n-gram of so many tokens twice; 0: any"] = 0
     batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
@@ -200,10 +199,7 @@ def hint(key: str) -> str:
         return f": it is called {RENAMED[key]} now"
     if any(known.startswith(f"{key}.") for known in settings()):
         return ": it is a section"
-    guess = did_you_mean(key, [*settings(), *RENAMED])
-    for old, new in RENAMED.items():
-        guess = guess.replace(repr(old), repr(new))
-    return guess
+    return did_you_mean(key, settings())
 
 
 class ConfigSource(NamedTuple):
@@ -248,7 +244,7 @@ def load_config(
     """The configuration in a TOML file, over its bases, or in another source, under ``changes``.
 
     ``overrides`` are the command line's settings, text or not, and come last. ``check`` raises
-    ``ConfigError`` if settings do not fit together (``check_attention``). ``UserError`` if
+    ``ConfigError`` if settings do not fit together (``empty_model``). ``UserError`` if
     something is wrong; the message names the source, the key and the value.
     """
     tree, origins = asdict(Config()), dict[str, str]()

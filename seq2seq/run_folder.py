@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from seq2seq.config import (
+    RENAMED,
     Config,
     ConfigSource,
     dump_config,
@@ -24,7 +25,7 @@ from seq2seq.config import (
     read_toml,
     toml_value,
 )
-from seq2seq.utils import UserError, file_name, open_file, read_bytes, refuse_links, write_bytes
+from seq2seq.utils import UserError, file_name, open_file, refuse_links, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,11 +104,10 @@ class RunFolder:
     def load_config(self, overrides: Mapping[str, Any] | None = None) -> Config:
         if not self.path.is_dir():
             raise UserError(f"{self}: no such run folder")
-        if b"\nheld_out = " in read_bytes(self.config_file):  # every one of before had it
-            raise UserError(f"{self}: written by an earlier version of seq2seq: train again")
-        values = flatten_toml(read_toml(self.config_file))
-        if "data.directory" in values:  # written before it was called data.path
-            values = _with_data_path(values)
+        old = flatten_toml(read_toml(self.config_file))
+        # Once, files and the hub had settings of their own, of which one kind was used.
+        unused = "data.hub." if old.get("data.directory") else "data.directory"
+        values = {RENAMED.get(x, x): value for x, value in old.items() if not x.startswith(unused)}
         return load_config(ConfigSource(str(self.config_file), values), overrides)
 
     def save_config(self, config: Config) -> None:
@@ -157,7 +157,6 @@ class RunFolder:
         return tensors
 
     def save_state(self, state: dict[str, Any], fingerprint: str) -> None:
-        """Write what training resumes from."""
         import torch
 
         buffer = io.BytesIO()
@@ -172,17 +171,6 @@ class RunFolder:
             state = dict(torch.load(file, map_location="cpu", weights_only=True))
         _check_provenance(state.pop("provenance", None), fingerprint, self.state_file)
         return state
-
-
-def _with_data_path(old: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key, of when files and the hub had their own."""
-    hub = {x.replace(".hub.", "."): y for x, y in old.items() if x.startswith("data.hub.")}
-    new = {x: y for x, y in old.items() if not x.startswith("data.hub.")}
-    folder, name = new.pop("data.directory"), hub.pop("data.name", "")
-    new |= {"data.path": folder} if folder else hub | {"data.path": name}
-    if new.get("data.valid") in ("validation", "val"):  # found without being named today
-        new["data.valid"] = "valid"
-    return new
 
 
 @contextmanager
@@ -200,11 +188,8 @@ def _check_provenance(saved: Any, fingerprint: str, path: Path) -> None:
     """``UserError`` unless ``path`` was written by this version, for this tokenizer."""
     saved = saved if isinstance(saved, dict) else {}
     version, tokenizer = saved.get("format"), saved.get("tokenizer")  # of any type and size
-    version = version if isinstance(version, int) and version in range(1000) else None
-    tokenizer = tokenizer if isinstance(tokenizer, str) else None
-    if version != FORMAT:
-        problem = f"written by another version of seq2seq (format {version}, not {FORMAT})"
-        raise UserError(f"{path}: {problem}: train again")
-    if tokenizer != fingerprint:
-        beside = f"but the tokenizer.model beside it is {fingerprint!r}"
-        raise UserError(f"{path}: trained with the tokenizer {tokenizer!r:.20}, {beside}")
+    if not isinstance(version, int) or version != FORMAT:
+        raise UserError(f"{path}: written by another version of seq2seq: train again")
+    if not isinstance(tokenizer, str) or tokenizer != fingerprint:
+        whose = f"another tokenizer{f' {tokenizer!r:.20}' if isinstance(tokenizer, str) else ''}"
+        raise UserError(f"{path}: trained with {whose}, but tokenizer.model is {fingerprint!r}")

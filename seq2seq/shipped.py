@@ -4,9 +4,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from seq2seq.utils import UserError, did_you_mean, file_errors, warn
+from seq2seq.utils import UserError, did_you_mean, new_folder, warn
 
 # The repository's configs/ and data/; pyproject.toml puts them into a folder of the wheel.
 _IN_WHEEL = Path(__file__).with_name("share")
@@ -37,14 +36,9 @@ def make_tandem(folder: Path | str) -> None:
     if folder != TANDEM or folder.exists():
         return
     warn(f"{folder}: generating the bundled corpus, ten seconds")
-    with file_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent) as temporary:
-            program, made = SHIPPED / "data" / "tandem" / "generate.py", Path(temporary) / "corpus"
-            command = [sys.executable, str(program), str(made)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
-                raise UserError(f"{folder}: cannot be generated: {reason}")
-            if not folder.exists():  # another process may have been faster
-                made.rename(folder)
+    with new_folder(folder) as made:
+        command = [sys.executable, str(SHIPPED / "data" / "tandem" / "generate.py"), str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
+            raise UserError(f"{folder}: cannot be generated: {reason}")

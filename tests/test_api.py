@@ -142,7 +142,6 @@ GENERATOR = """
 import sys
 from pathlib import Path
 folder = Path(sys.argv[1])
-folder.mkdir()
 (folder / "train.de").write_text("fertig")
 {ending}
 """

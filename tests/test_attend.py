@@ -22,7 +22,7 @@ import seq2seq
 import seq2seq.translator
 from seq2seq.attention import NORMALIZERS, SCORES, TYPES
 from seq2seq.cli import main
-from seq2seq.config import AttentionConfig, DecodingConfig, TokenizerConfig
+from seq2seq.config import AttentionConfig, TokenizerConfig
 from seq2seq.data.corpus import Corpus
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation import plotting

@@ -179,7 +179,6 @@ ENCODER = "[model.encoder_attention]\n"
         ("[train]\ndropout = 0.1", "train.dropout", ("'model.dropout'?",)),
         ("[modle]\nd_ff = 1", "modle.d_ff", ("'model.d_ff'?",)),
         ("[model]\nscore = 'dot'", "model.score", ("'model.attention.score'?",)),
-        ("[train]\navrage = 1", "train.avrage", ("'train.ema_decay'?",)),
         ("[model.attention]\nscor = 'dot'", "model.attention.scor", ("'model.attention.score'?",)),
         ("[model]\nattention = 3", "model.attention", ("section",)),
         ("model = 3", "model", ("section",)),

@@ -83,25 +83,6 @@ def test_interrupted_write_leaves_the_old_file(file: Path, problem: type[BaseExc
     assert list(file.parent.iterdir()) == [file]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_full_disk_while_writing(file: Path, monkeypatch: Patch) -> None:
-    fdopen = os.fdopen
-
-    def on_a_full_disk(number: int, mode: str) -> object:
-        full = os.open("/dev/full", os.O_WRONLY)
-        os.dup2(full, number)
-        os.close(full)
-        return fdopen(number, mode)
-
-    monkeypatch.setattr(os, "fdopen", on_a_full_disk)
-    done = []
-    with pytest.raises(UserError, match=r"file: .*No space"), atomic_write(file) as output:  # noqa: PT012
-        output.write(b"x" * 1_000_000)
-        done.append(True)
-    assert not done
-    assert list(file.parent.iterdir()) == [file]
-
-
 def test_unreadable_files(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     for path in (tmp_path / "missing", tmp_path, pipe, Path("/dev/zero")):

@@ -300,9 +300,9 @@ def test_other_settings_are_refused(run: Path) -> None:
         (None, "written by another version"),
         ({}, "written by another version"),
         ({"format": "\n" * 99}, "written by another version"),
-        ({"format": FORMAT, "tokenizer": ["\n"]}, "trained with the tokenizer"),
-        ({"format": FORMAT - 1, "tokenizer": "x"}, rf"written by another .*format {FORMAT - 1}"),
-        ({"format": FORMAT + 1, "tokenizer": "x"}, rf"written by another .*format {FORMAT + 1}"),
+        ({"format": FORMAT, "tokenizer": ["\n"]}, "trained with another tokenizer"),
+        ({"format": FORMAT - 1, "tokenizer": "x"}, "written by another version"),
+        ({"format": FORMAT + 1, "tokenizer": "x"}, "written by another version"),
     ],
 )
 def test_another_version(run: Path, changes: object, expected: str) -> None:
@@ -315,15 +315,11 @@ def test_another_version(run: Path, changes: object, expected: str) -> None:
         resume(run)
 
 
-def test_configuration_of_an_earlier_version(run: Path) -> None:
-    config = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(config.replace("n_held_out = ", "held_out = "))
-    with pytest.raises(UserError, match=r"earlier version .*: train again$"):
-        Translator.load(run)
-
-
-OLD_DATA = """
+OLD_DATA = """[data]
+src = "src"
+tgt = "tgt"
 directory = {directory!r}
+held_out = 7
 train = "train"
 valid = "val"
 test = "flickr"
@@ -334,25 +330,20 @@ revision = ""
 train = "t"
 valid = "validation"
 test = "test"
+
 """
 
 
 def test_configuration_before_data_path(run: Path) -> None:
-    """Of files or of the hub, it still translates and resumes; whose recipe is the same today."""
-    text = (run / "config.toml").read_text().replace('valid = "valid"\n', "")
-    kept = re.sub(
-        r"^(path|columns|subset|revision|train|test|drop_overlap) = .*\n",
-        "",
-        text,
-        flags=re.MULTILINE,
-    )
+    """Of files or of the hub, it still translates and resumes."""
+    text = (run / "config.toml").read_text()
     expected = {"folder": ("train", "", "flickr"), "": ("t", "s", "test")}
     for directory, (train_split, subset, test) in expected.items():
         old = OLD_DATA.format(directory=directory)
-        (run / "config.toml").write_text(kept.replace("\n[tokenizer]", old + "\n[tokenizer]"))
+        (run / "config.toml").write_text(re.sub(r"(?s)\[data\].*?\n\n", old, text))
         data = RunFolder(run).load_config().data
         assert (data.path, data.train, data.subset) == (directory or "a/b", train_split, subset)
-        assert (data.valid, data.test) == ("valid", test)
+        assert (data.valid, data.test) == ("val" if directory else "validation", test)
         Translator.load(run)
         resume(run)
 

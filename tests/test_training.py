@@ -31,7 +31,7 @@ from seq2seq.attention import NORMALIZERS, Part
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
 from seq2seq.data.batches import make_batch
-from seq2seq.data.corpus import Corpus, load_split
+from seq2seq.data.corpus import load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.data.tokenizer import BOS, PAD
 from seq2seq.evaluation import validation
@@ -169,9 +169,6 @@ def test_weight_decay_is_for_matrices() -> None:
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
-    "plain sgd": lambda p: torch.optim.SGD(p, lr=0.1),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9, centered=True),
     "adafactor": torch.optim.Adafactor,
     "nadam": torch.optim.NAdam,
 }
@@ -265,20 +262,6 @@ def test_r_drop_matches_torch(config: Config, prepared: Path) -> None:
     (expected / len(labels)).backward()
     for parameter, gradient in zip(trainer.model.parameters(), grads, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
-
-
-def test_no_two_steps_share_their_randomness(
-    config: Config, prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor do step 1 of seed 1 and step 0 of seed 2."""
-    seeds: list[int] = []
-    for seed in (1, 2):
-        trainer = Trainer(changed(config, seed=seed), prepared)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "manual_seed", seeds.append)
-            for batches, _ in islice(trainer.steps(), 2):
-                trainer.step(batches, 1e-3)
-    assert len(set(seeds)) == 4
 
 
 def test_gradients_are_clipped(config: Config, prepared: Path) -> None:
@@ -440,8 +423,7 @@ def test_guess_by_frequency(config: Config, run: Path, capsys: Capture, monkeypa
     scores = (train_ids.bincount(minlength=290) + 1.0).log()
     scores[BOS] = -math.inf  # it is read, and never guessed
     guess = F.cross_entropy(scores.expand(len(labels), -1), labels).item()
-    counts = train_ids.bincount(minlength=290).numpy()
-    assert guess_loss(trainer.tokenizer, counts, valid) == pytest.approx(guess)
+    assert guess_loss(trainer.tokenizer, seen, valid) == pytest.approx(guess)
     spoil(monkeypatch, range(3), math.nan)  # all steps are skipped
     for is_said in (True, False):
         loss = train(changed(config, epochs=1), run)["best_valid_loss"]
@@ -595,7 +577,7 @@ def test_finished_run_is_not_trained_again(
     monkeypatch.setattr(Trainer, "step", None)
     before = (uninterrupted / "model.safetensors").read_bytes()
     summary = train(config, uninterrupted)
-    assert re.search("finished.*epochs than 3 ", capsys.readouterr().err)
+    assert re.search("finished.*train.epochs", capsys.readouterr().err)
     assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
     assert (summary["precision"], summary["processes"]) == ("float32", 1)
     assert summary["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
@@ -764,7 +746,7 @@ def test_starts_where_the_other_ended(
     run, subwords = tmp_path / "run", (uninterrupted / "tokenizer.model").read_bytes()
     prepare(changed(from_another, init_from=""), run)
     assert (run / "tokenizer.model").read_bytes() != subwords
-    with pytest.raises(UserError, match=r"run/tokenizer\.model: not that of .*old"):
+    with pytest.raises(UserError, match=r"old/model\.safetensors: trained with another tokenizer"):
         Trainer(from_another, run).start_from_another_run()
     assert not is_prepared(from_another, run)
     prepare(replace(from_another, data=config.data), run)
@@ -864,25 +846,14 @@ def test_a_bad_end_is_said_once(
     config: Config, prepared: Path, capsys: Capture, loss: float, bleu: float, said: str | None
 ) -> None:
     trainer = Trainer(config, prepared)
-    trainer.valid = Corpus(["ba du ke lo"] * 8, ["lo ke du ba"] * 8)
+    trainer.suits_bleu = True
     trainer.state.best_loss, trainer.state.best_bleu = loss, bleu
     trainer.warn_if_little_is_learned()
     lines = capsys.readouterr().err.splitlines()
     assert [str(said) in line for line in lines] == [True] * (said is not None)
-    trainer.valid = Corpus(["ba"] * 8, ["ba"] * 8)  # for which BLEU says nothing
+    trainer.suits_bleu = False
     trainer.warn_if_little_is_learned()
     assert bool(capsys.readouterr().err) == (said == "guessing")
-
-
-def test_guessing_after_the_warm_up_is_said_once(
-    config: Config, run: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
-    monkeypatch.setattr(trainer_module, "validation_loss", lambda *_: 99.0)
-    train(changed(config, epochs=6, warmup_steps=7), run)
-    lines = capsys.readouterr().err.splitlines()
-    (at,) = [number for number, line in enumerate(lines) if "after the warm-up" in line]
-    assert "step 8 " in lines[at - 1]
-    assert "next to nothing" in lines[-1]
 
 
 def spoil(monkeypatch: Patch, steps: Container[int], value: float) -> None:

@@ -384,15 +384,6 @@ def test_sparse_weights_equal_the_entmax_packages(ours: Any, theirs: Any) -> Non
         assert one.isfinite().all()
 
 
-@pytest.mark.parametrize("normalizer", [sparsemax, entmax15])
-def test_sparse_weights_of_many_scores_in_bfloat16(normalizer: Any) -> None:
-    torch.manual_seed(6)
-    scores = 5 * torch.randn(50, 200)
-    exact, rough = normalizer(scores.bfloat16().float()), normalizer(scores.bfloat16())
-    torch.testing.assert_close(rough.float(), exact, atol=5e-3, rtol=0)
-    torch.testing.assert_close(rough.sum(dim=-1).float(), torch.ones(50), atol=1e-2, rtol=0)
-
-
 def test_entmax_gradient_at_an_edge_is_finite() -> None:
     scores = torch.tensor([0.0, 0.0, -2.0, -2.0], requires_grad=True)  # where 1/k equals v
     weights = entmax15(scores)
@@ -596,22 +587,6 @@ def test_names_are_registered_once_and_properties_spelled_right() -> None:
     with pytest.raises(TypeError, match="content_base"):
         registry.add("other", "s = 1", "a control", content_base=False)(uniform)
     assert "other" not in registry
-
-
-@pytest.mark.parametrize(
-    ("key", "parts"),
-    [
-        ("kv_heads", {"kv_heads": 3}),
-        ("position", {"score": "additive", "position": "rotary"}),
-        ("position", {"modifiers": "differential", "position": "shaw"}),
-        ("modifiers", {"modifiers": "differential", "n_heads": D}),
-        ("score", {"type": "linear", "score": "dot"}),
-    ],
-)
-def test_impossible_parts(key: str, parts: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        multi_head(**parts)
-    assert caught.value.key == f"model.encoder_attention.{key}"
 
 
 @pytest.fixture

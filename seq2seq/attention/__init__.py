@@ -2,8 +2,6 @@
 
 from dataclasses import fields, replace
 
-import torch
-
 from seq2seq.attention import alternatives, modifiers, normalizers, positions, scores
 from seq2seq.attention.attention import (
     Attention,
@@ -24,7 +22,7 @@ from seq2seq.attention.registry import (
     Part,
     Registry,
 )
-from seq2seq.config import AttentionConfig, Config, ModelConfig
+from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.utils import ConfigError
 
 
@@ -34,14 +32,12 @@ def build_attention(model: ModelConfig, section: str) -> Attention | None:
     ``ConfigError`` if its settings do not fit together.
     """
     config: AttentionConfig = getattr(model, section)
+    full = replace(config, n_heads=config.n_heads or model.n_heads)
     try:
-        _check_parts(model, section, config.n_heads or model.n_heads)
-        if config.type == "none":
-            return None
-        config = replace(config, n_heads=config.n_heads or model.n_heads)
-        return TYPES[config.type].make(model.d_model, config)
+        _check_parts(model, section, full.n_heads)
+        return None if full.type == "none" else TYPES[full.type].make(model.d_model, full)
     except ConfigError as error:
-        inherited = error.key == "n_heads" and not getattr(model, section).n_heads
+        inherited = error.key == "n_heads" and not config.n_heads
         key = "model.n_heads" if inherited else f"model.{section}.{error.key}"
         raise ConfigError(key, error.problem) from None
 
@@ -66,9 +62,8 @@ def _check_parts(model: ModelConfig, section: str, n_heads: int) -> None:
     if n_heads % (config.kv_heads or n_heads):
         raise ConfigError("kv_heads", f"must divide n_heads = {n_heads}")
     splits = any(part.splits_heads for part in chosen["modifiers"])
-    if splits and model.d_model // n_heads % 2:
-        problem = f"head width {model.d_model // n_heads} cannot be halved"
-        raise ConfigError("modifiers", problem)
+    if splits and (width := model.d_model // n_heads) % 2:
+        raise ConfigError("modifiers", f"head width {width} cannot be halved")
     for setting, parts in chosen.items():
         for part in parts:
             if part.needs_inner_product and not score.inner_product:
@@ -77,17 +72,6 @@ def _check_parts(model: ModelConfig, section: str, n_heads: int) -> None:
             if part.needs_whole_heads and splits:
                 problem = f"{part.name!r} needs whole heads, which {config.modifiers!r} splits"
                 raise ConfigError(setting, problem)
-
-
-def check_attention(config: Config) -> None:
-    """``ConfigError`` if the settings of an attention do not fit together; takes no memory."""
-    with torch.device("meta"):
-        for section in ("encoder_attention", "decoder_attention", "cross_attention"):
-            build_attention(config.model, section)
-            try:
-                build_absolute_position(config.model, section)
-            except ConfigError as error:
-                raise ConfigError(f"model.{section}.{error.key}", error.problem) from None
 
 
 def build_absolute_position(model: ModelConfig, section: str) -> AbsolutePosition | None:

@@ -4,23 +4,15 @@ import argparse
 import io
 import os
 import sys
+from importlib import import_module
 
 from seq2seq import __version__
-from seq2seq.cli import (
-    attend,
-    card,
-    compare,
-    evaluate,
-    export,
-    init,
-    inspect,
-    predict,
-    prepare,
-    score,
-    train,
-)
+from seq2seq.cli import compare, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
+
+COMMANDS = ["inspect", "init", "prepare", "train", "evaluate", "predict", "score", "attend"]
+COMMANDS += ["compare", "card", "export"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,15 +91,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect.add_to(commands)
-    init.add_to(commands)
-    prepare.add_to(commands, with_part_names)
-    train.add_to(commands, with_part_names)
-    evaluate.add_to(commands)
-    predict.add_to(commands)
-    score.add_to(commands)
-    attend.add_to(commands)
-    compare.add_to(commands, with_part_names)
-    card.add_to(commands)
-    export.add_to(commands)
+    for name in COMMANDS:
+        arguments = [with_part_names] if name in ("prepare", "train", "compare") else []
+        import_module(f"seq2seq.cli.{name}").add_to(commands, *arguments)
     return parser

@@ -1,13 +1,13 @@
 """The validation split during training: its loss and scores, and the log of them."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from seq2seq import cpu
 from seq2seq.config import Config, Count, Number
@@ -39,10 +39,13 @@ def validation_loss(model: Seq2Seq, tokenizer: Tokenizer, config: Config, valid:
     return loss / n_tokens
 
 
-def guess_loss(tokenizer: Tokenizer, tgt_counts: NDArray[np.int64], valid: Corpus) -> float:
-    """The loss of guessing by how often each token was seen, and once more."""
-    labels = np.fromiter(chain.from_iterable(tokenizer.tgt.encode(valid.tgt)), np.int64)
-    counts = tgt_counts + 1
+def guess_loss(tokenizer: Tokenizer, seen: Iterable[str], valid: Corpus) -> float:
+    """The loss of guessing by how often each token is in the lines ``seen``, and once more."""
+    ids, labels = (
+        np.fromiter(chain.from_iterable(tokenizer.tgt.encode(lines)), np.int64)
+        for lines in (seen, valid.tgt)
+    )
+    counts = np.bincount(ids, minlength=len(tokenizer.tgt)) + 1
     return float(-np.log(counts[labels] / (counts.sum() - counts[BOS])).mean())
 
 

@@ -7,16 +7,16 @@ next step depends on, so an interrupted run continues as if it had not been inte
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from importlib.metadata import distributions
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -30,7 +30,6 @@ from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
-from seq2seq.data.prepare import load_inherited
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -44,7 +43,6 @@ from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
     UserError,
-    is_watched,
     read_json,
     warn,
     write_json,
@@ -52,7 +50,6 @@ from seq2seq.utils import (
 
 PACKAGES = ("seq2seq", "torch")
 MAX_SKIPPED = 5  # consecutive steps without a finite gradient before training ends
-TRY_LOWER = "try a lower train.learning_rate or more epochs"
 
 
 @dataclass
@@ -109,13 +106,15 @@ class Trainer:
         self.valid = load_split(self.run, config.data, "valid")
         self.model = Seq2Seq.build(config.model, self.tokenizer).to(self.device)
         self.ema = deepcopy(self.model) if config.train.ema_decay else self.model
-        self.state, self.is_warm = TrainState(), False
-        self.bleu_tokenizer = bleu_tokenizer(config.data, config.evaluation)
-        auto = "bleu" if suits_bleu(self.valid.tgt, self.bleu_tokenizer) else "chrf"
-        self.select_by = auto if config.train.select_by == "auto" else config.train.select_by
+        self.state = TrainState()
+        by = bleu_tokenizer(config.data, config.evaluation)
+        self.suits_bleu, self.select_by = suits_bleu(self.valid.tgt, by), config.train.select_by
+        if self.select_by == "auto":
+            self.select_by = "bleu" if self.suits_bleu else "chrf"
         steps_per_epoch = math.ceil(self.data.n_batches / config.train.grad_accum_steps)
         self.n_steps = steps_per_epoch * config.train.epochs
         self.optimizer = make_optimizer(self.model, config.train)
+        self.is_watched = bool(getattr(sys.stderr, "isatty", bool)())  # by a terminal
 
     def step(self, batches: list[Batch], lr: float, r_drop_alpha: float = 0.0) -> float:
         """Update the weights once, by the mean loss over all target tokens of ``batches``.
@@ -218,13 +217,8 @@ class Trainer:
         state.seconds += seconds
         state.loss, state.target_tokens, state.step_seconds = 0.0, 0, 0.0
         self.save_checkpoint()
-        if not is_watched():  # where there is no bar
+        if not self.is_watched:  # where there is no bar
             warn(self.progress(metrics, seconds))
-        if state.step >= self.config.train.warmup_steps and not self.is_warm:
-            self.is_warm = True
-            if valid_loss > self.guess and state.step < self.n_steps:
-                what = f"a validation loss of {valid_loss:.2f} after the warm-up"
-                warn(f"{what}, where guessing by frequency has {self.guess:.2f}: {TRY_LOWER}")
         return asdict(state)
 
     def progress(self, metrics: dict[str, Any], seconds: float) -> str:
@@ -232,25 +226,20 @@ class Trainer:
         step, n_steps, config = self.state.step, self.n_steps, self.config.train
         since = step % config.validate_every or config.validate_every
         minutes = 0 if self.is_finished else seconds / since * max(0, n_steps - step) / 60
-        where = f"step {step:,} of {n_steps:,}, epoch {min(self.state.epoch + 1, config.epochs)}"
-        shown = metrics.keys() - {"step", "epoch", "learning_rate"}
+        shown = metrics.keys() - {"step", "learning_rate"}
         numbers = [f"{key.replace('_', ' ')} {x:,}" for key, x in metrics.items() if key in shown]
-        most = "at most " if config.patience else ""
-        return f"{where}: {', '.join(numbers)}, {most}{minutes:.1f} minutes left"
+        left = f"{'at most ' if config.patience else ''}{minutes:.1f} minutes left"
+        return f"step {step:,} of {n_steps:,}, {', '.join(numbers)}, {left}"
 
     def start_from_another_run(self) -> None:
         """Take the weights of ``train.init_from``, and say how good they are on this corpus."""
         old = RunFolder(self.config.train.init_from)
-        if load_inherited(self.config).fingerprint != self.tokenizer.fingerprint:
-            what = f"not that of {old} (train.init_from), which seq2seq prepare copies"
-            raise UserError(f"{self.run.tokenizer_file}: {what}")
         weights = load_model(old, self.config, self.tokenizer).state_dict()
         for model in (self.model, self.ema):
             model.load_state_dict(weights)
         if dist.rank() == 0:
             loss = validation_loss(self.ema, self.tokenizer, self.config, self.valid)
-            so_far = "" if old.summary_file.exists() else ", whose training has not ended,"
-            warn(f"{self.run}: starts from {old}{so_far} with a validation loss of {loss:.4f}")
+            warn(f"{self.run}: starts from {old} with a validation loss of {loss:.4f}")
 
     def save_checkpoint(self) -> None:
         checkpoint = {
@@ -267,8 +256,6 @@ class Trainer:
         if not saved:  # killed while the first was made
             return
         try:
-            if saved["state"].keys() != vars(self.state).keys():
-                raise ValueError("written by another version of seq2seq: train again")
             restore_optimizer(self.optimizer, saved["optimizer"])  # first, as it changes weights
             self.model.load_state_dict(saved["model"])
             self.ema.load_state_dict(saved["ema"])
@@ -313,7 +300,7 @@ class Trainer:
         if len(set(dist.all_gather(self.data.checksum, state.step))) > 1:
             raise UserError(f"{self.run}: is not the same folder for all processes")
         steps, signal_number = self.steps(), 0
-        hide = dist.rank() > 0 or not is_watched()
+        hide = dist.rank() > 0 or not self.is_watched
         with tqdm(steps, total=self.n_steps, initial=state.step, leave=None, disable=hide) as bar:
             for batches, progress in bar:
                 began = time.perf_counter()
@@ -323,8 +310,7 @@ class Trainer:
                 state.step_seconds += time.perf_counter() - began
                 mean = state.loss / max(1, state.target_tokens)
                 by, best = self.best
-                notes = {"loss": mean, f"best {by}": best, "skipped": state.skipped}
-                bar.set_postfix(notes, refresh=False)
+                bar.set_postfix({"loss": mean, f"best {by}": best}, refresh=False)
                 if state.step % 100 == 0:
                     cpu.trim_memory()
                 if state.step % config.validate_every == 0:
@@ -342,27 +328,19 @@ class Trainer:
         if n := self.data.n_too_long:
             limit = self.config.data.max_tokens
             warn(f"left out {n:,} pairs longer than data.max_tokens = {limit}")
-        suits = suits_bleu(self.valid.tgt, self.bleu_tokenizer)
-        if self.config.train.select_by in ("auto", "bleu") and not suits:
-            what = f"few validation references have four words for BLEU ({self.bleu_tokenizer})"
-            by = "train.select_by: the best weights are selected by"
-            warn(f"{what}; {by} {self.select_by}")
-
-    @cached_property
-    def guess(self) -> float:
-        """The validation loss of guessing by how often tokens are in some of the training text."""
-        pairs = islice(iter_split(self.run, self.config.data, "train"), 10_000)
-        ids = self.tokenizer.tgt.encode(tgt for _, tgt in pairs)
-        n_tokens = len(self.tokenizer.tgt)
-        counts = np.bincount(np.fromiter(chain.from_iterable(ids), np.int64), minlength=n_tokens)
-        return guess_loss(self.tokenizer, counts, self.valid)
+        if self.config.train.select_by in ("auto", "bleu") and not self.suits_bleu:
+            what = "few validation references have four words for BLEU"
+            warn(f"{what}; train.select_by: the best weights are selected by {self.select_by}")
 
     def warn_if_little_is_learned(self) -> None:
         loss, bleu = self.state.best_loss, self.state.best_bleu
-        if loss > 0.95 * self.guess:
-            what = f"{loss:.2f}, where guessing by frequency has {self.guess:.2f}; {TRY_LOWER}"
-            warn(f"{self.run}: learned next to nothing: a validation loss of {what}")
-        elif bleu < 1 and suits_bleu(self.valid.tgt, self.bleu_tokenizer):
+        seen = (tgt for _, tgt in islice(iter_split(self.run, self.config.data, "train"), 10_000))
+        guess = guess_loss(self.tokenizer, seen, self.valid)
+        if loss > 0.95 * guess:
+            what = f"{loss:.2f}, where guessing by frequency has {guess:.2f}"
+            how = "try a lower train.learning_rate or more epochs"
+            warn(f"{self.run}: learned next to nothing: a validation loss of {what}; {how}")
+        elif bleu < 1 and self.suits_bleu:
             what = f"{self.run}: translates hardly anything: a validation BLEU of {bleu:.2f}"
             warn(f"{what}; do the lines of the corpus translate each other? Or try more epochs")
 
@@ -436,8 +414,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
             if is_finished and run.load_config().train == config.train:
                 dist.rank_zero(lambda: run.save_config(config))  # of decoding, say
                 dist.rank_zero(lambda: warn(f"{run}: training is finished"))
-                finished: dict[str, Any] = read_json(run.summary_file, Summary)
-                return finished
+                return dict(read_json(run.summary_file, Summary))
             how = f"use another folder (with --train.init_from {run} it starts from these weights)"
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
@@ -448,9 +425,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         if config.train.init_from and not trainer.state.step:
             trainer.start_from_another_run()
         if dist.rank() == 0 and trainer.is_finished:
-            key = "epochs" if trainer.state.epoch >= config.train.epochs else "patience"
-            how = f"a higher train.{key} than {getattr(config.train, key)} trains on"
-            warn(f"{run}: training is finished; {how}")
+            warn(f"{run}: training is finished; a higher train.epochs or train.patience trains on")
         elif dist.rank() == 0:
             trainer.warn_of_data()
             for path in [run.summary_file, *([] if trainer.state.step else made)]:
