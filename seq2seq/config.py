@@ -199,7 +199,10 @@ def hint(key: str) -> str:
         return f": it is called {RENAMED[key]} now"
     if any(known.startswith(f"{key}.") for known in settings()):
         return ": it is a section"
-    return did_you_mean(key, settings())
+    guess = did_you_mean(key, [*settings(), *RENAMED])
+    for old, new in RENAMED.items():
+        guess = guess.replace(repr(old), repr(new))
+    return guess
 
 
 class ConfigSource(NamedTuple):

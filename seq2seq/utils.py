@@ -65,8 +65,14 @@ def warn(line: str) -> None:
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """A ``; did you mean 'x'?`` for a misspelled dotted name, or nothing."""
-    elsewhere = [key for key in known if key.endswith(f".{name.rpartition('.')[2]}")]
-    close = difflib.get_close_matches(name, elsewhere or known, 1, 0 if elsewhere else 0.7)
+    section, _, last = name.rpartition(".")
+    by_last = {key.rpartition(".")[2]: key for key in known}
+    elsewhere = [key for key in known if key.endswith(f".{last}")]
+    is_section = not section or any(key.startswith(f"{section}.") for key in known)
+    if elsewhere and (is_section or len(elsewhere) == 1):  # in another section
+        return f"; did you mean {min(elsewhere, key=len)!r}?"
+    close = difflib.get_close_matches(name, known, 1, 0.7)
+    close = close or [by_last[part] for part in difflib.get_close_matches(last, by_last, 1, 0.7)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -198,6 +204,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def _fsync_dir(folder: Path) -> None:
     """Flush a new name to the disk: without it, a power cut may bring the old file back."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

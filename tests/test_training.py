@@ -385,8 +385,8 @@ def test_second_average_is_kept(
 
     monkeypatch.setattr(Trainer, "validate", validate_and_remember)
     bleu, chrf, loss = map(iter, zip(*bleu_chrf_loss, strict=True))
-    monkeypatch.setattr(validation, "bleu", lambda *_: next(bleu))
-    monkeypatch.setattr(validation, "chrf", lambda *_: next(chrf))
+    scores = [{"bleu": x, "chrf": y} for x, y in zip(bleu, chrf, strict=True)]
+    monkeypatch.setattr(validation, "score", Mock(side_effect=scores))
     monkeypatch.setattr(trainer_module, "validation_loss", lambda *_: next(loss))
     summary = train(changed(config, validate_every=3, select_by=select_by), run)
     assert (summary["best_step"], summary["selected_by"]) == (6, by)
@@ -397,8 +397,8 @@ def test_second_average_is_kept(
 
 
 def test_early_stopping(config: Config, run: Path, monkeypatch: Patch) -> None:
-    scores = iter([1.0, 3.0, 2.0, 3.0, 9.0, 1.0])
-    monkeypatch.setattr(validation, "bleu", lambda *_: next(scores))
+    scores = [{"bleu": x, "chrf": 50.0} for x in (1.0, 3.0, 2.0, 3.0, 9.0, 1.0)]
+    monkeypatch.setattr(validation, "score", Mock(side_effect=scores))
     patient = changed(config, patience=2, validate_every=1)
     summary = train(patient, run)
     assert (summary["steps"], summary["best_step"]) == (4, 2)
@@ -922,7 +922,7 @@ def test_nan_model_is_never_the_best(config: Config, run: Path, monkeypatch: Pat
     trainer = Trainer(config, run)
     with torch.no_grad():
         next(trainer.ema.parameters()).fill_(math.nan)
-    monkeypatch.setattr(validation, "bleu", lambda *_: 100.0)
+    monkeypatch.setattr(validation, "score", lambda *_: {"bleu": 100.0, "chrf": 100.0})
     with pytest.raises(TrainingDiverged, match="on the validation split"):
         trainer.validate()
     assert not (run / "model.safetensors").exists()

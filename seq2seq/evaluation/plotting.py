@@ -1,12 +1,13 @@
 """How figures look, and how they are saved. matplotlib is loaded only when one is drawn."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq2seq.utils import write_bytes
+from seq2seq.utils import warn, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,11 +36,14 @@ def figure(path: Path, **options: Any) -> Iterator["Figure"]:
 
     curves = cycler(linestyle=DASHES) * cycler(color=COLORS) + cycler(marker=MARKERS)
     style = STYLE | {"axes.prop_cycle": curves}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         drawing = Figure(**options)
         yield drawing
         picture = io.BytesIO()
         drawing.savefig(picture, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+    if any("missing from font" in str(warning.message) for warning in caught):
+        warn(f"{path}: boxes stand for characters that the installed fonts lack")
     write_bytes(path, picture.getvalue())
 
 

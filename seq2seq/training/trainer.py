@@ -256,6 +256,8 @@ class Trainer:
         if not saved:  # killed while the first was made
             return
         try:
+            if saved["state"].keys() != vars(self.state).keys():
+                raise ValueError("written by another version of seq2seq: train again")
             restore_optimizer(self.optimizer, saved["optimizer"])  # first, as it changes weights
             self.model.load_state_dict(saved["model"])
             self.ema.load_state_dict(saved["ema"])
