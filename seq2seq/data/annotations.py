@@ -32,8 +32,7 @@ def load_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links
     exchanged = Path(f"{prefix}.{data.tgt}-{data.src}.align")
     if path.exists() and exchanged.exists():
         raise UserError(f"{path} and {exchanged.name}: two alignments of the same: remove one")
-    if not path.exists():
-        path = exchanged
+    path = path if path.exists() else exchanged
     if not path.exists():
         return None
     alignment = []

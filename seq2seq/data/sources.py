@@ -136,14 +136,13 @@ def read_pairs(path: str, data: DataConfig) -> PairReader:
         which = f"{data.src} = {sides[0].name}, {data.tgt} = {sides[1].name}"
         return PairReader(path, "line by line", which, partial(file_pairs, *sides))
     if file.is_dir() or not file.exists():
-        siblings = file.parent.iterdir() if file.parent.is_dir() and not file.exists() else ()
+        siblings = () if file.exists() else file.parent.glob("*")
         guess = did_you_mean(file.name, [x.name for x in siblings])
         if table := _split_file(file, data):
             guess = f"; {table} is a table: {flag} {shlex.quote(table)}"
         problem = f"{flag} takes a table, or PREFIX of PREFIX.{data.src} and PREFIX.{data.tgt}"
         if data.path:
-            problem = "no file, and no folder with a corpus"
-            guess = guess or "; on the hub, it would be OWNER/NAME"
+            problem, guess = "no file, no folder with a corpus", guess or "; on the hub: OWNER/NAME"
         raise UserError(f"{path}: {problem}{guess}")
     kind = Path(file.name.removesuffix(".gz")).suffix.lower()
     if kind == ".tmx":
@@ -152,8 +151,7 @@ def read_pairs(path: str, data: DataConfig) -> PairReader:
         how = f"by its name no table, which end in {', '.join(TABLES)} or .gz"
         if kind[1:] in (data.src, data.tgt):
             how = f"one side of two files: {flag} {shlex.quote(path.removesuffix(kind))}"
-        elif kind == ".json":
-            how = "save it as .jsonl, an object a line"
+        how = "save it as .jsonl, an object a line" if kind == ".json" else how
         raise UserError(f"{path}: {how}")
     if kind == ".csv":  # by what is in every line
         lines = list(islice(iter_lines(file), 50)) or [""]
@@ -203,14 +201,13 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
     numbers = {str(i): i - 1 for i in range(1, len(cells) + 1)}
     by_name = {cell: i for i, cell in enumerate(cells)} | numbers
     wanted = [x.strip() for x in next(csv.reader([data.columns], skipinitialspace=True))]
-    codes = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
-    codes = (CODES.get(code, code) for code in codes)
-    roles = [{data.src, next(codes), "src", "source"}, {data.tgt, next(codes), "tgt", "target"}]
+    src, tgt = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
+    roles = [{data.src, CODES.get(src, src), "src", "source"}]
+    roles += [{data.tgt, CODES.get(tgt, tgt), "tgt", "target"}]
     found = [[i for i, cell in enumerate(cells) if _names(cell, role)] for role in roles]
     places = [min(x, key=lambda i: len(cells[i]), default=-1) for x in found]
     is_header = -1 not in places and places[0] != places[1]
-    if not is_header and min(places) < 0 <= (known := max(places)):
-        # "it" and "hi" are codes, "It" and "Hi!" are words.
+    if min(places) < 0 <= (known := max(places)):  # "it" and "hi" are codes, "It" and "Hi!" words
         is_header = bool(re.fullmatch(r"[\w-]{4,}|[a-z]+|[A-Z]+", cells[known]))
         if is_header and len(cells) == 2:
             places = [1 - known if place < 0 else place for place in places]
@@ -256,8 +253,8 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, Cells]]:
             parse = decode if kind == ".jsonl" else lambda line: line.split("\t")
             yield from ((number, parse(line)) for line in lines() if line.strip(" "))
         else:  # as in RFC 4180
-            quoted = (line.replace("\r", " ") + "\n" for line in lines())
-            rows = csv.reader(quoted, delimiter=kind, strict=True)
+            text = (line.replace("\r", " ") + "\n" for line in lines())
+            rows = csv.reader(text, delimiter=kind, strict=True)
             yield from ((number, row) for row in rows if row)
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: msgspec's, pyarrow's
         reason, where = " ".join(str(error).split())[:200], f", line {number}" if number else ""
@@ -279,8 +276,7 @@ def _tmx_pairs(path: Path, data: DataConfig) -> Iterator[Pair]:
                 for side in element.iterfind("{*}tuv"):
                     language = side.get(XML_LANG, side.get("lang", "")).lower()
                     for code in side.iterfind("{*}seg/*"):
-                        if not code.tag.endswith("hi"):
-                            code.text = ""  # a program's, no text
+                        code.text = code.text if code.tag.endswith("hi") else ""  # a program's
                     text = "".join("".join(x.itertext()) for x in side.iterfind("{*}seg")).strip()
                     unit = {language: text, language.partition("-")[0]: text} | unit
                 there |= unit.keys()
