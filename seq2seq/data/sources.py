@@ -72,11 +72,12 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     if prefixes := split_prefixes(data):
         return {x: read_pairs(_split_file(prefix, data), data) for x, prefix in prefixes.items()}
     if not Path(data.path).is_dir() and not is_hub_name(data.path):
+        train = read_pairs(data.path, data)
         for key in ("train", "valid", "test"):
             if (name := getattr(data, key)) not in (key, ""):
                 how = f"put the files into a folder, or --data.{key} {key}"
                 raise UserError(f"{data.path}: no splits, but data.{key} = {name!r}: {how}")
-        return {"train": read_pairs(data.path, data)}
+        return {"train": train}
     loaded = _load(data)
     loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
     names = _split_names(data, list(loaded))
@@ -218,12 +219,11 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
         texts = [i for i, cell in enumerate(cells) if not cell.strip().isdecimal()]
         places = (texts if len(texts) > 1 else [0, 1])[:2]
     if -1 in places or places[0] == places[1]:
-        there = "its columns" if is_header or isinstance(first, dict) else "the first row"
-        there += f": {', '.join(f'{cell!r:.40}' for cell in cells)}"
+        there = ", ".join(f"{cell!r:.40}" for cell in cells)
         unknown = [f"no {x!r}{did_you_mean(x, cells)}" for x in wanted if x not in by_name]
         bad = unknown[0] if unknown else "which are they?"
         how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number"
-        raise UserError(f"{path}: columns: {bad.removesuffix('?')}: {how}; {there}")
+        raise UserError(f"{path}: columns: {bad.removesuffix('?')}: {how}; the first row: {there}")
     return places, has_names or is_header
 
 
