@@ -288,7 +288,7 @@ def _check_consistency(config: Config) -> None:
     if data.src == data.tgt:
         raise ConfigError("data.tgt", f"must differ from data.src = {data.src!r}")
     if not data.path:
-        raise ConfigError("data.path", "must name a file, a folder, or a data set on the hub")
+        raise ConfigError("data.path", "give your corpus: --data.path PATH, or a name on the hub")
     if data.columns and len(next(csv.reader([data.columns]))) != 2:
         raise ConfigError("data.columns", "must be two, with a comma between: SOURCE,TARGET")
     names = ["train", "valid", *map(file_name, data.test.split())]

@@ -144,8 +144,9 @@ def iter_lines(path: Path) -> Iterator[str]:
         for number, line in enumerate(file, start=1):
             try:
                 text = line.removesuffix(b"\n").rstrip(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}: not UTF-8: {error.reason}") from None
+            except UnicodeDecodeError:
+                how = "iconv -f WINDOWS-1252 -t UTF-8 converts it (Excel: save as CSV UTF-8)"
+                raise UserError(f"{path}, line {number}: not UTF-8: {how}") from None
             yield text
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def test_too_little_to_hold_out(run: RunFolder) -> None:
     assert not run.report_file.exists()
 
 
-def test_words_too_long(tmp_path: Path) -> None:
+def test_words_too_long(tmp_path: Path, capsys: Capture) -> None:
     """sentencepiece would abort the process at 65,536 characters."""
     write_corpus(tmp_path / "corpus", {"train": 60, "valid": 4, "test": 4})
     for side in ("src", "tgt"):
@@ -201,6 +202,7 @@ def test_words_too_long(tmp_path: Path) -> None:
     data = DataConfig(src="src", tgt="tgt", path=str(tmp_path / "corpus"))
     prepare(Config(data=data, tokenizer=TokenizerConfig(vocab_size=290)), tmp_path / "run")
     assert load_report(RunFolder(tmp_path / "run")).train_pairs == 63
+    assert re.search("lines: 2, .* line 61 of training\n\\Z", capsys.readouterr().err)
 
 
 def test_a_run_is_not_prepared_from_itself(run: RunFolder) -> None:
@@ -250,6 +252,9 @@ def test_turned_alignment(run: RunFolder) -> None:
     turned = replace(annotated(run, **links), src="en", tgt="de")
     prepare_corpus(turned, run)
     assert gold(turned, run, "second")[0] == [{(1, 0)}, {(1, 2), (2, 0)}]
+    write_text(Path(turned.path) / "second.en-de.align", "1-0\n1-2 2-0\n")
+    with pytest.raises(UserError, match="two alignments"):
+        prepare_corpus(turned, run)
 
 
 @pytest.mark.parametrize(

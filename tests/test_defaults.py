@@ -1,6 +1,8 @@
 """``seq2seq init``: a configuration that works, whatever the corpus."""
 
 import random
+import re
+import shlex
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from seq2seq.run_folder import RunFolder
 
 
 def init(folder: Path, *more: str) -> tuple[int, Path]:
-    path = folder / "first.toml"
+    path = folder / "first one.toml"
     languages = ["--data.src", "src", "--data.tgt", "tgt"]
     return main(["init", str(folder), "-o", str(path), *languages, *more]), path
 
@@ -62,7 +64,10 @@ def test_writes_what_the_corpus_holds(tmp_path: Path, capsys: Capture) -> None:
     write_lines(tmp_path / "train.tgt", ["e", "f g h i j"])
     status, path = init(tmp_path, "--data.max_tokens", "99")
     assert status == 0
-    assert "2 pairs of 2.2 words, 5 characters" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 pairs of 2.2 words, 5 characters" in out
+    assert shlex.split(out)[-2:] == ["--config", str(path)]
+    assert re.search("gaussian.*CTranslate2", path.read_text())
     config = load_config(path)
     assert (config.data.path, config.data.max_tokens) == (str(tmp_path), 99)
     before = path.read_bytes()

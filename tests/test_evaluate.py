@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def failure(capsys: Capture, run: RunFolder, *words: object) -> str:
     capsys.readouterr()
     assert evaluate(run, *words) == 1
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    return err
+    assert (out, err.count("\n")) == ("", 1 + ("other: line by line" in err))
+    return err.splitlines()[-1]
 
 
 def test_on_other_pairs(run: RunFolder, other: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -67,6 +68,22 @@ def test_on_other_pairs(run: RunFolder, other: Path, tmp_path: Path, capsys: Cap
             assert re.search(r"\nodd +\d.* \(15\)", printed)
             assert re.search(r"\nalignment error rate +\d", printed)
         assert contents(tmp_path) == before
+
+
+def test_on_a_table(run: RunFolder, other: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Its columns are its own, not those of the run's corpus; what was taken is said."""
+    config = run.load_config()
+    run.save_config(replace(config, data=replace(config.data, columns="1,2")))
+    src, tgt = (read_lines(Path(f"{other}.{side}")) for side in ("src", "tgt"))
+    for head, flags in ((["tgt\tsrc"], []), ([], ["--data.columns", "2,1"])):
+        rows = [f"{y}\t{x}" for x, y in zip(src, tgt, strict=True)]
+        write_lines(tmp_path / "t.tsv", [*head, *rows])
+        assert evaluate(run, "--on", tmp_path / "t.tsv", *flags) == 0
+        out, err = capsys.readouterr()
+        bleu = BLEU().corpus_score(Translator.load(run).translate(src), [tgt]).score
+        assert re.search(rf"BLEU +{bleu:.2f}\n", out)
+        assert "t.tsv: tab-separated" in err
+        assert "30 pairs: src = " in err
 
 
 def test_against_another_run(
@@ -103,7 +120,12 @@ def test_against_another_run(
 
 def test_what_cannot_be_scored(run: RunFolder, other: Path, capsys: Capture) -> None:
     before = contents(run.path)
-    assert "other/gone" in failure(capsys, run, "--on", f"{other}/gone")
+    (other.parent / "t").mkdir()
+    for path in (f"{other}/gone", other.parent / "t", "some/set"):
+        said = failure(capsys, run, "--on", path)
+        assert f"{path}: --on takes a table, or PREFIX" in said
+        assert not re.search("data.path|did you mean", said)
+    assert "data.columns" in failure(capsys, run, "--data.columns", "2,1")
     assert failure(capsys, run, "--on", "")  # of a script, say: not the run's own test sets
     write_lines(Path(f"{other}.tags"), ["x"])
     assert "other.tags" in failure(capsys, run, "--on", other)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,7 @@ HEADS = [
     ('"a, b",c,x', '"a, b", 3', "de = 'a, b', en = 'x'; 'c' ignored"),
     ("3,2,1", "3,1", "de = column 3, en = column 1; column 2 ignored; the first: '1' = '3'"),
     ("de,en,x", "3,2", "de = 'x', en = 'en'; 'de' ignored"),
+    ("Englisch,Deutsch,x", "1,2", "de = 'Englisch', en = 'Deutsch'; 'x' ignored"),
 ]  # fmt: skip
 
 
@@ -118,6 +120,47 @@ def test_columns(tmp_path: Path, head: str, columns: str, taken: str) -> None:
     names = next(csv.reader([head]))
     found = [int(i) - 1 if i else names.index(x) for i, x in places[:2]]
     assert last == tuple("pqr"[i] for i in found)
+
+
+@pytest.mark.parametrize(
+    ("head", "languages", "names"),
+    [
+        (["Englisch", "Deutsch"], ("de", "en"), {"'Deutsch'", "'Englisch'"}),
+        (["sentence", "target"], ("de", "en"), {"'sentence'", "'target'"}),
+        (["eng", "DEU"], ("de", "en"), {"'eng'", "'DEU'"}),
+        (["English", "Chinese"], ("zh", "en"), {"'Chinese'", "'English'"}),
+        (["English", "中文"], ("zh-Hans", "en"), {"'中文'", "'English'"}),
+        (["cmn", "eng"], ("en", "zh"), {"'cmn'", "'eng'"}),
+        (["Japanese", "fra"], ("fr", "ja"), {"'fra'", "'Japanese'"}),
+        (["de", "en"], ("eng", "deu"), {"'de'", "'en'"}),
+        (["Hi!", "नमस्ते"], ("en", "hi"), {"column 1", "column 2"}),
+        (["It", "Es"], ("it", "en"), {"column 1", "column 2"}),
+        (["I speak English", "Ich auch"], ("de", "en"), {"column 1", "column 2"}),
+    ],
+)
+def test_languages(
+    tmp_path: Path, head: list[str], languages: tuple[str, str], names: set[str]
+) -> None:
+    write_lines(tmp_path / "x.tsv", ["\t".join(head), "p\tq"])
+    reader = read_pairs(f"{tmp_path}/x.tsv", DataConfig(*languages))
+    *_, last = reader()
+    taken = re.findall(r"= (column \d|'.*?')", str(reader))[:2]
+    assert set(taken) == names
+    in_head = ["column 1", "column 2"] if "column 1" in names else [f"'{x}'" for x in head]
+    assert last == tuple("pq"[in_head.index(x)] for x in taken)
+
+
+def test_lines_of_tables(tmp_path: Path) -> None:
+    """Empty ones are none, and any line break in a cell is a space."""
+    pairs = [("a b", "c"), ("d", "e")]
+    for name, text, n in (
+        ("x.tsv", "a\rb\tc\n\nd\te\r\n", 1),
+        ("x.csv", "de,en\na\rb,c\n\nd,e", 0),
+        ("x.jsonl", '{"de": "a\\r\\nb", "en": "c"}\n \n{"de": "d", "en": "e"}\n\n', 1),
+    ):
+        (tmp_path / name).write_bytes(text.encode())
+        reader = read_pairs(f"{tmp_path}/{name}", DataConfig())
+        assert (list(reader()), reader.n_line_breaks) == (pairs, n)
 
 
 def test_separator_is_in_every_line(tmp_path: Path) -> None:
@@ -138,17 +181,23 @@ WRONG = [
     ("table.xlsx", {}, r"by its name no table.*\.csv"),
     ("empty.tsv", {}, r"empty\.tsv: empty"),
     ("comma.tsv", {}, "no two columns, tab-separated.*'a,b'"),
-    ("deu.txt", {"columns": "1,3"}, "columns: no '3'"),
+    ("deu.txt", {"columns": "1,3"}, "columns: no '3': .*; the first row: 'a', 'b'"),
+    ("gone.tsv", {"valid": "dev"}, "no file"),
+    ("deu.txt", {"valid": "dev"}, "data.valid = 'dev'"),
+    ("a", {"test": "test2016"}, "data.test = 'test2016'"),
+    ("other.tmx", {"train": "first"}, "data.train = 'first'"),
+    ("three.tsv", {}, "columns: which .*; the first row: 'id', 'German', 'x'"),
+    ("a.json", {}, r"save it as \.jsonl"),
     ("deu.txt", {"columns": "2,2"}, "columns: which"),
-    ("head.csv", {"columns": "x y,Germna"}, "columns: no 'Germna'; did you mean 'German'.* 'x y', 'German'"),
-    ("ragged.tsv", {}, r"ragged\.tsv, row 3: 3 columns, not 2"),
-    ("open.csv", {}, r"open\.csv, row 3: not comma-separated"),
-    ("a.jsonl", {}, r"a\.jsonl, row 2: not JSON lines"),
+    ("head.csv", {"columns": "x y,Germna"}, "columns: no 'Germna'; did you mean 'German'.*the first row: 'x y', 'German'"),
+    ("ragged.tsv", {}, r"ragged\.tsv, line 3: 3 columns, not 2"),
+    ("open.csv", {}, r"open\.csv, line 4: not comma-separated"),
+    ("a.jsonl", {}, r"a\.jsonl, line 3: not JSON lines"),
     ("names.jsonl", {}, "columns: which .* 'x', 'y'"),
-    ("number.jsonl", {}, "row 1: not two texts: .*3"),
+    ("number.jsonl", {}, "line 1: not two texts: .*3"),
     ("cut.tsv.gz", {}, r"cut\.tsv\.gz: not gzip, or damaged"),
-    ("latin.tsv", {}, r"latin\.tsv, line 1: not UTF-8"),
-    ("a.parquet", {}, r"a\.parquet, row 1: not Parquet"),
+    ("latin.tsv", {}, r"latin\.tsv, line 1: not UTF-8.*iconv"),
+    ("a.parquet", {}, r"a\.parquet: not Parquet"),
     ("cut.tmx", {}, r"cut\.tmx: not TMX"),
     ("bomb.tmx", {}, r"bomb\.tmx: not TMX"),
     ("other.tmx", {}, "its languages are fr, not de and en"),
@@ -158,7 +207,8 @@ FILES: dict[str, bytes] = {
     "deu.txt": b"a\tb\n" * 9, "a.de": b"a\n", "a.en": b"b\n", "folder/deu.txt": b"a\tb\n" * 9,
     "folder/README.txt": b"hello", "splits/a.tsv": b"a\tb", "splits/test_2016.tsv": b"a\tb\nc\td",
     "table.xlsx": b"a", "empty.tsv": b"", "comma.tsv": b"a,b\n", "head.csv": b"x y,German\na,b\n",
-    "ragged.tsv": b"a\tb\n\na\tb\tc\n", "open.csv": b'de,en\na,b\n"a,b\n', "a.jsonl": b'{"de":"","en":""}\n3',
+    "ragged.tsv": b"a\tb\n\na\tb\tc\n", "open.csv": b'de,en\n"a\n",b\n"a,b\n', "a.jsonl": b'{"de":"","en":""}\n\n3',
+    "three.tsv": b"id\tGerman\tx", "a.json": b"[]",
     "names.jsonl": b'{"x":"","y":""}', "number.jsonl": b'{"de":"","en":3}', "latin.tsv": b"\xe4\tb",
     "cut.tsv.gz": gzip.compress(b"a\tb\n" * 9)[:-9], "a.parquet": b"PAR1", "cut.tmx": b"<tmx><body><tu>",
     "other.tmx": b"<tmx><body><tu><tuv lang='fr'><seg>a</seg></tuv></tu></body></tmx>",
@@ -180,10 +230,19 @@ def test_tmx_with_codes_and_other_languages(tmp_path: Path) -> None:
     unit = '<tu><tuv xml:lang="fr"><seg>x</seg></tuv><tuv lang="{}"><seg>{}</seg></tuv></tu>'
     side = '<tu><tuv xml:lang="de"><seg>Ein <bpt i="1">&lt;b&gt;</bpt><hi>Haus</hi>\n!</seg></tuv>'
     text = side + '<tuv xml:lang="EN-US"><seg>a &amp; b</seg></tuv></tu>' + unit.format("de", "y")
-    (tmp_path / "x.tmx").write_bytes(f"<tmx><body>{text}</body></tmx>".encode("utf-16"))
-    reader = read_pairs(f"{tmp_path}/x.tmx", DataConfig())
-    assert list(reader()) == [("Ein Haus !", "a & b"), ("y", "")]
-    assert reader.n_line_breaks == 1
+    for start in ("<tmx>", '<tmx xmlns="http://www.lisa.org/tmx14">'):
+        (tmp_path / "x.tmx").write_bytes(f"{start}<body>{text}</body></tmx>".encode("utf-16"))
+        reader = read_pairs(f"{tmp_path}/x.tmx", DataConfig())
+        assert list(reader()) == [("Ein Haus !", "a & b"), ("y", "")]
+        assert reader.n_line_breaks == 1
+
+
+def test_tmx_may_be_larger_than_memory(tmp_path: Path) -> None:
+    reader = read_pairs(write(tmp_path / "x.tmx", PAIRS * 200).path, DataConfig())
+    tracemalloc.start()
+    assert sum(1 for _ in reader()) == 200 * len(PAIRS)
+    assert tracemalloc.get_traced_memory()[1] < 500_000
+    tracemalloc.stop()
 
 
 # --- folders and what splits are called ---
@@ -209,6 +268,7 @@ def test_splits_in_a_folder(tmp_path: Path) -> None:
 def test_tags_beside_tables(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write(tmp_path / f"{split}.tsv", PAIRS)
+        (tmp_path / f"{split}.tsv").rename(tmp_path / f"{split}.TSV")
         write_lines(tmp_path / f"{split}.tags", ["t"] * 60)
     run = RunFolder(tmp_path / "run")
     prepare_corpus(DataConfig(path=str(tmp_path)), run)

@@ -1,6 +1,7 @@
 """``seq2seq init``: a first configuration for a corpus."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from seq2seq.cli.common import Commands, add_command, add_settings, overrides_of, show
@@ -21,4 +22,4 @@ def run_init(options: argparse.Namespace) -> None:
     data = load_config(ConfigSource("defaults", {}), overrides_of(options)).data
     name = Path(data.path).resolve().name.partition(".")[0]
     file = options.o or Path(f"{name}-{data.src}-{data.tgt}.toml")
-    show(*write_defaults(data, file), f"next: seq2seq train --config {file}")
+    show(*write_defaults(data, file), f"next: seq2seq train --config {shlex.quote(str(file))}")

@@ -30,8 +30,9 @@ def load_alignment(prefix: Path, data: DataConfig, corpus: Corpus) -> list[Links
     """The gold alignment of each pair of a split, if any; ``UserError`` if it is faulty."""
     path = Path(f"{prefix}.{data.src}-{data.tgt}.align")
     exchanged = Path(f"{prefix}.{data.tgt}-{data.src}.align")
-    if not path.exists():
-        path = exchanged
+    if path.exists() and exchanged.exists():
+        raise UserError(f"{path} and {exchanged.name}: two alignments of the same: remove one")
+    path = path if path.exists() else exchanged
     if not path.exists():
         return None
     alignment = []

@@ -9,6 +9,7 @@ from seq2seq.data.sources import open_corpus
 from seq2seq.data.tokenizer import clean
 from seq2seq.utils import UserError, write_lines
 
+EXPORTS = "gaussian scores better, scaled_dot can be exported to CTranslate2"
 SHAPE = ("d_model", "d_ff", "n_heads", "encoder_layers", "decoder_layers", "dropout")
 TRAIN = ("epochs", "max_tokens_per_batch", "learning_rate")
 CHOSEN = ["tokenizer.vocab_size", *(f"model.{x}" for x in SHAPE), *(f"train.{x}" for x in TRAIN)]
@@ -68,6 +69,7 @@ def write_defaults(data: DataConfig, path: Path) -> list[str]:
         section, name = key.rsplit(".", 1)
         if key in chosen or key in ("data.src", "data.tgt") or value != default[key]:
             lines += [] if f"[{section}]" in lines else ["", f"[{section}]"]
-            lines.append(f"{name} = {toml_value(value)}  # {get_args(settings()[key])[-1]}")
+            comment = EXPORTS if name == "score" else get_args(settings()[key])[-1]
+            lines.append(f"{name} = {toml_value(value)}  # {comment}")
     write_lines(path, lines)
     return [str(read), f"{path}: for {read.n_pairs:,} pairs of {size}"]

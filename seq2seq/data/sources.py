@@ -6,6 +6,7 @@ the row and nothing is copied into a cache; ``datasets`` reads what is its own.
 
 import csv
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -22,15 +23,23 @@ from seq2seq.shipped import make_tandem
 from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed
 
 Cells = list[str] | dict[str, Any]  # by name where columns have one
-Rows = Callable[[], Iterator[Cells]]
+Rows = Callable[[], Iterator[tuple[int, Cells]]]  # with the numbers of their (last) lines
 
 KINDS = {"\t": "tab-separated", ",": "comma-separated", ";": "semicolon-separated"}
 KINDS |= {".jsonl": "JSON lines", ".parquet": "Parquet", ".tmx": "TMX"}
 TABLES = (".tsv", ".csv", ".jsonl", ".parquet", ".tmx", ".txt")
-ENDINGS = (*TABLES, *(f"{ending}.gz" for ending in TABLES))
+ENDINGS = tuple(x + gz for gz in ("", ".gz") for x in (*TABLES, *map(str.upper, TABLES)))
 VALID = ("valid", "validation", "val", "dev")  # what data.valid = "valid" may be called
 SAVED = ("state.json", "dataset_dict.json")  # in folders that `datasets` wrote
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+LINE_BREAK = re.compile("\r\n?|\n")
+# After a language's usual code its longer ones, and a name that locale_alias lacks.
+LANGUAGES = """ar ara, bg bul, bn ben bengali, ca cat, cs ces cze, da dan, de deu ger, el ell gre,
+en eng, es spa, et est, fa fas per persian, fi fin, fr fra fre, he heb, hi hin hindi, hu hun,
+id ind indonesian, it ita, ja jpn, ko kor, nl nld dut, pl pol, pt por, ro ron rum, ru rus, sv swe,
+th tha, tr tur, uk ukr ukrainian, ur urd urdu, vi vie vietnamese, zh zho cmn chi chinese mandarin"""
+CODES = {name: locale.split("_")[0] for name, locale in locale_alias.items()}
+CODES |= {word: code for code, *words in map(str.split, LANGUAGES.split(",")) for word in words}
 
 
 class PairReader:
@@ -44,8 +53,9 @@ class PairReader:
         self.n_pairs = self.n_line_breaks = 0
         for src, tgt in self._read():
             self.n_pairs += 1
-            self.n_line_breaks += "\n" in src or "\n" in tgt  # in a cell: a sentence is one line
-            yield src.replace("\n", " "), tgt.replace("\n", " ")
+            pair = LINE_BREAK.sub(" ", src), LINE_BREAK.sub(" ", tgt)  # a sentence is one line
+            self.n_line_breaks += pair != (src, tgt)
+            yield pair
 
     def __str__(self) -> str:
         """What was taken, once it has been read."""
@@ -62,13 +72,18 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
     if prefixes := split_prefixes(data):
         return {x: read_pairs(_split_file(prefix, data), data) for x, prefix in prefixes.items()}
     if not Path(data.path).is_dir() and not is_hub_name(data.path):
-        return {"train": read_pairs(data.path, data)}
+        train = read_pairs(data.path, data)
+        for key in ("train", "valid", "test"):
+            if (name := getattr(data, key)) not in (key, ""):
+                how = f"put the files into a folder, or --data.{key} {key}"
+                raise UserError(f"{data.path}: no splits, but data.{key} = {name!r}: {how}")
+        return {"train": train}
     loaded = _load(data)
     loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
     names = _split_names(data, list(loaded))
     rows = {x: loaded[name] if name in loaded else _load(data, name) for x, name in names.items()}
     paths = {x: f"{data.path}, {name}" for x, name in names.items()}
-    return {x: _table(paths[x], "a data set", partial(iter, rows[x]), data) for x in names}
+    return {x: _table(paths[x], "a data set", partial(enumerate, rows[x], 1), data) for x in names}
 
 
 def is_hub_name(path: str) -> bool:
@@ -117,22 +132,27 @@ def read_pairs(path: str, data: DataConfig) -> PairReader:
     ``UserError`` if there is no such file, or its columns are not known.
     """
     file, sides = Path(path), [Path(f"{path}.{language}") for language in (data.src, data.tgt)]
+    flag = "--data.path" if data.path else "--on"  # of evaluate, which is for no corpus
     if any(side.exists() for side in sides):
         which = f"{data.src} = {sides[0].name}, {data.tgt} = {sides[1].name}"
         return PairReader(path, "line by line", which, partial(file_pairs, *sides))
     if file.is_dir() or not file.exists():
-        table = _split_file(file, data)
-        siblings = [x.name for x in file.parent.iterdir()] if file.parent.is_dir() else []
-        guess = did_you_mean(file.name, siblings) or "; on the hub, it would be OWNER/NAME"
-        guess = f"; {table} is a table: --data.path {table}" if table else guess
-        raise UserError(f"{path}: no file, and no folder with a corpus{guess}")
+        siblings = () if file.exists() else file.parent.glob("*")
+        guess = did_you_mean(file.name, [x.name for x in siblings])
+        if table := _split_file(file, data):
+            guess = f"; {table} is a table: {flag} {shlex.quote(table)}"
+        problem = f"{flag} takes a table, or PREFIX of PREFIX.{data.src} and PREFIX.{data.tgt}"
+        if data.path:
+            problem, guess = "no file, no folder with a corpus", guess or "; on the hub: OWNER/NAME"
+        raise UserError(f"{path}: {problem}{guess}")
     kind = Path(file.name.removesuffix(".gz")).suffix.lower()
     if kind == ".tmx":
         return PairReader(path, "TMX", f"{data.src}, {data.tgt}", partial(_tmx_pairs, file, data))
     if kind not in TABLES:
         how = f"by its name no table, which end in {', '.join(TABLES)} or .gz"
         if kind[1:] in (data.src, data.tgt):
-            how = f"one side of two files: --data.path {path.removesuffix(kind)}"
+            how = f"one side of two files: {flag} {shlex.quote(path.removesuffix(kind))}"
+        how = "save it as .jsonl, an object a line" if kind == ".json" else how
         raise UserError(f"{path}: {how}")
     if kind == ".csv":  # by what is in every line
         lines = list(islice(iter_lines(file), 50)) or [""]
@@ -145,16 +165,16 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
     """A reader of the columns that ``data`` or a header names, or else of the first with text."""
 
     def unpacked() -> Iterator[tuple[int, Cells]]:
-        for number, row in enumerate(rows(), start=1):
+        for number, row in rows():
             nested = row.get("translation") if isinstance(row, dict) else None
-            if row != []:  # an empty line
-                yield number, nested if isinstance(nested, dict) else row
+            yield number, nested if isinstance(nested, dict) else row
 
     first: Cells = next(unpacked(), (0, []))[1]
     if len(cells := list(first)) < 2:
         how = f"two files line by line are PREFIX.{data.src} and PREFIX.{data.tgt}"
         problem = f"no two columns, {kind}, but {cells!r:.60}; {how}" if cells else "empty"
         raise UserError(f"{path}: {problem}")
+    unit = "row" if kind in (KINDS[".parquet"], "a data set") else "line"
     places, has_names = _choose_columns(path, first, data)
     names = [f"{x!r:.40}" if has_names else f"column {i}" for i, x in enumerate(cells, 1)]
     which = f"{data.src} = {names[places[0]]}, {data.tgt} = {names[places[1]]}"
@@ -167,10 +187,10 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
         for number, row in islice(unpacked(), int(has_names and isinstance(first, list)), None):
             if isinstance(row, list) and len(row) != len(cells):
                 problem = f"{len(row)} columns, not {len(cells)} as in the first row"
-                raise UserError(f"{path}, row {number}: {problem}")
+                raise UserError(f"{path}, {unit} {number}: {problem}")
             both = [row[i] if isinstance(row, list) else row.get(cells[i], 0) for i in places]
             if not all(isinstance(text, str | None) for text in both):
-                raise UserError(f"{path}, row {number}: not two texts: {both!s:.60}")
+                raise UserError(f"{path}, {unit} {number}: not two texts: {both!s:.60}")
             yield both[0] or "", both[1] or ""
 
     return PairReader(path, f"{kind}, {len(cells)} columns", which, pairs)
@@ -182,11 +202,16 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
     numbers = {str(i): i - 1 for i in range(1, len(cells) + 1)}
     by_name = {cell: i for i, cell in enumerate(cells)} | numbers
     wanted = [x.strip() for x in next(csv.reader([data.columns], skipinitialspace=True))]
-    codes = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
-    roles = [{data.src, next(codes), "src", "source"}, {data.tgt, next(codes), "tgt", "target"}]
+    src, tgt = (re.split("[-_]", x.lower())[0] for x in (data.src, data.tgt))
+    roles = [{data.src, CODES.get(src, src), "src", "source"}]
+    roles += [{data.tgt, CODES.get(tgt, tgt), "tgt", "target"}]
     found = [[i for i, cell in enumerate(cells) if _names(cell, role)] for role in roles]
     places = [min(x, key=lambda i: len(cells[i]), default=-1) for x in found]
     is_header = -1 not in places and places[0] != places[1]
+    if min(places) < 0 <= (known := max(places)):  # "it" and "hi" are codes, "It" and "Hi!" words
+        is_header = bool(re.fullmatch(r"[\w-]{4,}|[a-z]+|[A-Z]+", cells[known]))
+        if is_header and len(cells) == 2:
+            places = [1 - known if place < 0 else place for place in places]
     if wanted:
         places = [by_name.get(x, -1) for x in wanted]
         has_names = has_names or any(x not in numbers for x in wanted)
@@ -197,65 +222,66 @@ def _choose_columns(path: str, first: Cells, data: DataConfig) -> tuple[list[int
         there = ", ".join(f"{cell!r:.40}" for cell in cells)
         unknown = [f"no {x!r}{did_you_mean(x, cells)}" for x in wanted if x not in by_name]
         bad = unknown[0] if unknown else "which are they?"
-        how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number, of"
-        raise UserError(f"{path}: columns: {bad} {how} {there}")
+        how = f"--data.columns takes two, for {data.src} and {data.tgt}, by name or number"
+        raise UserError(f"{path}: columns: {bad.removesuffix('?')}: {how}; the first row: {there}")
     return places, has_names or is_header
 
 
 def _names(cell: str, role: set[str]) -> bool:
     """Whether a cell names a column of this role: ``de``, ``text_de``, ``German``, ``source``."""
     words = re.split(r"[\W_]+", cell.lower())
-    codes = [locale_alias.get(word, word).split("_")[0] for word in words]  # of English names
-    return len(words) < 4 and not role.isdisjoint((cell, *words, *codes))
+    return len(words) < 4 and not role.isdisjoint((cell, *words, *map(CODES.get, words)))
 
 
-def _rows(path: Path, kind: str) -> Iterator[Cells]:
+def _rows(path: Path, kind: str) -> Iterator[tuple[int, Cells]]:
     """The rows of a table; ``kind`` is its separator or the ending of its name."""
-    rows: Iterator[Cells]
-    if kind == ".parquet":
-        rows = _parquet_rows(path)
-    elif kind == ".jsonl":
-        rows = map(msgspec.json.Decoder(dict[str, Any]).decode, iter_lines(path))
-    else:  # as in RFC 4180 by commas or semicolons; with tabs, quotes are characters
-        lines = (f"{line}\n" for line in iter_lines(path))
-        style = dict[str, Any](quoting=csv.QUOTE_NONE) if kind == "\t" else {"strict": True}
-        rows = csv.reader(lines, delimiter=kind, **style)
-    number = 0
+    number, decode = 0, msgspec.json.Decoder(dict[str, Any]).decode
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in enumerate(iter_lines(path), start=1):  # noqa: B007
+            yield line
+
     try:
-        for row in rows:
-            yield row
-            number += 1
+        if kind == ".parquet":
+            import pyarrow.parquet
+
+            with open_packed(path) as file:
+                batches = pyarrow.parquet.ParquetFile(file).iter_batches(4096)
+                yield from enumerate((row for x in batches for row in x.to_pylist()), start=1)
+        elif kind in ("\t", ".jsonl"):  # with tabs, quotes are characters
+            parse = decode if kind == ".jsonl" else lambda line: line.split("\t")
+            yield from ((number, parse(line)) for line in lines() if line.strip(" "))
+        else:  # as in RFC 4180
+            text = (line.replace("\r", " ") + "\n" for line in lines())
+            rows = csv.reader(text, delimiter=kind, strict=True)
+            yield from ((number, row) for row in rows if row)
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: msgspec's, pyarrow's
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}, row {number + 1}: not {KINDS[kind]}: {reason}") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Cells]:
-    import pyarrow.parquet
-
-    with open_packed(path) as file:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(4096):
-            yield from batch.to_pylist()
+        reason, where = " ".join(str(error).split())[:200], f", line {number}" if number else ""
+        raise UserError(f"{path}{where}: not {KINDS[kind]}: {reason}") from None
 
 
 def _tmx_pairs(path: Path, data: DataConfig) -> Iterator[Pair]:
     """The units of a translation memory; a language that a unit lacks is an empty sentence."""
     src, tgt, there = data.src.lower(), data.tgt.lower(), set[str]()
+    body = ElementTree.Element("body")
     try:
         with open_packed(path) as file:
-            for _, element in ElementTree.iterparse(file):
-                if element.tag != "tu":
+            for event, element in ElementTree.iterparse(file, ("start", "end")):
+                name = element.tag.rpartition("}")[2]  # without a namespace
+                body = element if name == "body" else body
+                if (event, name) != ("end", "tu"):
                     continue
                 unit: dict[str, str] = {}
-                for side in element.iterfind("tuv"):
+                for side in element.iterfind("{*}tuv"):
                     language = side.get(XML_LANG, side.get("lang", "")).lower()
-                    for code in side.iterfind("seg/*"):
-                        code.text = code.text if code.tag == "hi" else ""  # a program's, no text
-                    text = "".join("".join(x.itertext()) for x in side.iterfind("seg")).strip()
+                    for code in side.iterfind("{*}seg/*"):
+                        code.text = code.text if code.tag.endswith("hi") else ""  # a program's
+                    text = "".join("".join(x.itertext()) for x in side.iterfind("{*}seg")).strip()
                     unit = {language: text, language.partition("-")[0]: text} | unit
                 there |= unit.keys()
                 yield unit.get(src, ""), unit.get(tgt, "")
-                element.clear()  # what has been read needs no memory
+                body.clear()  # what has been read needs no memory
     except ElementTree.ParseError as error:  # entities that grow without end, too
         raise UserError(f"{path}: not TMX: {error}") from None
     if not {src, tgt} <= there:

@@ -16,8 +16,8 @@ from seq2seq.config import DataConfig
 from seq2seq.data.annotations import check_annotations
 from seq2seq.data.corpus import Corpus, CorpusReport, Pair
 from seq2seq.data.sources import open_corpus
-from seq2seq.data.tokenizer import NORMALIZATION, clean
-from seq2seq.utils import UserError
+from seq2seq.data.tokenizer import NORMALIZATION, TOO_LONG, clean
+from seq2seq.utils import UserError, warn
 
 OTHER_COLUMN = "a tab or an attribution in the text: another column?"
 RATIO = 3  # one side is suspicious if it is this many times as long as usual beside the other
@@ -50,7 +50,7 @@ class Survey:
 
     def train(self) -> Iterator[Pair]:
         """The training pairs, to be read once; afterwards the splits are complete."""
-        found, longest = self.found, self.data.max_tokens
+        found, longest, too_long = self.found, self.data.max_tokens, list[int]()
         dropped = self._sides_of_other_splits() if self.data.drop_overlap else (set(), set())
         for pair in self.readers["train"]():
             src, tgt = cleaned = clean(pair[0]), clean(pair[1])
@@ -64,12 +64,17 @@ class Survey:
                 self.n_overlapping += 1
             else:
                 self.measures.extend((*hashes, len(src), len(tgt)))
+                if len(src) + len(tgt) >= 60_000 and TOO_LONG.search(f"{src} {tgt}"):
+                    too_long.append(len(self.measures) // 4)
                 n_words = max(src.count(" "), tgt.count(" ")) + 1
                 found["source equal to target"] += src == tgt
                 found["characters that are read as others, or not at all"] += pair != cleaned
                 found[OTHER_COLUMN] += bool(re.search("\t|CC-BY|tatoeba[.]org", "\n".join(pair)))
                 found[f"more than {longest} words on a side"] += n_words > longest
                 yield pair
+        if too_long:
+            what = f"no subwords are learned from words so long: lines: {len(too_long):,}"
+            warn(f"{self.data.path}: {what}, the first is line {too_long[0]:,} of training")
         if not self.measures:
             raise UserError(f"{self.data.path}: the train split has no sentence pairs")
 

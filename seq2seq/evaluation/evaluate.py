@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -67,10 +67,12 @@ def evaluate(
 
     Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns; of pairs
     ``on`` a path, nothing. ``against`` another run tests the difference. ``overrides`` change
-    settings, such as ``{"decoding.beam": 4}``. ``UserError`` if a folder lacks something, or
-    another process is writing to it.
+    settings, such as ``{"decoding.beam": 4}``; ``data.columns`` is of the table that is ``on`` a
+    path. ``UserError`` if a folder lacks something, or another process is writing to it.
     """
-    run = RunFolder(run)
+    run, columns = RunFolder(run), (overrides or {}).get("data.columns", "")
+    if columns and on is None:
+        raise UserError("data.columns: goes with --on; what a run was trained with is fixed")
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
     with run.lock() if on is None else nullcontext():
         translator, settings = Translator.load(run, overrides), score_settings(config)
@@ -82,7 +84,9 @@ def evaluate(
             if on is None:
                 test, annotations = load_split(run, config.data, name), run.corpus / file_name(name)
             else:
-                test, annotations = Corpus.of(read_pairs(on, config.data)()), Path(on)
+                read = read_pairs(on, replace(config.data, path="", columns=columns))
+                test, annotations = Corpus.of(read()), Path(on)
+                warn(str(read))
             if not any(map(str.strip, test.tgt)):
                 raise UserError(f"{name}: there are no references to score with")
             tags = load_tags(annotations, test)
