@@ -183,9 +183,6 @@ WRONG = [
     ("comma.tsv", {}, "no two columns, tab-separated.*'a,b'"),
     ("deu.txt", {"columns": "1,3"}, "columns: no '3': .*; the first row: 'a', 'b'"),
     ("gone.tsv", {"valid": "dev"}, "no file"),
-    ("deu.txt", {"valid": "dev"}, "data.valid = 'dev'"),
-    ("a", {"test": "test2016"}, "data.test = 'test2016'"),
-    ("other.tmx", {"train": "first"}, "data.train = 'first'"),
     ("three.tsv", {}, "columns: which .*; the first row: 'id', 'German', 'x'"),
     ("a.json", {}, r"save it as \.jsonl"),
     ("deu.txt", {"columns": "2,2"}, "columns: which"),
@@ -398,3 +395,13 @@ def test_overlap_is_dropped(tmp_path: Path) -> None:
     assert report.overlapping_pairs_left_out == 100 - len(test) - len(kept) > 0
     assert not report.found
     assert prepare_corpus(replace(data, drop_overlap=False), run).train_pairs == 90
+
+
+def test_splits_that_a_single_file_cannot_have(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text("eins\tone\n" * 20, encoding="utf-8")
+    data = DataConfig(path=str(path), columns="1,2", valid="dev", test="test2016")
+    assert open_corpus(data).keys() == {"train"}
+    said = capsys.readouterr().err
+    assert "data.valid = 'dev'" in said
+    assert "data.test = 'test2016'" in said

@@ -20,7 +20,7 @@ import msgspec
 from seq2seq.config import DataConfig
 from seq2seq.data.corpus import Pair, file_pairs
 from seq2seq.shipped import make_tandem
-from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed
+from seq2seq.utils import UserError, did_you_mean, iter_lines, open_packed, warn
 
 Cells = list[str] | dict[str, Any]  # by name where columns have one
 Rows = Callable[[], Iterator[tuple[int, Cells]]]  # with the numbers of their (last) lines
@@ -75,8 +75,9 @@ def open_corpus(data: DataConfig) -> dict[str, PairReader]:
         train = read_pairs(data.path, data)
         for key in ("train", "valid", "test"):
             if (name := getattr(data, key)) not in (key, ""):
-                how = f"put the files into a folder, or --data.{key} {key}"
-                raise UserError(f"{data.path}: no splits, but data.{key} = {name!r}: {how}")
+                warn(
+                    f"{data.path}: not a folder of splits: data.{key} = {name!r} is not looked for"
+                )
         return {"train": train}
     loaded = _load(data)
     loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
