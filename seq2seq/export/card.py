@@ -88,7 +88,7 @@ def push(run: RunFolder, name: str, card: bytes) -> str:
         reason = " ".join(str(error).split())[:300]
         response = getattr(error, "response", None)
         if response is None:
-            reason += "; go online, then repeat the command"
+            reason = f"{reason.rstrip('.')}; go online, then repeat the command"
         elif response.status_code == 401:
             reason = "log in with: hf auth login"
         raise UserError(f"{name}: not uploaded: {reason}") from None

@@ -413,8 +413,8 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
             how = f"use another folder (with --train.init_from {run} it starts from these weights)"
             if {run.summary_file, run.weights_file} <= set(made):
                 dist.rank_zero(lambda: run.save_decoding(config))
-                what = "training is finished; without last.pt nothing more can be trained"
-                dist.rank_zero(lambda: warn(f"{run}: {what}: {how}"))
+                what = "training is finished, and cannot go on without last.pt; to train more"
+                dist.rank_zero(lambda: warn(f"{run}: {what}, {how}"))
                 return dict(read_json(run.summary_file, Summary))
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
