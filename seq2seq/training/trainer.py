@@ -130,10 +130,8 @@ class Trainer:
         for batch in batches:
             part = dist.shard(batch, dist.rank(), dist.world_size()).to(self.device)
             (n_pairs, n_src), n_tgt = part.src.shape, part.tgt_in.shape[1]
-            hint = f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} "
-            hint += (
-                "target tokens: lower train.max_tokens_per_batch and raise train.grad_accum_steps"
-            )
+            at = f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target"
+            hint = f"{at} tokens: lower train.max_tokens_per_batch, raise train.grad_accum_steps"
             with cpu.oom_as_user_error(hint), cpu.float32_matmul(config.max_tokens_per_batch):
                 with cpu.autocast(config.precision, self.device):
                     loss = batch_loss(self.model, part, config.label_smoothing, r_drop_alpha)
