@@ -10,7 +10,7 @@ from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
 from seq2seq.translator import Overrides, Run, Translator
-from seq2seq.utils import UserError, printable
+from seq2seq.utils import UserError, printable, warn
 
 if TYPE_CHECKING:
     from seq2seq.viewer.page import RunView
@@ -35,9 +35,9 @@ class Model(Translator):
 
         if len(self.runs) > 1:
             raise UserError("attend shows one run: load it by itself")
-        report = InputReport(self.tokenizer.src)
-        report.add([sentence])
-        report.warn()
+        if not isinstance(sentence, str):
+            raise TypeError(f"attend shows one sentence, a string, not a {type(sentence).__name__}")
+        InputReport(self.tokenizer.src, [sentence]).warn()
         best_head = known_best_head(self.runs[0], self.config.model)
         return RunView(str(self.runs[0]), trace(self, sentence), best_head)
 
@@ -80,10 +80,8 @@ def train(
         summary = train(settings, folder)
         by = summary["selected_by"]
         best = f"best validation {LABELS.get(by, by)} {summary[f'best_valid_{by}']:.2f}"
-        when = (
-            "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes, {parameters:,} parameters"
-        )
-        rank_zero(lambda: print(printable(f"{folder}: {best} {when.format(**summary)}")))
+        how = "at step {best_step:,} of {steps:,}, {minutes:.1f} minutes, {parameters:,} parameters"
+        rank_zero(lambda: print(printable(f"{folder}: {best} {how.format(**summary)}")))
         return summary
 
 
@@ -93,4 +91,6 @@ def config_and_run(
     """The settings of the configuration ``config`` under ``overrides``, and the run folder."""
     path = find_config(config)
     settings = load_config(path, overrides, check=empty_model)
+    if path != Path(config):
+        warn(f"{config}: the configuration that comes with seq2seq")
     return settings, RunFolder(run or Path("runs") / path.stem)

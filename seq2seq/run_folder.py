@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -112,6 +113,10 @@ class RunFolder:
 
     def save_config(self, config: Config) -> None:
         write_bytes(self.config_file, dump_config(config).encode())
+
+    def save_decoding(self, config: Config) -> None:
+        """Of a finished run, whose other settings say how it was trained."""
+        self.save_config(replace(self.load_config(), decoding=config.decoding))
 
     @property
     def has_started(self) -> bool:

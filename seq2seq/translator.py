@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seq2seq import cpu
 from seq2seq.config import Config
 from seq2seq.data.batches import IntArray, make_batch, make_token_batches, pad
-from seq2seq.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from seq2seq.data.tokenizer import BOS, EOS, PAD, InputReport, Tokenizer
 from seq2seq.model.decoding import (
     Hypothesis,
     beam_search,
@@ -99,10 +99,10 @@ class CutReport:
             for flag in translation.flags:
                 self.lines[flag].append(self.n_lines)
 
-    def warn(self) -> None:
+    def warn(self, whose: str = "") -> None:
         for flag, lines in self.lines.items():
             numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
-            warn(f"{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})")
+            warn(f"{whose}{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})")
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -167,11 +167,12 @@ class Translator:
 
     @classmethod
     def _ensemble(cls, members: list[Self]) -> Self:
-        first, *others = members
         kinds = [(x.tokenizer.fingerprint, x.config.data.src, x.config.data.tgt) for x in members]
-        if {*kinds} != {kinds[0]}:
+        if len({*kinds}) != 1:
             languages = ", ".join(f"{src}-{tgt} with tokenizer {by}" for by, src, tgt in kinds)
-            raise UserError(f"no ensemble of different languages or subwords: {languages}")
+            what = "no ensemble of different languages or subwords, or of no run"
+            raise UserError(f"{what}: {languages or 'none is named'}")
+        first, *others = members
         model = Ensemble([member.model for member in members]) if others else first.model
         return cls(model.eval(), first.tokenizer, first.config)
 
@@ -180,10 +181,17 @@ class Translator:
     @overload
     def translate(self, sentences: Iterable[str]) -> list[str]: ...
     def translate(self, sentences: Iterable[str]) -> str | list[str]:
-        """One translation per sentence, in order; blank ones stay empty; warns of what is cut."""
-        best = [translation for translation, *_ in self.search(sentences)]
-        CutReport(best).warn()
+        """One translation per sentence, in order; blank ones stay empty; warns of what is lost."""
+        best = self.best(sentences)
         return best[0].text if isinstance(sentences, str) else [x.text for x in best]
+
+    def best(self, sentences: Iterable[str], whose: str = "") -> list[Translation]:
+        """Of each sentence, the best translation; warns of what is lost, and ``whose`` it is."""
+        texts = as_list(sentences)
+        best = [translation for translation, *_ in self.search(texts)]
+        InputReport(self.tokenizer.src, texts).warn(whose)
+        CutReport(best).warn(whose)
+        return best
 
     def search(
         self, sentences: Iterable[str], n_best: int = 1, prefix: str = ""
@@ -193,6 +201,8 @@ class Translator:
         The beam is at least ``n_best``. What is longer than ``data.max_tokens`` is split into
         sentences, unless there is a prefix; what cannot be split is cut.
         """
+        if n_best not in range(1, 1001):
+            raise UserError(f"n_best is {n_best}: a number from 1 to 1000 is possible")
         limit, subwords, texts = self.config.data.max_tokens, self.tokenizer.src, as_list(sentences)
         lines: list[list[tuple[str, list[int], bool]]] = []
         for text, ids in zip(texts, subwords.encode(texts), strict=True):
@@ -254,8 +264,10 @@ class Translator:
 
     def score(self, src: Iterable[str], tgt: Iterable[str]) -> list[Score]:
         """How probable each of ``tgt`` is as the translation of the sentence beside it, uncut."""
-        src_ids = self.tokenizer.src.encode(as_list(src))
-        tgt_ids = self.tokenizer.tgt.encode(as_list(tgt), bos=True)
+        src, tgt = as_list(src), as_list(tgt)
+        if len(src) != len(tgt):
+            raise ValueError(f"{len(src)} sentences, but {len(tgt)} translations to score")
+        src_ids, tgt_ids = self.tokenizer.src.encode(src), self.tokenizer.tgt.encode(tgt, bos=True)
         return self._score_ids(list(zip(src_ids, tgt_ids, strict=True)))
 
     def rescore(self, translations: Sequence[Translation]) -> list[Score]:

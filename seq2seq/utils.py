@@ -59,7 +59,7 @@ def markdown(text: str) -> str:
 
 def warn(line: str) -> None:
     """Print a line on standard error; never fails, even where nobody reads it."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # the last: it cannot flush
         print(f"seq2seq: {printable(line)}\n", end="", file=sys.stderr, flush=True)
 
 

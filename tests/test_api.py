@@ -16,6 +16,7 @@ from conftest import Capture, Patch
 
 import seq2seq
 from seq2seq import shipped
+from seq2seq.api import config_and_run
 from seq2seq.cli import main
 from seq2seq.config import load_config
 from seq2seq.experiments.runs import load_experiment, plan_runs
@@ -34,9 +35,6 @@ class Stream:
 
     def write(self, text: str) -> None:
         self.text += text
-
-    def flush(self) -> None:
-        pass
 
 
 def test_what_is_offered() -> None:
@@ -88,6 +86,10 @@ def test_attention_in_a_notebook(trained_run: Path, tmp_path: Path, capsys: Capt
     for kind in ("html", "png", "json"):
         seen.write(tmp_path / f"seen.{kind}")
     assert json.loads((tmp_path / "seen.json").read_bytes())["src"]["text"] == SENTENCE
+    with pytest.raises(TypeError, match="not a list"):
+        model.attend([SENTENCE])  # type: ignore[arg-type]
+    assert model.translate("ба") is not None
+    assert "U+0431" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"seen\.pdf"):
         seen.write(tmp_path / "seen.pdf")
 
@@ -127,6 +129,9 @@ def test_configurations_by_name(tmp_path: Path, monkeypatch: Patch, capsys: Capt
     assert load_config(Path("mine.toml")).train.epochs == 4
     experiment = load_experiment(find_config("quick", kind="configs/experiments"))
     assert len(plan_runs(experiment, tmp_path, {})) == 9
+    for name, is_said in (("default", True), ("default.toml", False)):
+        config_and_run(name, None, {})
+        assert ("comes with" in capsys.readouterr().err) == is_said
     for arguments, names in (
         (["prepare", "--config", "defualt"], ["defualt", "'default'", "speedrun"]),
         (["prepare", "--config", "elsewhere/default"], ["elsewhere/default", "No such file"]),

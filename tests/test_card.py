@@ -134,6 +134,7 @@ def test_upload(run: RunFolder, hub: type[Hub], tmp_path: Path, capsys: Capture)
         (copy / name).write_bytes(content)
     needed = {"config.toml", "tokenizer.model", "model.safetensors"}
     assert hub.files.keys() == {"README.md"} | needed
+    assert hub.files["README.md"] == run.card_file.read_bytes()
     sentences = [example["src"] for example in examples]
     uploaded, original = (seq2seq.load(x).translate(sentences) for x in (copy, run.path))
     assert uploaded == original
@@ -154,8 +155,6 @@ def test_own_card_is_uploaded(run: RunFolder, hub: type[Hub], capsys: Capture) -
 def test_uploads_that_fail(
     run: RunFolder, hub: type[Hub], monkeypatch: Patch, capsys: Capture
 ) -> None:
-    (run.path / "README.md").write_text("mine", encoding="utf-8")
-
     def failure(name: str) -> str:
         assert main(["card", str(run), "--push", name]) == 1
         (line,) = capsys.readouterr().err.splitlines()
@@ -165,10 +164,14 @@ def test_uploads_that_fail(
         hub.status = status
         said = "hf auth login" if status == 401 else "so says the hub"
         assert said in failure("me/model")
-    assert "me/my/model" in failure("me/my/model")
+    hub.asked.clear()
+    for name in ("me/my/model", "model", "me/"):
+        assert name in failure(name)
+    assert not hub.asked
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "refused" in failure("me/model")
+    assert re.search("refused.*repeat the command", failure("me/model"))
     assert not hub.files
+    assert not run.card_file.exists()
 
 
 def test_card_needs_scores(run: RunFolder, capsys: Capture) -> None:

@@ -179,7 +179,9 @@ def test_hard_lines(predict: Predict, monkeypatch: Patch, capsys: Capture) -> No
     assert warned in capsys.readouterr().err
 
 
-def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> None:
+def test_characters_replaced_or_unknown(
+    predict: Predict, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
     """They change no translation, and each kind is named once."""
     odd = "ba\u00a0du\u202fke\n\ufeff\u200eb\u00ada\u200b\tdu\n\u2581mi\u3000na\u00a0\nΩ ba\nΩ\n"
     assert predict(odd.encode()).decode().splitlines()[:3] == ["ke du ba", "du ba", "na mi"]
@@ -187,6 +189,15 @@ def test_characters_replaced_or_unknown(predict: Predict, capsys: Capture) -> No
     assert "U+00A0 no-break space (lines: 2)" in replaced
     assert re.findall(r"U\+\w+|\d+(?=\))", unknown) == ["U+03A9", "2"]
     assert predict("ba du\nba ke".encode("utf-8-sig")) == b"du ba\nke ba\n"
+    predict(b"ba du\nba\n", "--prefix", "Ω")
+    assert capsys.readouterr().err.count("U+03A9") == 1
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.de", "b.de"):
+        Path(name).touch()
+    predict(b"", "a.de", "b.de", "ba")
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "< " in x]
+    assert "a.de" in line
+    predict(b"", "ba")
     assert capsys.readouterr().err == ""
 
 

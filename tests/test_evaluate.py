@@ -13,6 +13,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from seq2seq.cli import main
 from seq2seq.evaluation import metrics
+from seq2seq.model import decoding
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator, named_tensors
 from seq2seq.utils import read_json, read_lines
@@ -115,7 +116,14 @@ def test_against_another_run(
     assert evaluate(run, "--on", other, "--against", same) == 0
     assert capsys.readouterr().out.count("+0.00 (p = 1.0000)") == 2
 
+    monkeypatch.setattr(decoding, "max_lengths", lambda src, _: torch.ones(len(src)).long())
+    assert evaluate(run, "--against", worse) == 0
+    cut = capsys.readouterr().err
+    assert all(f"{x}, test: output cut" in cut for x in (run, worse))
     assert "no such run" in failure(capsys, run, "--against", tmp_path / "gone")
+    text = worse.config_file.read_text(encoding="utf-8").replace('"tgt"', '"de"')
+    worse.config_file.write_text(text, encoding="utf-8")
+    assert "src to de" in failure(capsys, run, "--against", worse)
 
 
 def test_what_cannot_be_scored(run: RunFolder, other: Path, capsys: Capture) -> None:

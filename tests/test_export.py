@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
     run = untrained_run(tmp_path / "run", CASES[name], joint=name != "two vocabularies")
     if name in VARIANTS.keys() - EXPRESSED | {"n_heads=2"}:
         changed = name.partition("=")[0] if "=" in name else ""
-        with pytest.raises(UserError, match=rf"^model\.\w+_attention\.\w*{changed} = "):
+        with pytest.raises(UserError, match=rf"^model\.\w+_attention\.\w*{changed} = .* needs "):
             export_ctranslate2(run, tmp_path / "new")
         assert not (tmp_path / "new").exists()
         return
@@ -183,6 +184,12 @@ def test_what_is_there_is_kept(trained_run: Path, tmp_path: Path, capsys: Captur
         assert capsys.readouterr().err.count("\n") == 1
     assert [*(tmp_path / "empty").iterdir()] == []
     assert {x.name for x in tmp_path.rglob("*")} == {"empty", "full", "link", "mine.txt"}
+    run = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
+    run.save_config(run.load_config({"decoding.no_repeat": 3}))
+    for folder, said in ((trained_run, 0), (run, 1)):
+        new = tmp_path / f"new{said}"
+        assert main(["export", "--run", str(folder), "--to", "ctranslate2", str(new)]) == 0
+        assert capsys.readouterr().err.count("no_repeat = 3") == said
     assert main([*command, str(tmp_path / "empty")]) == 0
     assert (tmp_path / "empty" / "model.bin").exists()
 

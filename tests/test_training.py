@@ -579,25 +579,35 @@ def test_finished_run_is_not_trained_again(
     summary = train(config, uninterrupted)
     assert re.search("finished.*train.epochs", capsys.readouterr().err)
     assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
+    beam = replace(config, decoding=replace(config.decoding, beam=3))
+    train(changed(beam, epochs=1, patience=1), uninterrupted)
+    assert RunFolder(uninterrupted).load_config() == beam  # what evaluation reads
+    train(config, uninterrupted)
     assert (summary["precision"], summary["processes"]) == ("float32", 1)
     assert summary["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
     assert (uninterrupted / "model.safetensors").read_bytes() == before
 
 
 def test_harmless_settings_may_change(
-    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: Patch
+    config: Config, uninterrupted: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Train for longer, with other patience, from a run whose corpus has moved."""
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     longer = changed(config, epochs=4, patience=9)
     longer = replace(longer, data=replace(config.data, path="moved"))
+    last = int(metrics(run)[-1]["step"])
+    (run / "eval.json").touch()
     with monkeypatch.context() as patch:
-        stop_after(patch, int(metrics(run)[-1]["step"]) + 1)
+        stop_after(patch, last + 1)
         with pytest.raises(TrainingInterrupted):
             train(longer, run)
+    expected = f"step {last:,}, epoch {config.train.epochs} of 4\n"
+    assert capsys.readouterr().err.count(expected) == 1
     assert not (run / "training.json").exists()  # it is not done any more
     summary = train(longer, run)
     assert summary["epochs"] == 4
+    assert summary["best_step"] > last
+    assert not (run / "eval.json").exists()  # of weights that are gone
     assert summary["steps"] > metrics(uninterrupted)[-1]["step"]
     assert metrics(run)[: len(metrics(uninterrupted))] == metrics(uninterrupted)
     assert RunFolder(run).load_config() == longer
@@ -792,7 +802,11 @@ def test_resumes_without_the_other(
 @pytest.mark.parametrize(
     ("section", "changes", "expected"),
     [
-        ("model", {"d_model": 32}, r"old has model\.d_model = 64, not 32"),
+        (
+            "model",
+            {"d_model": 32},
+            r"old has model\.d_model = 64, not 32.*--config .*old/config\.toml",
+        ),
         ("model", {"n_heads": 2}, r"old has model\.n_heads = 4, not 2"),  # of the same shapes
         ("tokenizer", {"vocab_size": 280}, r"old has tokenizer\.vocab_size = 290, not 280"),
         ("tokenizer", {"joint": False}, r"old has tokenizer\.joint = true, not false"),
@@ -985,9 +999,10 @@ def test_finished_without_its_state(
     beam = replace(config, decoding=replace(config.decoding, beam=3))
     train(beam, run)
     assert RunFolder(run).load_config() == beam  # what evaluation reads
-    train(config, run)
-    with pytest.raises(UserError, match=r"last\.pt"):
-        train(changed(config, epochs=9), run)
+    capsys.readouterr()
+    for settings in ({"epochs": 1}, {"epochs": 9}, {"patience": 3}):
+        train(changed(config, **settings), run)
+        assert re.search("finished.*init_from", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -1027,8 +1042,8 @@ def test_full_disk_leaves_the_last_checkpoint(
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
     ended = subprocess.run(command(run, code), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert re.search(r"(last\.pt|model\.safetensors): .*File too large", ended.stderr)
+    _, line = ended.stderr.splitlines()  # the first: from where it goes on
+    assert re.search(r"(last\.pt|model\.safetensors): .*File too large", line)
     assert [(run / name).read_bytes() for name in ("last.pt", "model.safetensors")] == before
     assert not list(run.glob("*.tmp"))
     train(config, run)

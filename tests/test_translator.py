@@ -70,7 +70,7 @@ def test_scores_are_cross_entropies() -> None:
     assert translator.model.training
     translator.model.eval()
     assert translator.score(iter(src[:2]), tuple(tgt[:2]))[1].n_tokens == expected[1][1]
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(ValueError, match="5 sentences, but 4 "):
         translator.score(src, tgt[1:])
     translations = [x for best in translator.search(src, n_best=2) for x in best]
     ended = [[EOS] * (not part.hypothesis.is_cut) for x in translations for part in x.parts]
@@ -200,8 +200,8 @@ def test_predict_tells_more(
     output, source = sorted(capsys.readouterr().err.splitlines(), reverse=True)
     assert "max_length_ratio: 2 (line 2, 3)" in output
     assert "max_tokens: 1 (line 3)" in source
-    with pytest.raises(SystemExit):
-        command("predict", "ba\n", "--n-best", "0")
+    for n_best in ("0", "1001"):
+        assert command("predict", "ba\n", "--n-best", n_best, status=1) == []
 
 
 def test_score_command(
@@ -214,6 +214,10 @@ def test_score_command(
     text = "".join(f"{src}\t{tgt}\n" for src, tgt in pairs)
     rows = command("score", text)
     assert rows == command("score", "", src, tgt)
+    assert capsys.readouterr().err == ""
+    for text in ("ба\tba\n" * 2, "ba\tба\n" * 2):
+        command("score", text)
+        assert re.findall(r"U\+0431.*?(\d)\)", capsys.readouterr().err) == ["2"]
     right, wrong, _ = [[float(x) for x in row.split("\t")] for row in rows]
     assert right[0] > -1 > wrong[0]
     for (src_text, tgt_text), row in zip(pairs, rows, strict=True):
@@ -255,5 +259,7 @@ def test_ensembles(trained_run: Path, tmp_path: Path, command: Command, capsys: 
     capsys.readouterr()
     with pytest.raises(UserError, match=other.tokenizer.fingerprint):
         Translator.load([trained_run, run])
+    with pytest.raises(UserError, match="no run"):
+        Translator.load([])
     assert main(["predict", "--run", str(run), "--alignments", "ba"]) == 1
     assert "cross-attention" in capsys.readouterr().err

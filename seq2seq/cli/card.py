@@ -1,11 +1,12 @@
 """``seq2seq card``: the model card of a run, and the run on the Hugging Face hub."""
 
 import argparse
+import re
 from pathlib import Path
 
 from seq2seq.cli.common import Commands, add_command, show
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, write_text
+from seq2seq.utils import UserError, read_bytes, write_bytes
 
 
 def add_to(commands: Commands) -> None:
@@ -20,14 +21,18 @@ def add_to(commands: Commands) -> None:
 def run_card(options: argparse.Namespace) -> None:
     from seq2seq.export.card import model_card, push
 
-    run = RunFolder(options.run)
-    if not run.card_file.exists():
-        name = options.push or run.path.resolve().name
-        card = model_card(run, name, options.license, options.example)
-        with run.lock():
-            write_text(run.card_file, card)
-    elif options.license or options.example or not options.push:
-        raise UserError(f"{run.card_file}: is there already; change it by hand, or remove it")
-    show(f"model card: {run.card_file}")
+    run, name = RunFolder(options.run), options.push or options.run.resolve().name
+    if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"--push {name}: not a name as OWNER/NAME")
+    if is_there := run.card_file.exists():
+        if options.license or options.example or not options.push:
+            raise UserError(f"{run.card_file}: is there already; change it by hand, or remove it")
+        card = read_bytes(run.card_file)
+    else:
+        card = model_card(run, name, options.license, options.example).encode()
     if options.push:
-        show(f"uploaded: {push(run, options.push)}")
+        show(f"uploaded: {push(run, name, card)}")
+    if not is_there:  # last: an upload that fails leaves no card with a wrong name
+        with run.lock():
+            write_bytes(run.card_file, card)
+    show(f"model card: {run.card_file}")

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from seq2seq.cli.common import Commands, add_command, show
-from seq2seq.utils import UserError
+from seq2seq.config import Config, flatten, toml_value
+from seq2seq.run_folder import RunFolder
+from seq2seq.utils import UserError, warn
 
 
 def add_to(commands: Commands) -> None:
@@ -26,3 +28,7 @@ def run_export(options: argparse.Namespace) -> None:
         package = str(error.name).partition(".")[0]
         raise UserError(f"{package}: not installed: pip install 'seq2seq[export]'") from None
     show(f"written: {options.folder}")
+    saved, usual = flatten(RunFolder(options.run).load_config()), flatten(Config())
+    changed = [x for x in saved if x.startswith("decoding.") and saved[x] != usual[x]]
+    if left := ", ".join(f"{key} = {toml_value(saved[key])}" for key in changed):
+        warn(f"not in the export, to be set by the program that uses it: {left}")

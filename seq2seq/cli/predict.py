@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq2seq.cli.common import Commands, add_command, add_settings, arriving, overrides_of
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, warn
 
 if TYPE_CHECKING:
     from seq2seq.translator import Translation, Translator
@@ -28,7 +29,7 @@ def add_to(commands: Commands) -> None:
     text = "folder of a trained run; of several --run the probabilities are averaged"
     predict.add_argument("--run", type=Path, required=True, action="append", help=text)
     text = "up to N translations of each line, a line for each, best first; the beam is at least N"
-    predict.add_argument("--n-best", type=_n_best, default=1, metavar="N", help=text)
+    predict.add_argument("--n-best", type=int, default=1, metavar="N", help=text)
     predict.add_argument("--scores", action="store_true", help="log-probabilities, in nats")
     text = "which source word each word comes from, as 0-0 1-2 (source-target, split at spaces)"
     predict.add_argument("--alignments", action="store_true", help=text)
@@ -36,12 +37,6 @@ def add_to(commands: Commands) -> None:
     predict.add_argument("--json", action="store_true", help=text)
     predict.add_argument("--prefix", default="", metavar="TEXT", help="how translations begin")
     add_settings(predict, "decoding.")
-
-
-def _n_best(text: str) -> int:
-    if not text.isdecimal() or int(text) not in range(1, 1001):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
-    return int(text)
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -52,6 +47,9 @@ def run_predict(options: argparse.Namespace) -> None:
     translator = Translator.load(options.run, overrides_of(options))
     report, cuts = InputReport(translator.tokenizer.src), CutReport()
     about = _details(translator, options)
+    InputReport(translator.tokenizer.tgt, [options.prefix]).warn()
+    for file in [x for x in options.sentences if os.path.isfile(x)][:1]:
+        warn(f"{file} is translated as text; a file is read by: < {file}")
     if options.sentences:
         chunks = iter([options.sentences])
     else:

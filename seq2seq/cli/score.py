@@ -26,13 +26,20 @@ def add_to(commands: Commands) -> None:
 
 
 def run_score(options: argparse.Namespace) -> None:
+    from seq2seq.data.tokenizer import InputReport
     from seq2seq.translator import Translator
 
     translator = Translator.load(options.run)
+    of_src, of_tgt = map(InputReport, (translator.tokenizer.src, translator.tokenizer.tgt))
     for pairs in _pairs(options.files):
-        for score in translator.score([src for src, _ in pairs], [tgt for _, tgt in pairs]):
+        src, tgt = [src for src, _ in pairs], [tgt for _, tgt in pairs]
+        of_src.add(src)
+        of_tgt.add(tgt)
+        for score in translator.score(src, tgt):
             print(f"{score.log_probability:.4f}\t{score.per_token:.4f}\t{score.n_tokens}")
         sys.stdout.flush()
+    of_src.warn("sources: ")
+    of_tgt.warn("translations: ")
 
 
 def _pairs(files: list[Path]) -> Iterator[list[tuple[str, str]]]:

@@ -60,7 +60,8 @@ def load_inherited(config: Config) -> Tokenizer:
             is_fixed = key.startswith(("tokenizer.", "model.")) and not key.endswith("dropout")
             if is_fixed and saved[key] != value:
                 has, wants = toml_value(saved[key]), toml_value(value)
-                raise UserError(f"{old} has {key} = {has}, not {wants}: set that here too")
+                how = f"--config {old.config_file} --data.path NEW takes all its settings"
+                raise UserError(f"{old} has {key} = {has}, not {wants}: set that here too; {how}")
         if not old.weights_file.exists():
             raise UserError(f"{old.weights_file}: No such file: it has not been trained")
         return Tokenizer.load(old, config)

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, chain, compress, islice
 
 import sentencepiece as spm
@@ -39,26 +39,27 @@ def clean(line: str) -> str:
 class InputReport:
     """In how many lines of input characters are replaced, or known to no subword."""
 
-    def __init__(self, subwords: "Subwords") -> None:
-        self.known = subwords.characters() - {"\ufffd"}
+    def __init__(self, subwords: "Subwords", lines: Iterable[str] = ()) -> None:
+        self.known = subwords.characters - {"\ufffd"}
         self.replaced, self.unknown = Counter[str](), Counter[str]()
+        self.add(lines)
 
     def add(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.replaced.update({found[0] for found in REPLACED.finditer(line)})
             self.unknown.update({*clean(line)} - self.known)
 
-    def warn(self) -> None:
+    def warn(self, whose: str = "") -> None:
         if n := self.unknown.pop("\ufffd", 0):  # as which other bytes are read
-            warn(f"lines not in UTF-8: {n:,}; iconv -f ENCODING -t UTF-8 converts them")
+            warn(f"{whose}lines not in UTF-8: {n:,}; iconv -f ENCODING -t UTF-8 converts them")
         kinds = {"read as a space, or not at all": self.replaced, "never learned": self.unknown}
         for what, lines in kinds.items():
             names = [
                 f"U+{ord(x):04X} {unicodedata.name(x, 'unnamed').lower()} (lines: {n:,})"
-                for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))
+                for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
             ]
             if names:
-                warn(f"characters {what}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}")
+                warn(f"{whose}characters {what}: {', '.join(names)}{', ...' * (len(lines) > 5)}")
 
 
 def split_words(text: str) -> list[str]:
@@ -110,6 +111,7 @@ class Subwords:
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
 
+    @cached_property
     def characters(self) -> set[str]:
         """Those that subwords are made of; all others are spelled as bytes."""
         ids = [i for i in range(UNK + 1, len(self)) if not self._processor.is_byte(i)]

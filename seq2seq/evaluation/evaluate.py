@@ -66,9 +66,8 @@ def evaluate(
     """Translate every test set of a trained run, or the pairs ``on`` a path, and score that.
 
     Writes ``hypotheses/NAME.txt`` for each, and ``eval.json``, whose content it returns; of pairs
-    ``on`` a path, nothing. ``against`` another run tests the difference. ``overrides`` change
-    settings, such as ``{"decoding.beam": 4}``; ``data.columns`` is of the table that is ``on`` a
-    path. ``UserError`` if a folder lacks something, or another process is writing to it.
+    ``on`` a path, nothing (``data.columns`` is of that table). ``against`` another run tests the
+    difference. ``UserError`` if a folder lacks something, or another process is writing to it.
     """
     run, columns = RunFolder(run), (overrides or {}).get("data.columns", "")
     if columns and on is None:
@@ -77,8 +76,10 @@ def evaluate(
     with run.lock() if on is None else nullcontext():
         translator, settings = Translator.load(run, overrides), score_settings(config)
         other = Translator.load(against, overrides) if against else None
-        tests: dict[str, dict[str, Any]] = {}
-        hypotheses: dict[str, list[str]] = {}
+        pairs = [f"{x.src} to {x.tgt}" for x in (config.data, (other or translator).config.data)]
+        if pairs[0] != pairs[1]:
+            raise UserError(f"{against} translates {pairs[1]}, but {run} {pairs[0]}")
+        tests, hypotheses = dict[str, dict[str, Any]](), dict[str, list[str]]()
         tokenizer, best = settings["bleu_tokenizer"], None
         for name in load_report(run).test_pairs if on is None else [Path(on).name]:
             if on is None:
@@ -92,27 +93,26 @@ def evaluate(
             tags = load_tags(annotations, test)
             gold = load_alignment(annotations, config.data, test)
             if not metrics.suits_bleu(test.tgt, tokenizer):
-                what = f"{name}: few references have four words for BLEU ({tokenizer})"
-                warn(f"{what}: see chrF, or set evaluation.bleu_tokenizer")
+                warn(f"{name}: few words per line: see chrF, or set evaluation.bleu_tokenizer")
             start = time.perf_counter()
-            translations = [best for best, *_ in translator.search(test.src)]
+            translations = translator.best(test.src, f"{run}, {name}: ")
             seconds = time.perf_counter() - start
-            hypotheses[name] = [translation.text for translation in translations]
-            tests[name] = metrics.score(hypotheses[name], test.tgt, tokenizer) | {
+            ours = hypotheses[name] = [translation.text for translation in translations]
+            tests[name] = metrics.score(ours, test.tgt, tokenizer) | {
                 "sentences": len(test),
                 "sentences_cut": sum("input cut" in x.flags for x in translations),
                 "outputs_cut": sum("output cut" in x.flags for x in translations),
                 "decoding_seconds": round(seconds, 2),
-                "examples": examples(test, hypotheses[name]),
+                "examples": examples(test, ours),
             }
             if tags:
-                tests[name]["tags"] = metrics.exact_match_by_tag(hypotheses[name], test.tgt, tags)
+                tests[name]["tags"] = metrics.exact_match_by_tag(ours, test.tgt, tags)
             best = best or (best_head(translator, run) if gold else None)
             if best and gold and (counts := score_heads(translator, test, gold)):
                 tests[name]["alignment"] = counts.scores(best)
             if other:
-                scored = hypotheses[name], other.translate(test.src), test.tgt, tokenizer
-                tests[name]["against"] = metrics.paired_test(*scored)
+                theirs = [x.text for x in other.best(test.src, f"{against}, {name}: ")]
+                tests[name]["against"] = metrics.paired_test(ours, theirs, test.tgt, tokenizer)
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
         evaluation = settings | about | {"against": str(against or ""), "tests": tests}
         if on is None:

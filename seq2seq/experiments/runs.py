@@ -27,7 +27,7 @@ from seq2seq.shipped import find_config
 from seq2seq.training.optimizer import r_drop_at
 from seq2seq.training.trainer import Trainer, TrainingDiverged, train
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, read_json, refuse_links, write_json, write_text
+from seq2seq.utils import UserError, did_you_mean, read_json, refuse_links, write_json, write_text
 
 SPEED_ROUNDS = 5
 SPEED_STEPS = 4  # training steps per round
@@ -62,15 +62,21 @@ def load_experiment(path: Path) -> Experiment:
 
     ``UserError`` if it cannot be read, or a key is unknown, missing or has an illegal value.
     """
+    table, known = read_toml(path), Experiment.__struct_fields__[1:]
+    for key in table.keys() - set(known):
+        hint = did_you_mean(key, known)
+        hint = "; it is called parameter_tolerance now" if key == "within" else hint
+        raise UserError(f"{path}: unknown key {key!r}{hint}")
     try:
-        experiment = msgspec.convert(read_toml(path) | {"path": path}, Experiment)
+        experiment = msgspec.convert(table | {"path": path}, Experiment)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {str(error).replace('$.', '')}") from None
     seeds, variants, baseline = experiment.seeds, experiment.variants, experiment.baseline
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{path}: seeds: {list(seeds)} are not different")
     if baseline not in variants:
-        raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants")
+        hint = did_you_mean(baseline, variants)
+        raise UserError(f"{path}: baseline: {baseline!r} is not one of the variants{hint}")
     return msgspec.structs.replace(experiment, variants={baseline: variants[baseline]} | variants)
 
 

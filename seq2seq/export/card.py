@@ -50,7 +50,7 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
         beam=evaluation["decoding"].beam,
         source=markdown(source),
         origin=f", beginning with the weights of {markdown(old)}" if old else "",
-        n_characters=len(translator.tokenizer.src.characters()),
+        n_characters=len(translator.tokenizer.src.characters),
         example=printable(example or "..."),
         translation=f"  # {translator.translate(example)}" if example else "",
         **{"data": config.data, "report": report} | summary,
@@ -69,28 +69,27 @@ def front_matter(data: DataConfig, license: str | None) -> str:
     ).to_yaml()
 
 
-def files_to_push(run: RunFolder) -> dict[str, bytes]:
-    """The card and what ``seq2seq.load`` needs, by name of the file."""
-    config = run.load_config()
-    data = replace(config.data, path=last_part(config.data.path))
-    train = replace(config.train, init_from=last_part(config.train.init_from))
-    needed = (run.card_file, run.tokenizer_file, run.tgt_tokenizer_file, run.weights_file)
-    return {path.name: read_bytes(path) for path in needed if path.exists()} | {
-        run.config_file.name: dump_config(replace(config, data=data, train=train)).encode()
-    }
-
-
-def push(run: RunFolder, name: str) -> str:
-    """Upload a run as the hub's model OWNER/NAME, made if there is none; returns its address."""
+def push(run: RunFolder, name: str, card: bytes) -> str:
+    """Upload ``card`` and what ``load`` needs as the hub's OWNER/NAME; returns its address."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    operations, api = [CommitOperationAdd(*file) for file in files_to_push(run).items()], HfApi()
+    config, api = run.load_config(), HfApi()
+    data = replace(config.data, path=last_part(config.data.path))
+    train = replace(config.train, init_from=last_part(config.train.init_from))
+    shown = dump_config(replace(config, data=data, train=train)).encode()
+    needed = (run.tokenizer_file, run.tgt_tokenizer_file, run.weights_file)
+    files = {path.name: read_bytes(path) for path in needed if path.exists()}
+    files |= {run.card_file.name: card, run.config_file.name: shown}
+    operations = [CommitOperationAdd(*file) for file in files.items()]
     try:
         address = api.create_repo(name, exist_ok=True)
         api.create_commit(address.repo_id, operations, commit_message="Upload a trained run")
     except Exception as error:  # the library raises many kinds, all of them the user's
         reason = " ".join(str(error).split())[:300]
-        if getattr(getattr(error, "response", None), "status_code", 0) == 401:
+        response = getattr(error, "response", None)
+        if response is None:
+            reason = f"{reason.rstrip('.')}; go online, then repeat the command"
+        elif response.status_code == 401:
             reason = "log in with: hf auth login"
         raise UserError(f"{name}: not uploaded: {reason}") from None
     return str(address)

@@ -29,7 +29,8 @@ def check_expressible(config: Config) -> None:
     for key, value in flatten(config).items():
         possible = value in SEVERAL.get(key, (defaults[key],)) or key in ANY_VALUE
         if key.startswith("model.") and not possible:
-            raise UserError(f"{key} = {toml_value(value)}: CTranslate2 has no such part")
+            has, needs = toml_value(value), toml_value(defaults[key])
+            raise UserError(f"{key} = {has}: CTranslate2 has no such part, it needs {needs}")
 
 
 def export_ctranslate2(run: RunFolder | Path | str, folder: Path) -> None:

@@ -130,10 +130,8 @@ class Trainer:
         for batch in batches:
             part = dist.shard(batch, dist.rank(), dist.world_size()).to(self.device)
             (n_pairs, n_src), n_tgt = part.src.shape, part.tgt_in.shape[1]
-            hint = (
-                f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target "
-                "tokens: lower train.max_tokens_per_batch and raise train.grad_accum_steps"
-            )
+            at = f"at step {state.step:,}, for {n_pairs} pairs of {n_src} source and {n_tgt} target"
+            hint = f"{at} tokens: lower train.max_tokens_per_batch, raise train.grad_accum_steps"
             with cpu.oom_as_user_error(hint), cpu.float32_matmul(config.max_tokens_per_batch):
                 with cpu.autocast(config.precision, self.device):
                     loss = batch_loss(self.model, part, config.label_smoothing, r_drop_alpha)
@@ -201,6 +199,7 @@ class Trainer:
             state.best_rank, state.best_step = rank, state.step
             state.best_bleu, state.best_loss = scores["bleu"], valid_loss
             state.validations_without_gain = 0
+            self.run.eval_file.unlink(missing_ok=True)  # it is of the weights replaced now
             self.run.save_weights(named_tensors(self.ema), self.tokenizer.fingerprint)
         metrics = {
             "step": state.step,
@@ -412,23 +411,27 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
         dist.rank_zero(lambda: run.check_same_config(config))
         made = [x for x in (run.summary_file, run.weights_file, run.metrics_file) if x.exists()]
         if made and not run.state_file.exists():
-            is_finished = {run.summary_file, run.weights_file} <= set(made)
-            if is_finished and run.load_config().train == config.train:
-                dist.rank_zero(lambda: run.save_config(config))  # of decoding, say
-                dist.rank_zero(lambda: warn(f"{run}: training is finished"))
-                return dict(read_json(run.summary_file, Summary))
             how = f"use another folder (with --train.init_from {run} it starts from these weights)"
+            if {run.summary_file, run.weights_file} <= set(made):
+                dist.rank_zero(lambda: run.save_decoding(config))
+                what = "training is finished, and cannot go on without last.pt; to train more"
+                dist.rank_zero(lambda: warn(f"{run}: {what}, {how}"))
+                return dict(read_json(run.summary_file, Summary))
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
-        dist.rank_zero(lambda: run.save_config(config))
         trainer = Trainer(config, run)
         if run.state_file.exists():
             trainer.load_checkpoint()
         if config.train.init_from and not trainer.state.step:
             trainer.start_from_another_run()
+        state, is_finished = trainer.state, trainer.is_finished and run.summary_file in made
+        dist.rank_zero(lambda: (run.save_decoding if is_finished else run.save_config)(config))
         if dist.rank() == 0 and trainer.is_finished:
             warn(f"{run}: training is finished; a higher train.epochs or train.patience trains on")
         elif dist.rank() == 0:
+            if state.step:
+                where = f"step {state.step:,}, epoch {state.epoch} of {config.train.epochs}"
+                warn(f"{run}: goes on from {where}")
             trainer.warn_of_data()
             for path in [run.summary_file, *([] if trainer.state.step else made)]:
                 path.unlink(missing_ok=True)
