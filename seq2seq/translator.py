@@ -1,142 +1,29 @@
 """From text to text: a trained run that translates sentences (``seq2seq.load``)."""
 
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, Self, overload
 
 import torch
-from torch import Tensor, nn
 
 from seq2seq import cpu
 from seq2seq.config import Config
 from seq2seq.data.batches import IntArray, make_batch, make_token_batches, pad
 from seq2seq.data.tokenizer import BOS, EOS, PAD, InputReport, Tokenizer
-from seq2seq.model.decoding import (
-    Hypothesis,
-    beam_search,
-    greedy,
-    in_bfloat16,
-    sharing_copy,
-    store_by_columns,
-)
+from seq2seq.model import decoding
+from seq2seq.model.decoding import Hypothesis
 from seq2seq.model.ensemble import Ensemble
-from seq2seq.model.transformer import Seq2Seq, empty_model
+from seq2seq.model.transformer import Seq2Seq
+from seq2seq.model.weights import load_model
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, warn
+from seq2seq.translation import SENTENCE, CutReport, Part, Score, Translation
+from seq2seq.utils import UserError, read_json
 
 Run = RunFolder | Path | str
 Overrides = Mapping[str, Any] | None
 MAX_TOKENS = 2048  # scored together: sentences times the longest
-# Up to a stop, what it closes and the spaces after it, unless an initial comes before or a small
-# letter after them; the stops of Chinese and Japanese need no space.
-SENTENCE = re.compile(
-    r"""\S.*?(?:(?<!\b\w)[.!?…]["'”’»)\]]*+\s++(?![a-zß-ÿ])|[。！？][”’」』）]*+(?![。！？])\s*+|$)""",
-    re.DOTALL,
-)
-
-
-# What may happen to a line, by the setting that is the reason.
-FLAGS = {
-    "input cut": "data.max_tokens",
-    "input split": "data.max_tokens",
-    "output cut": "decoding.max_length_ratio",
-}
-
-
-class Part(NamedTuple):
-    """What the model read at once, a line or a sentence of one too long, and its translation."""
-
-    src: str
-    src_ids: list[int]  # with EOS
-    src_is_cut: bool
-    hypothesis: Hypothesis
-    text: str  # with the space between it and the next
-
-
-class Translation(NamedTuple):
-    """The translation of a line, in one part unless that was too long; a blank line has none."""
-
-    parts: list[Part]
-
-    @property
-    def text(self) -> str:
-        return "".join(part.text for part in self.parts).removesuffix(" ")
-
-    @property
-    def flags(self) -> list[str]:
-        """Those of ``FLAGS`` that are so."""
-        src_is_cut = any(part.src_is_cut for part in self.parts)
-        is_cut = any(part.hypothesis.is_cut for part in self.parts)
-        return list(compress(FLAGS, (src_is_cut, len(self.parts) > 1, is_cut)))
-
-
-class Score(NamedTuple):
-    """log P(tgt | src) in nats: the sum over ``n_tokens`` target tokens, EOS among them."""
-
-    log_probability: float
-    n_tokens: int
-
-    @property
-    def per_token(self) -> float:
-        return self.log_probability / max(1, self.n_tokens)
-
-
-class CutReport:
-    """Which lines were cut or split."""
-
-    def __init__(self, translations: Iterable[Translation] = ()) -> None:
-        self.n_lines = 0
-        self.lines = defaultdict[str, list[int]](list)  # from 1, by flag
-        self.add(translations)
-
-    def add(self, translations: Iterable[Translation]) -> None:
-        for translation in translations:
-            self.n_lines += 1
-            for flag in translation.flags:
-                self.lines[flag].append(self.n_lines)
-
-    def warn(self, whose: str = "") -> None:
-        for flag, lines in self.lines.items():
-            numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
-            warn(f"{whose}{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})")
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers; a shared one once, by its first name."""
-    stored = model.state_dict()
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor for name, tensor in named if name in stored}
-
-
-def _describe(tensor: Tensor | None) -> str:
-    """Its shape and type, if it is there; the floating-point types of weights are one type."""
-    if tensor is None:
-        return "missing"
-    is_float = tensor.is_floating_point() and tensor.itemsize > 1
-    return f"{tuple(tensor.shape)} of {'floats' if is_float else tensor.dtype}"
-
-
-def load_model(run: RunFolder, config: Config, tokenizer: Tokenizer) -> Seq2Seq:
-    """The best model of ``run``; ``UserError`` unless its weights are those of ``config``'s."""
-    saved = run.load_weights(tokenizer.fingerprint)
-    n_layers = config.model.encoder_layers + config.model.decoder_layers
-    if n_layers > len(saved) or config.model.d_model > sum(x.numel() for x in saved.values()):
-        raise UserError(f"{run.weights_file}: too little for the model of the configuration")
-    wanted = named_tensors(empty_model(config))  # the configuration's sizes may be any
-    for name in sorted(wanted.keys() | saved.keys()):
-        has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))
-        if has != wants:
-            problem = f"{name!r:.99} is {has}, but the configuration asks for {wants}"
-            raise UserError(f"{run.weights_file}: {problem}")
-    model = Seq2Seq.build(config.model, tokenizer)
-    for name, tensor in named_tensors(model).items():
-        if not tensor.detach().copy_(saved[name]).isfinite().all():
-            raise UserError(f"{run.weights_file}: {name!r} is not finite: train again")
-    return model
 
 
 class Translator:
@@ -144,6 +31,8 @@ class Translator:
 
     def __init__(self, model: Seq2Seq, tokenizer: Tokenizer, config: Config) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        # What is longer is split into sentences: as long as nearly all that the model has learned.
+        self.usual_length = config.data.max_tokens
 
     @classmethod
     def load(cls, run: Run | Sequence[Run], overrides: Overrides = None) -> Self:
@@ -162,8 +51,13 @@ class Translator:
                 raise UserError(f"{path}: No such file; {how}")
         tokenizer = Tokenizer.load(run, config)
         model = load_model(run, config, tokenizer)
-        store_by_columns(model)
-        return cls(model.eval().to(cpu.pick_device()), tokenizer, config)
+        decoding.store_by_columns(model)
+        translator = cls(model.eval().to(cpu.pick_device()), tokenizer, config)
+        if run.summary_file.exists():
+            usual = read_json(run.summary_file, dict[str, object]).get("usual_src_tokens")
+            if isinstance(usual, int):  # of older runs it is not known
+                translator.usual_length = min(usual, config.data.max_tokens)
+        return translator
 
     @classmethod
     def _ensemble(cls, members: list[Self]) -> Self:
@@ -174,7 +68,9 @@ class Translator:
             raise UserError(f"{what}: {languages or 'none is named'}")
         first, *others = members
         model = Ensemble([member.model for member in members]) if others else first.model
-        return cls(model.eval(), first.tokenizer, first.config)
+        ensemble = cls(model.eval(), first.tokenizer, first.config)
+        ensemble.usual_length = first.usual_length
+        return ensemble
 
     @overload
     def translate(self, sentences: str) -> str: ...  # type: ignore[overload-overlap]
@@ -194,19 +90,19 @@ class Translator:
         return best
 
     def search(
-        self, sentences: Iterable[str], n_best: int = 1, prefix: str = ""
+        self, sentences: Iterable[str], n_best: int = 1, prefix: str = "", split: bool = True
     ) -> list[list[Translation]]:
         """Of each sentence, up to ``n_best`` translations that begin with ``prefix``, best first.
 
-        The beam is at least ``n_best``. What is longer than ``data.max_tokens`` is split into
-        sentences, unless there is a prefix; what cannot be split is cut.
+        The beam is at least ``n_best``. What is longer than ``usual_length`` is ``split`` into
+        sentences, unless there is a prefix; then what is longer than ``data.max_tokens`` is cut.
         """
         if n_best not in range(1, 1001):
             raise UserError(f"n_best is {n_best}: a number from 1 to 1000 is possible")
         limit, subwords, texts = self.config.data.max_tokens, self.tokenizer.src, as_list(sentences)
         lines: list[list[tuple[str, list[int], bool]]] = []
         for text, ids in zip(texts, subwords.encode(texts), strict=True):
-            fits = len(ids) <= limit or prefix
+            fits = len(ids) <= self.usual_length or prefix or not split
             parts = [text] if fits else SENTENCE.findall(text)
             lines.append([])
             for part, part_ids in zip(
@@ -246,7 +142,7 @@ class Translator:
             precision = "float32"
         model = self._evaluating()
         if precision == "bfloat16":
-            model = in_bfloat16(model)
+            model = decoding.in_bfloat16(model)
 
         def decode_batch(rows: list[int]) -> list[list[Hypothesis]]:
             src = pad([src_ids[i] for i in rows]).to(device)
@@ -254,8 +150,8 @@ class Translator:
             hint = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
             with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
                 if config.beam == 1:
-                    return [[best] for best in greedy(model, src, config, prefix)]
-                return beam_search(model, src, config, n_best, prefix)
+                    return [[best] for best in decoding.greedy(model, src, config, prefix)]
+                return decoding.beam_search(model, src, config, n_best, prefix)
 
         with cpu.float32_matmul(n_rows):
             decoded = cpu.thread_map(decode_batch, batches)
@@ -301,7 +197,7 @@ class Translator:
         return [Score(by_row[i], len(ids) - 1) for i, ids in enumerate(tgt)]
 
     def _evaluating(self) -> Seq2Seq:
-        return sharing_copy(self.model).eval() if self.model.training else self.model
+        return decoding.sharing_copy(self.model).eval() if self.model.training else self.model
 
 
 def as_list(sentences: Iterable[str]) -> list[str]:

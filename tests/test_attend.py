@@ -77,7 +77,7 @@ def test_trace_translates_like_translate(
         beams.append(config.beam)
         return [[Hypothesis([7, 8], is_cut=False)]]
 
-    monkeypatch.setattr(seq2seq.translator, "beam_search", search)
+    monkeypatch.setattr(seq2seq.model.decoding, "beam_search", search)
     assert trace(wide, SENTENCE).tgt.text == wide.tokenizer.tgt.decode([7, 8])
     assert beams == [4]
 

@@ -132,7 +132,7 @@ def test_upload(run: RunFolder, hub: type[Hub], tmp_path: Path, capsys: Capture)
         assert Path(name).name == name
         assert SECRET.encode() not in content
         (copy / name).write_bytes(content)
-    needed = {"config.toml", "tokenizer.model", "model.safetensors"}
+    needed = {"config.toml", "tokenizer.model", "model.safetensors", "training.json"}
     assert hub.files.keys() == {"README.md"} | needed
     assert hub.files["README.md"] == run.card_file.read_bytes()
     sentences = [example["src"] for example in examples]

@@ -25,7 +25,7 @@ from seq2seq.model.decoding import (
 )
 from seq2seq.model.ensemble import Ensemble
 from seq2seq.model.transformer import Seq2Seq
-from seq2seq.translator import named_tensors
+from seq2seq.model.weights import named_tensors
 
 SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
 

@@ -14,8 +14,9 @@ from sacrebleu.metrics.bleu import BLEU
 from seq2seq.cli import main
 from seq2seq.evaluation import metrics
 from seq2seq.model import decoding
+from seq2seq.model.weights import named_tensors
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import Translator, named_tensors
+from seq2seq.translator import Translator
 from seq2seq.utils import read_json, read_lines
 
 pytestmark = pytest.mark.slow  # trained_run takes seconds

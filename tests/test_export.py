@@ -29,8 +29,9 @@ from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 from seq2seq.export.ctranslate2 import export_ctranslate2
 from seq2seq.export.onnx import write_onnx
 from seq2seq.model.transformer import Seq2Seq
+from seq2seq.model.weights import named_tensors
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import Translator, named_tensors
+from seq2seq.translator import Translator
 from seq2seq.utils import UserError, read_lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -37,11 +37,12 @@ from seq2seq.data.tokenizer import BOS, PAD
 from seq2seq.evaluation import validation
 from seq2seq.evaluation.plotting import plot_curves
 from seq2seq.evaluation.validation import guess_loss, validation_loss
+from seq2seq.model.weights import named_tensors
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import trainer as trainer_module
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at
 from seq2seq.training.trainer import MAX_SKIPPED, Trainer, TrainState, stop_requests, train
-from seq2seq.translator import Translator, named_tensors
+from seq2seq.translator import Translator
 from seq2seq.utils import TrainingDiverged, TrainingInterrupted, UserError
 
 # Everything that is random or remembered, in a run of a second or two.

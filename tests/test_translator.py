@@ -18,14 +18,16 @@ from untrained import small_tokenizer
 
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, DataConfig
+from seq2seq.data.corpus import iter_split
 from seq2seq.data.tokenizer import BOS, EOS, split_words
 from seq2seq.evaluation.alignment import Head, align_words
 from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model import decoding
 from seq2seq.model.decoding import Hypothesis, length_normalized
 from seq2seq.model.transformer import Seq2Seq
+from seq2seq.model.weights import named_tensors
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import SENTENCE, Part, Translation, Translator, named_tensors
+from seq2seq.translator import SENTENCE, Part, Translation, Translator
 from seq2seq.utils import UserError
 
 Command = Callable[..., list[str]]
@@ -127,6 +129,22 @@ def test_long_lines_are_split_or_cut(monkeypatch: Patch, capsys: Capture) -> Non
     same = [[Hypothesis(ids[:-1], is_cut=False)]] * 3
     monkeypatch.setattr(Translator, "decode", lambda *_: same)
     assert translator.translate(line) == "zo。zo。zo。"
+
+
+def test_longer_than_usual_is_split(trained_run: Path, tmp_path: Path) -> None:
+    translator = Translator.load(trained_run)
+    pairs = iter_split(RunFolder(trained_run), translator.config.data, "train")
+    lengths = sorted(map(len, translator.tokenizer.src.encode(src for src, _ in pairs)))
+    assert lengths[len(lengths) * 94 // 100] <= translator.usual_length <= lengths[-1]
+    two = ["ba du ke lo mi na zo vu. Ba du ke lo mi na zo vu.", "ba. Du."]
+    assert [len(x.parts) for (x,) in translator.search(two)] == [2, 1]
+    assert [len(x.parts) for (x,) in translator.search(two, split=False)] == [1, 1]
+    copied = shutil.copytree(trained_run, tmp_path / "run")
+    summary = json.loads((copied / "training.json").read_bytes())
+    del summary["usual_src_tokens"]  # as of a run that was trained before it was measured
+    (copied / "training.json").write_text(json.dumps(summary), encoding="utf-8")
+    older = Translator.load([copied, trained_run])
+    assert older.usual_length == translator.config.data.max_tokens
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 from sacrebleu.metrics.chrf import CHRF
 
-from seq2seq.config import Config, Count, DecodingConfig, Line, ModelConfig
+from seq2seq.config import Config, Count, DataConfig, DecodingConfig, Line, ModelConfig
 from seq2seq.data.annotations import load_alignment, load_tags
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.data.sources import read_pairs
@@ -73,25 +73,21 @@ def evaluate(
     if columns and on is None:
         raise UserError("data.columns: goes with --on; what a run was trained with is fixed")
     config = run.load_config(overrides)  # before the lock, which would create a missing folder
+    data = config.data
     with run.lock() if on is None else nullcontext():
         translator, settings = Translator.load(run, overrides), score_settings(config)
         other = Translator.load(against, overrides) if against else None
-        pairs = [f"{x.src} to {x.tgt}" for x in (config.data, (other or translator).config.data)]
+        pairs = [f"{x.src} to {x.tgt}" for x in (data, (other or translator).config.data)]
         if pairs[0] != pairs[1]:
             raise UserError(f"{against} translates {pairs[1]}, but {run} {pairs[0]}")
         tests, hypotheses = dict[str, dict[str, Any]](), dict[str, list[str]]()
         tokenizer, best = settings["bleu_tokenizer"], None
         for name in load_report(run).test_pairs if on is None else [Path(on).name]:
-            if on is None:
-                test, annotations = load_split(run, config.data, name), run.corpus / file_name(name)
-            else:
-                read = read_pairs(on, replace(config.data, path="", columns=columns))
-                test, annotations = Corpus.of(read()), Path(on)
-                warn(str(read))
+            annotations = run.corpus / file_name(name) if on is None else Path(on)
+            test = load_pairs(on, columns, data) if on else load_split(run, data, name)
             if not any(map(str.strip, test.tgt)):
                 raise UserError(f"{name}: there are no references to score with")
-            tags = load_tags(annotations, test)
-            gold = load_alignment(annotations, config.data, test)
+            tags, gold = load_tags(annotations, test), load_alignment(annotations, data, test)
             if not metrics.suits_bleu(test.tgt, tokenizer):
                 warn(f"{name}: few words per line: see chrF, or set evaluation.bleu_tokenizer")
             start = time.perf_counter()
@@ -121,6 +117,14 @@ def evaluate(
                 write_lines(run.hypotheses_file(name), lines)
             write_json(run.eval_file, evaluation)
     return evaluation
+
+
+def load_pairs(path: str, columns: str, data: DataConfig) -> Corpus:
+    """A test set from anywhere; says what was taken for it."""
+    reader = read_pairs(path, replace(data, path="", columns=columns))
+    corpus = Corpus.of(reader())
+    warn(str(reader))
+    return corpus
 
 
 def score_settings(config: Config) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def push(run: RunFolder, name: str, card: bytes) -> str:
     data = replace(config.data, path=last_part(config.data.path))
     train = replace(config.train, init_from=last_part(config.train.init_from))
     shown = dump_config(replace(config, data=data, train=train)).encode()
-    needed = (run.tokenizer_file, run.tgt_tokenizer_file, run.weights_file)
+    needed = (run.tokenizer_file, run.tgt_tokenizer_file, run.weights_file, run.summary_file)
     files = {path.name: read_bytes(path) for path in needed if path.exists()}
     files |= {run.card_file.name: card, run.config_file.name: shown}
     operations = [CommitOperationAdd(*file) for file in files.items()]

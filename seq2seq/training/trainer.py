@@ -35,10 +35,10 @@ from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
 from seq2seq.model.loss import batch_loss
 from seq2seq.model.transformer import Seq2Seq, count_parameters
+from seq2seq.model.weights import load_model, named_tensors
 from seq2seq.run_folder import RunFolder
 from seq2seq.training import distributed as dist
 from seq2seq.training.optimizer import lr_at, make_optimizer, r_drop_at, restore_optimizer
-from seq2seq.translator import load_model, named_tensors
 from seq2seq.utils import (
     TrainingDiverged,
     TrainingInterrupted,
@@ -359,6 +359,7 @@ class Trainer:
             "minutes": round(state.seconds / 60, 2),
             "parameters": count_parameters(self.model),
             "data_checksum": self.data.checksum,
+            "usual_src_tokens": self.data.usual_src_tokens,
             "skipped_steps": state.skipped,
             "pairs_left_out_as_too_long": self.data.n_too_long,
             "device": self.device.type,

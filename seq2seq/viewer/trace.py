@@ -106,11 +106,8 @@ def _plain(value: Any) -> Any:
 
 
 def trace(translator: Translator, sentence: str) -> TranslationTrace:
-    """Translate ``sentence`` and record every attention; warns if it is cut or its translation.
-
-    Of what is too long for the model, the first sentence is traced.
-    """
-    ((translation,),) = translator.search([sentence])
+    """Translate ``sentence`` and record every attention; warns if it is cut or its translation."""
+    ((translation,),) = translator.search([sentence], split=False)
     if not translation.parts:
         raise UserError("the sentence is blank: there is nothing to translate")
     CutReport([translation]).warn()
