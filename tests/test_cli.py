@@ -261,7 +261,7 @@ def test_fuzzed_lines(predict: Predict, capsys: Capture, n: int) -> None:
     assert all(len(line.splitlines()) <= 1 for line in out)
     warned = capsys.readouterr().err
     assert "input cut" in warned or not huge
-    kinds = r"seq2seq: (input cut|output cut|characters|lines not in UTF-8)"
+    kinds = r"seq2seq: (input cut|input split|output cut|characters|lines not in UTF-8)"
     assert all(re.match(kinds, line) for line in warned.splitlines())
     assert predict(b"\n" * n) == b"\n" * n
 
@@ -380,7 +380,7 @@ def test_precision_of_decoding(
         dtypes.append(model.logits(torch.ones(1, 64, device=src.device)).dtype)
         return greedy(model, src, *rest)
 
-    monkeypatch.setattr("seq2seq.translator.greedy", note)
+    monkeypatch.setattr("seq2seq.model.decoding.greedy", note)
     translator = Translator.load(trained_run, {"decoding.precision": precision})
     # A copy for each sentence would take as long as the sentence.
     assert not any(module.training for module in translator.model.modules())
@@ -393,7 +393,7 @@ def test_precision_of_decoding(
 
 
 def test_too_little_memory(trained_run: Path, monkeypatch: Patch, failure: Failure) -> None:
-    monkeypatch.setattr("seq2seq.translator.greedy", lambda *_: torch.empty(2**45))
+    monkeypatch.setattr("seq2seq.model.decoding.greedy", lambda *_: torch.empty(2**45))
     message = failure("predict", "--run", trained_run, "ba du")
     assert "out of memory for 1 sentences" in message
     assert re.search(r"decoding\.batch_size .*256", message)

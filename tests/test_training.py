@@ -360,7 +360,7 @@ def test_validation_loss_matches_torch(config: Config, prepared: Path) -> None:
 
 def test_validation_is_greedy(config: Config, run: Path, monkeypatch: Patch) -> None:
     config = replace(config, decoding=replace(config.decoding, beam=3))
-    monkeypatch.delattr("seq2seq.translator.beam_search")
+    monkeypatch.delattr("seq2seq.model.decoding.beam_search")
     Trainer(config, run).validate()
 
 
