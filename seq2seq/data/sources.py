@@ -182,7 +182,7 @@ def _table(path: str, kind: str, rows: Rows, data: DataConfig) -> PairReader:
     if rest := [name for i, name in enumerate(names) if i not in places]:
         which += f"; {', '.join(rest[:3])}{' ...' * (len(rest) > 3)} ignored"
     if not has_names:
-        which += "; the first: " + " = ".join(f"{cells[i]!r:.40}" for i in places)
+        which += "; the first: " + " = ".join(repr(cells[i][:40]) for i in places)
 
     def pairs() -> Iterator[Pair]:
         for number, row in islice(unpacked(), int(has_names and isinstance(first, list)), None):
