@@ -153,3 +153,10 @@ def trained_run(tiny_config: Path) -> Path:
     with single_threaded():
         assert main(["train", "--config", str(tiny_config), "--run", str(run)]) == 0
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a trained model are slow: ten seconds for the first of them in a process."""
+    for item in items:
+        if "trained_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

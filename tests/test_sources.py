@@ -234,6 +234,7 @@ def test_tmx_with_codes_and_other_languages(tmp_path: Path) -> None:
         assert reader.n_line_breaks == 1
 
 
+@pytest.mark.slow
 def test_tmx_may_be_larger_than_memory(tmp_path: Path) -> None:
     reader = read_pairs(write(tmp_path / "x.tmx", PAIRS * 200).path, DataConfig())
     tracemalloc.start()

@@ -103,6 +103,7 @@ def simulate(
     return compare(values.mean(axis=2), values @ DRAWS.T / n_sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentence_sd", [0.0, 0.3])
 @pytest.mark.parametrize(
     ("n_seeds", "sds"),

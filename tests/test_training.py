@@ -364,6 +364,7 @@ def test_validation_is_greedy(config: Config, run: Path, monkeypatch: Patch) -> 
     Trainer(config, run).validate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("select_by", "by", "bleu_chrf_loss"),
     [
