@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from seq2seq.attention import MultiHeadAttention, causal_mask
+from seq2seq.attention import MultiHeadAttention, Place, causal_mask
 from seq2seq.attention.attention import attention
 from seq2seq.config import AttentionConfig
 from seq2seq.viewer.trace import project_values
 
 
 def multi_head(d_model: int, n_heads: int, **parts: Any) -> MultiHeadAttention:
-    return MultiHeadAttention(d_model, AttentionConfig(n_heads=n_heads, position="none", **parts))
+    place = Place(n_heads, d_model // n_heads)
+    return MultiHeadAttention(d_model, AttentionConfig(position="none", **parts), place)
 
 
 def random_mask(*shape: int) -> Tensor:

@@ -144,7 +144,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def test_same_bytes_with_other_hash_seeds(tmp_path: Path) -> None:
     """A small corpus, twice, as on another machine."""
-    code = "import generate; generate.SIZES = {'train': 300, 'test': 300}; generate.AT_LEAST = 5;"
+    code = (
+        "import generate; generate.SIZES = {'train': 300, 'test': 300};"
+        "generate.MORE_TESTS = 300; generate.AT_LEAST = 5;"
+    )
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(FOLDER)}
         command = [sys.executable, "-c", code + "generate.main()", str(tmp_path / seed)]
@@ -157,8 +160,9 @@ def test_same_bytes_with_other_hash_seeds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sizes_lengths_and_no_sentence_twice(corpus: Files) -> None:
     assert len(corpus["train"]["de"]) >= 25_000
+    sizes = generate.SIZES | {"test": generate.SIZES["test"] + generate.MORE_TESTS}
     for split, files in corpus.items():
-        assert {len(lines) for lines in files.values()} == {generate.SIZES[split]}
+        assert {len(lines) for lines in files.values()} == {sizes[split]}
         lengths = [len(line.split()) for ending in ("de", "en") for line in files[ending]]
         assert min(lengths) >= 3
         assert max(lengths) <= 30

@@ -25,7 +25,7 @@ from seq2seq.attention import attention as heart
 from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
 from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
-from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Positions
+from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Place, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig, load_config
@@ -315,7 +315,7 @@ def test_grouped_heads_equal_torchs(kv_heads: int) -> None:
 
 def test_additive_by_loop() -> None:
     query, key = random_heads()
-    score = Additive(H, K)
+    score = Additive(Place(H, K))
     scores = score(query, key, positions(5, 6))
     for h, t, s in [(0, 0, 0), (1, 4, 5), (3, 2, 1)]:
         expected = sum(
@@ -328,7 +328,7 @@ def test_dot_and_cosine() -> None:
     query, key = random_heads()
     expected = torch.einsum("bhtk,bhsk->bhts", query, key)
     torch.testing.assert_close(dot(query, key, positions(5, 6)), expected)
-    score = Cosine(H, K)
+    score = Cosine(Place(H, K))
     assert score(query, query, positions(5, 5)).amax().item() == pytest.approx(10)
     score.g.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     expected = F.cosine_similarity(query[:, :, :, None], key[:, :, None], dim=-1)
@@ -339,7 +339,7 @@ def test_dot_and_cosine() -> None:
 def test_gaussian_scores_are_normal_densities() -> None:
     query, key = random_heads(3, 6)
     where = positions(3, 6, start=2)
-    score = Gaussian(H, K)
+    score = Gaussian(Place(H, K))
     torch.testing.assert_close(score(query, key, where), hard_coded(query, key, where))
     nn.init.constant_(score.r, 0.5)
     nn.init.constant_(score.log_sigma, math.log(2))
@@ -399,7 +399,7 @@ def test_sigmoid_by_hand() -> None:
 
 def test_softmax_null_is_attention_with_a_zero_key() -> None:
     module, x = multi_head(normalizer="softmax_null"), tokens()
-    null = SoftmaxNull(H, K)
+    null = SoftmaxNull(Place(H, K))
     module.normalize = null.double()
     nothing = torch.zeros(2, H, 1, K, dtype=torch.double)
     q, k, v = projected(module, x)
@@ -419,7 +419,7 @@ def test_learned_positions_end_with_the_table() -> None:
 def test_rotary_is_a_product_of_complex_numbers() -> None:
     query, key = random_heads(3, 6)
     where = positions(3, 6, start=2)
-    ours = Rotary(H, K).modify_qk(query, key, where)
+    ours = Rotary(Place(H, K)).modify_qk(query, key, where)
     for x, turned, at in zip((query, key), ours, where, strict=True):
         numbers = torch.complex(x[..., : K // 2], x[..., K // 2 :])
         angles = at[:, None] * torch.tensor([10000.0 ** (-2 * n / K) for n in range(K // 2)])
@@ -444,13 +444,13 @@ def test_only_relative_positions_matter(position: str) -> None:
 
 def test_alibi_by_hand() -> None:
     scores, query = torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 2, K)
-    bias = Alibi(8, K).modify_scores(scores, query, positions(2, 3, 1))
+    bias = Alibi(Place(8, K)).modify_scores(scores, query, query, positions(2, 3, 1))
     expected = [[[-m, 0, -m], [-2 * m, -m, 0]] for m in (2**-h for h in range(1, 9))]
     torch.testing.assert_close(bias, torch.tensor([expected]))
 
 
 def test_t5_buckets_by_hand() -> None:
-    position = T5Buckets(1, K)
+    position = T5Buckets(Place(1, K))
     assert position.b.shape == (1, 32)
     distances = -torch.arange(200)
     # Above 8 each bucket is 2^(1/2) times as wide as the one before: 8, 11.3, 16, ..., 90.5.
@@ -526,16 +526,16 @@ def test_differential_attention_is_the_difference_of_two() -> None:
     context, weights = run(module, x, None)
     torch.testing.assert_close(context, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.sum(dim=-1), (1 - factor).expand(2, H, 7))
-    assert Differential(H, K // 2).lambda_().item() == pytest.approx(0.8, abs=0.3)
+    assert Differential(Place(H, K // 2)).lambda_().item() == pytest.approx(0.8, abs=0.3)
 
 
 def test_talking_heads_by_hand() -> None:
-    modifier = TalkingHeads(2, K)
+    modifier = TalkingHeads(Place(2, K))
     pair, at = torch.tensor([1.0, 10.0]).view(1, 2, 1, 1), positions(1, 1)
-    assert torch.equal(modifier.modify_weights(modifier.modify_scores(pair, pair, at)), pair)
+    assert torch.equal(modifier.modify_weights(modifier.modify_scores(pair, pair, pair, at)), pair)
     modifier.a.data = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     modifier.b.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    assert modifier.modify_scores(pair, pair, at).flatten().tolist() == [21, 43]
+    assert modifier.modify_scores(pair, pair, pair, at).flatten().tolist() == [21, 43]
     assert modifier.modify_weights(pair).flatten().tolist() == [10, 1]
     module = multi_head(modifiers="talking_heads")  # weights sum to the rows of their map
     _, weights = run(module, tokens(), None)
@@ -544,7 +544,7 @@ def test_talking_heads_by_hand() -> None:
 
 
 def test_gates_scale_each_dimension_of_each_head() -> None:
-    modifier = Gated(H, K)
+    modifier = Gated(Place(H, K))
     x, output = torch.randn(2, 3, D), torch.randn(2, H, 3, K)
     gated = modifier.modify_output(output, output, x, positions(3, 3))
     expected = modifier.gate_proj(x).sigmoid() * output.transpose(1, 2).flatten(2)

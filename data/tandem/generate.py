@@ -25,6 +25,7 @@ SIZES = {
     "test_length": 1_000,
     "test_recombination": 1_000,
 }
+MORE_TESTS = 3_000  # pairs of "test" after the first 1,000
 LONGEST_IN_TRAINING, SHORTEST, LONGEST = 16, 3, 30  # words
 AT_LEAST = 50  # of each phenomenon, in every split but train, where it is by far more
 PHENOMENA = (
@@ -81,16 +82,16 @@ def candidates(split: str, lexicon: Lexicon) -> Iterator[Pair]:
             yield draw(source)
 
 
-def make(split: str, lexicon: Lexicon, seen: set[str]) -> list[Pair]:
-    """The pairs of a split, none of whose sentences has been ``seen``, in either language."""
+def make(split: str, size: int, lexicon: Lexicon, seen: set[str]) -> list[Pair]:
+    """Pairs of a split, none of whose sentences has been ``seen``, in either language."""
     chosen: list[Pair] = []
     counts: Counter[str] = Counter()
     for pair in candidates(split, lexicon):
         missing = {tag: AT_LEAST - counts[tag] for tag in PHENOMENA if counts[tag] < AT_LEAST}
-        if len(chosen) == SIZES[split]:
+        if len(chosen) == size:
             assert not missing, f"{split}: too few of {missing}"
             return chosen
-        room = SIZES[split] - len(chosen) > sum(missing.values())
+        room = size - len(chosen) > sum(missing.values())
         known = pair.german in seen or pair.english in seen
         if not known and belongs(split, pair) and (room or missing.keys() & pair.tags):
             seen |= {pair.german, pair.english}
@@ -132,7 +133,9 @@ def main() -> None:
     lexicon = Lexicon.read(Path(__file__).parent / "lexicon.toml")
     seen: set[str] = set()
     # Tests first: the more frequent sentences are theirs.
-    splits = {split: make(split, lexicon, seen) for split in reversed(SIZES)}
+    splits = {split: make(split, SIZES[split], lexicon, seen) for split in reversed(SIZES)}
+    # Last, so that it changes no other split. A larger test set tells models apart more surely.
+    splits["test"] += make("test", MORE_TESTS, lexicon, seen)
     names = {name for pair in splits["train"] for name in names_in(pair)}
     for split, pairs in splits.items():
         write(folder, split, pairs, names)

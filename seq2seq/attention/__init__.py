@@ -1,6 +1,6 @@
 """Attention: ``attention.py`` is the idea, ``registry.py`` the seam, the rest the catalogue."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 from seq2seq.attention import alternatives, modifiers, normalizers, positions, scores
 from seq2seq.attention.attention import (
@@ -20,22 +20,25 @@ from seq2seq.attention.registry import (
     AbsolutePosition,
     AttentionModifier,
     Part,
+    Place,
     Registry,
 )
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.utils import ConfigError
 
 
-def build_attention(model: ModelConfig, section: str) -> Attention | None:
+def build_attention(model: ModelConfig, section: str, layer: int = 1) -> Attention | None:
     """The attention that a section, such as ``cross_attention``, asks for; None for none.
 
     ``ConfigError`` if its settings do not fit together.
     """
     config: AttentionConfig = getattr(model, section)
-    full = replace(config, n_heads=config.n_heads or model.n_heads)
+    n_heads = config.n_heads or model.n_heads
+    place = Place(n_heads, model.d_model // n_heads, layer, section == "decoder_attention")
     try:
-        _check_parts(model, section, full.n_heads)
-        return None if full.type == "none" else TYPES[full.type].make(model.d_model, full)
+        _check_parts(model, section, n_heads)
+        make = TYPES[config.type].make
+        return None if config.type == "none" else make(model.d_model, config, place)
     except ConfigError as error:
         inherited = error.key == "n_heads" and not config.n_heads
         key = "model.n_heads" if inherited else f"model.{section}.{error.key}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.attention.attention import Attention, KeyValue, MultiHeadAttention
-from seq2seq.attention.registry import TYPES
+from seq2seq.attention.registry import TYPES, Place
 from seq2seq.config import AttentionConfig
 
 
@@ -57,7 +57,7 @@ class AverageAttention(Attention):
     the same, so there is one head.
     """
 
-    def __init__(self, d_model: int, config: AttentionConfig) -> None:
+    def __init__(self, d_model: int, config: AttentionConfig, place: Place) -> None:
         super().__init__()
         self.value_proj = nn.Linear(d_model, d_model)
         self.output_proj = nn.Linear(d_model, d_model)

@@ -34,6 +34,7 @@ from seq2seq.attention.registry import (
     SCORES,
     TYPES,
     AttentionModifier,
+    Place,
     Positions,
 )
 from seq2seq.config import AttentionConfig
@@ -118,15 +119,17 @@ class MultiHeadAttention(Attention):
     2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245.
     """
 
-    def __init__(self, d_model: int, config: AttentionConfig) -> None:
+    def __init__(self, d_model: int, config: AttentionConfig, place: Place) -> None:
         super().__init__()
         chosen = MODIFIERS.selected(config.modifiers)
         n_halves = 2 if any(part.splits_heads for part in chosen) else 1
-        head_width = d_model // config.n_heads
-        kv_width = head_width * (config.kv_heads or config.n_heads)
-        sizes = n_halves * config.n_heads, head_width // n_halves
+        kv_width = place.head_width * (config.kv_heads or place.n_heads)
+        # A half is a head of its own until the halves are joined.
+        part_place = place._replace(
+            n_heads=n_halves * place.n_heads, head_width=place.head_width // n_halves
+        )
         content_based = SCORES[config.score].content_based
-        self.n_heads, self.window = config.n_heads, config.window
+        self.n_heads, self.window = place.n_heads, config.window
 
         # The matrices of step 1: query weights, key weights and value weights.
         self.query_proj = nn.Linear(d_model, d_model) if content_based else nn.Identity()
@@ -134,11 +137,11 @@ class MultiHeadAttention(Attention):
         self.value_proj = nn.Linear(d_model, kv_width)
         self.output_proj = nn.Linear(d_model, d_model)
 
-        self.score = SCORES.make(config.score, *sizes)
-        self.normalize = NORMALIZERS.make(config.normalizer, *sizes)
-        modifiers = [MODIFIERS.make(part.name, *sizes) for part in chosen]
+        self.score = SCORES.make(config.score, part_place)
+        self.normalize = NORMALIZERS.make(config.normalizer, part_place)
+        modifiers = [MODIFIERS.make(part.name, part_place) for part in chosen]
         if POSITIONS[config.position].is_a(AttentionModifier):
-            modifiers.append(POSITIONS.make(config.position, *sizes))
+            modifiers.append(POSITIONS.make(config.position, part_place))
         self.modifiers = nn.ModuleList(modifiers)
         parts = config.type, config.score, config.normalizer
         published = parts == ("multi_head", "scaled_dot", "softmax")
@@ -181,7 +184,7 @@ class MultiHeadAttention(Attention):
         scores = self.score(q, k, positions)
         scores = scores.expand(*q.shape[:2], *scores.shape[-2:])  # (B, H, T, S)
         for modifier in modifiers:
-            scores = modifier.modify_scores(scores, q, positions)
+            scores = modifier.modify_scores(scores, q, k, positions)
         # 3. Mask.
         mask = _windowed(mask, positions, self.window) if self.window else mask
         if mask is not None:

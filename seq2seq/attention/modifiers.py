@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention.registry import MODIFIERS, AttentionModifier, Positions
+from seq2seq.attention.registry import MODIFIERS, AttentionModifier, Place, Positions
 
 
 @MODIFIERS.add("gated", "output = sigmoid(W x + b) ⊙ output", "arXiv:2505.06708")
@@ -13,9 +13,10 @@ class Gated(AttentionModifier):
     It is registered first and so modifies the output last: a norm after it would undo the scaling.
     """
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(n_heads * head_width, n_heads * head_width)
+        d_model = place.n_heads * place.head_width
+        self.gate_proj = nn.Linear(d_model, d_model)
 
     def modify_output(
         self, output: Tensor, weights: Tensor, x: Tensor, positions: Positions
@@ -41,11 +42,11 @@ class Differential(AttentionModifier):
 
     lambda_0 = 0.8
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.l = nn.Parameter(torch.randn(2, head_width) * 0.1)
-        self.m = nn.Parameter(torch.randn(2, head_width) * 0.1)
-        self.norm = nn.RMSNorm(2 * head_width)
+        self.l = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
+        self.m = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
+        self.norm = nn.RMSNorm(2 * place.head_width)
 
     def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         return self._halve(query), self._halve(key)
@@ -78,11 +79,14 @@ class Differential(AttentionModifier):
 class TalkingHeads(AttentionModifier):
     """Heads' scores and weights are mixed, at first by the identity (Shazeer et al. 2020)."""
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.eye(n_heads)), nn.Parameter(torch.eye(n_heads))
+        self.a = nn.Parameter(torch.eye(place.n_heads))
+        self.b = nn.Parameter(torch.eye(place.n_heads))
 
-    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
         return torch.einsum("hg,bgts->bhts", self.a, scores)
 
     def modify_weights(self, weights: Tensor) -> Tensor:

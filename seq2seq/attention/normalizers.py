@@ -2,7 +2,7 @@
 
 Each takes scores (B, H, T, S), -inf where masked, with at least one in each row that is not, and
 returns weights of the same shape: non-negative, zero where masked. A class is constructed with
-(n_heads, head_width). NaN scores give NaN weights: the loss then reports that training diverged.
+its ``Place``. NaN scores give NaN weights: the loss then reports that training diverged.
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention.registry import NORMALIZERS
+from seq2seq.attention.registry import NORMALIZERS, Place
 
 
 @NORMALIZERS.add("softmax", "w = exp(s) / Σ exp(s)", "arXiv:1706.03762", row_sum="one")
@@ -79,9 +79,9 @@ class SoftmaxNull(nn.Module):
     The null key's score b is learned, one per head; its weight is not returned.
     """
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.b = nn.Parameter(torch.zeros(n_heads))
+        self.b = nn.Parameter(torch.zeros(place.n_heads))
 
     def forward(self, scores: Tensor) -> Tensor:
         null = self.b[:, None, None].to(scores.dtype).expand(*scores.shape[:-1], 1)

@@ -1,7 +1,7 @@
 """Positions: absolute ones are added to embeddings, relative ones work inside an attention.
 
 An ``AbsolutePosition`` is constructed with the width of the model, a relative one, which is an
-``AttentionModifier``, with (n_heads, head_width). i is the query's position, j the key's.
+``AttentionModifier``, with its ``Place``. i is the query's position, j the key's.
 """
 
 import math
@@ -9,7 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from seq2seq.attention.registry import POSITIONS, AbsolutePosition, AttentionModifier, Positions
+from seq2seq.attention.registry import (
+    POSITIONS,
+    AbsolutePosition,
+    AttentionModifier,
+    Place,
+    Positions,
+)
 
 
 @POSITIONS.add("sinusoidal", "x₂ₙ += sin(i / 10000^(2n/D)), x₂ₙ₊₁ += cos(...)", "arXiv:1706.03762")
@@ -55,11 +61,13 @@ class Rotary(AttentionModifier):
 
     rates: Tensor
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        if head_width % 2:
-            raise ValueError(f"rotary positions turn pairs, but the head width is {head_width}")
-        rates = 10000.0 ** (-torch.arange(0, head_width, 2) / head_width)
+        if place.head_width % 2:
+            raise ValueError(
+                f"rotary positions turn pairs, but the head width is {place.head_width}"
+            )
+        rates = 10000.0 ** (-torch.arange(0, place.head_width, 2) / place.head_width)
         self.register_buffer("rates", rates, persistent=False)
 
     def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
@@ -78,12 +86,14 @@ class Alibi(AttentionModifier):
 
     slopes: Tensor
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1) / n_heads)
+        slopes = 2.0 ** (-8 * torch.arange(1, place.n_heads + 1) / place.n_heads)
         self.register_buffer("slopes", slopes, persistent=False)
 
-    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
         return scores - self.slopes[:, None, None] * positions.relative.abs()
 
 
@@ -97,13 +107,15 @@ class T5Buckets(AttentionModifier):
 
     starts: Tensor  # the smallest distance of each bucket but the first
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
         starts = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
         self.register_buffer("starts", starts, persistent=False)
-        self.b = nn.Parameter(torch.zeros(n_heads, 2 * (len(starts) + 1)))
+        self.b = nn.Parameter(torch.zeros(place.n_heads, 2 * (len(starts) + 1)))
 
-    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
         return scores + self.b[:, self.bucket(positions.relative)]
 
     def bucket(self, relative: Tensor) -> Tensor:
@@ -124,12 +136,15 @@ class Shaw(AttentionModifier):
 
     furthest = 16
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.a = nn.Parameter(torch.randn(2 * self.furthest + 1, head_width) * head_width**-0.5)
-        self.b = nn.Parameter(torch.zeros(2 * self.furthest + 1, head_width))
+        n_distances, width = 2 * self.furthest + 1, place.head_width
+        self.a = nn.Parameter(torch.randn(n_distances, width) * width**-0.5)
+        self.b = nn.Parameter(torch.zeros(n_distances, width))
 
-    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
         by_distance = (query / math.sqrt(query.shape[-1])) @ self.a.T  # (B, H, T, distances)
         return scores + by_distance.gather(-1, self._index(positions).expand(scores.shape))
 

@@ -6,7 +6,7 @@ A part registers itself where it is written, by one line above it:
     def dot(query, key, positions): ...
 
 The configuration, the tests and the experiments find it by its name. A part is a function, or a
-class that is constructed with ``(n_heads, head_width)``.
+class that is constructed with its ``Place``.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,15 @@ from torch import Tensor, nn
 from seq2seq.utils import ConfigError, did_you_mean
 
 Made = TypeVar("Made")
+
+
+class Place(NamedTuple):
+    """What a part is made for: H, K, and where in the model its attention stands."""
+
+    n_heads: int
+    head_width: int
+    layer: int = 1  # of its stack, the first is 1
+    causal: bool = False  # in the decoder's self-attention, which sees no later token
 
 
 class Positions(NamedTuple):
@@ -44,8 +53,10 @@ class AttentionModifier(nn.Module):
         """After step 1: query (B, H, T, K) and key (B, H, S, K)."""
         return query, key
 
-    def modify_scores(self, scores: Tensor, query: Tensor, positions: Positions) -> Tensor:
-        """After step 2: scores (B, H, T, S)."""
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        """After step 2: scores (B, H, T, S), of what ``modify_qk`` returned."""
         return scores
 
     def modify_weights(self, weights: Tensor) -> Tensor:
@@ -117,11 +128,11 @@ class Registry(dict[str, Part]):
             raise ConfigError(self.setting, f"{names!r} names a part twice")
         return [part for part in self.values() if part.name in wanted]
 
-    def make(self, name: str, *sizes: int) -> Any:
-        """The part called ``name``: a function as it is, a class constructed with ``sizes``."""
+    def make(self, name: str, place: Any) -> Any:
+        """The part called ``name``: a function as it is, a class constructed with ``place``."""
         (part,) = self.selected(name)
         try:
-            return part.make(*sizes) if isinstance(part.make, type) else part.make
+            return part.make(place) if isinstance(part.make, type) else part.make
         except ValueError as error:
             raise ConfigError(self.setting, str(error)) from None
 

@@ -1,7 +1,7 @@
 """Step 2 of attention: ways to compare a query with a key.
 
 Each takes query (B, H, T, K), key (B, H, S, K) and their positions, i and j in the formulas, and
-returns scores that broadcast to (B, H, T, S). A class is constructed with (n_heads, head_width).
+returns scores that broadcast to (B, H, T, S). A class is constructed with its ``Place``.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2seq.attention.registry import SCORES, Positions
+from seq2seq.attention.registry import SCORES, Place, Positions
 
 
 @SCORES.add("scaled_dot", "s = q · k / √K", "arXiv:1706.03762", inner_product=True)
@@ -32,9 +32,9 @@ class Additive(nn.Module):
     All pairs at once take K times the memory of an inner product.
     """
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.v = nn.Parameter(torch.empty(n_heads, head_width).uniform_(-1, 1))
+        self.v = nn.Parameter(torch.empty(place.n_heads, place.head_width).uniform_(-1, 1))
 
     def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
         both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))  # (B, H, T, S, K)
@@ -49,9 +49,9 @@ class Cosine(nn.Module):
     advised for sentences of L = 32 tokens.
     """
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.g = nn.Parameter(torch.full((n_heads,), 10.0))
+        self.g = nn.Parameter(torch.full((place.n_heads,), 10.0))
 
     def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
         cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
@@ -62,11 +62,11 @@ class Cosine(nn.Module):
 class Gaussian(nn.Module):
     """Positions alone, learned from c = 0, -1, 1, ..., r = 1, σ = 1 (after You et al. 2020)."""
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.c = nn.Parameter(_head_offsets(n_heads))
-        self.r = nn.Parameter(torch.ones(n_heads))
-        self.log_sigma = nn.Parameter(torch.zeros(n_heads))
+        self.c = nn.Parameter(_head_offsets(place.n_heads))
+        self.r = nn.Parameter(torch.ones(place.n_heads))
+        self.log_sigma = nn.Parameter(torch.zeros(place.n_heads))
 
     def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
         c, r, sigma = (x[:, None, None] for x in (self.c, self.r, self.log_sigma.exp()))

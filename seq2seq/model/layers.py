@@ -50,9 +50,9 @@ class FeedForward(nn.Module):
 class AttentionSublayer(nn.Module):
     """An attention with what surrounds it; with ``type = "none"``, x stays x."""
 
-    def __init__(self, model: ModelConfig, section: str) -> None:
+    def __init__(self, model: ModelConfig, section: str, layer: int) -> None:
         super().__init__()
-        self.attention = build_attention(model, section)
+        self.attention = build_attention(model, section, layer)
         if self.attention is not None:
             self.connection = SublayerConnection(model)
 
@@ -81,9 +81,9 @@ class AttentionSublayer(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention among the source tokens, then feed-forward."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.self_attention = AttentionSublayer(config, "encoder_attention")
+        self.self_attention = AttentionSublayer(config, "encoder_attention", layer)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -105,10 +105,10 @@ class LayerCache(NamedTuple):
 class DecoderLayer(nn.Module):
     """Causal self-attention, cross-attention to the memory, then feed-forward."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.self_attention = AttentionSublayer(config, "decoder_attention")
-        self.cross_attention = AttentionSublayer(config, "cross_attention")
+        self.self_attention = AttentionSublayer(config, "decoder_attention", layer)
+        self.cross_attention = AttentionSublayer(config, "cross_attention", layer)
         self.feed_forward = FeedForward(config)
 
     def start(self, memory: Tensor) -> LayerCache:

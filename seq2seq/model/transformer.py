@@ -46,8 +46,9 @@ class Seq2Seq(nn.Module):
         )
         self.output = nn.Linear(config.d_model, tgt_vocab_size, bias=False)
         self.dropout = Dropout(config.dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        n_encoder, n_decoder = config.encoder_layers, config.decoder_layers
+        self.encoder = nn.ModuleList(EncoderLayer(config, 1 + n) for n in range(n_encoder))
+        self.decoder = nn.ModuleList(DecoderLayer(config, 1 + n) for n in range(n_decoder))
         # Pre-norm layers leave the sum of all sublayers unnormalized: one more norm at the end.
         pre_norm = config.norm == "pre"
         self.encoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
