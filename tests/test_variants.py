@@ -379,9 +379,20 @@ def test_sparse_weights_equal_the_entmax_packages(ours: Any, theirs: Any) -> Non
         direction = torch.randn_like(scores)
         losses = ((w * direction).sum() for w in (weights, expected))
         one, other = (torch.autograd.grad(loss, scores)[0] for loss in losses)
-        # Where scores are equal, a weight may be on the edge of zero, and has two slopes.
-        torch.testing.assert_close(one[10:], other[10:])
-        assert one.isfinite().all()
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("z", [[0.0, -1, -1, -3], [0.0, 0, -0.5, -0.5], [2.0, 1, -9]])
+def test_gradient_where_scores_equal_the_threshold(z: list[float]) -> None:
+    """The closed forms of Martins and Astudillo, and of Peters et al., by positive weights."""
+    scores = torch.tensor(z)
+    s = (sparsemax(scores) > 0).float()
+    assert s.tolist() == [float(x == max(z)) for x in z]  # the second highest are at τ
+    expected = s.diag() - torch.outer(s, s) / s.sum()
+    torch.testing.assert_close(torch.func.jacrev(sparsemax)(scores), expected)
+    s = entmax15(2 * scores).sqrt()
+    expected = s.diag() - torch.outer(s, s) / s.sum()
+    torch.testing.assert_close(torch.func.jacrev(entmax15)(2 * scores), expected)
 
 
 def test_entmax_gradient_at_an_edge_is_finite() -> None:

@@ -31,7 +31,7 @@ def sparsemax(scores: Tensor) -> Tensor:
     k = torch.arange(1, z.shape[-1] + 1, device=z.device)
     support = (1 + k * ordered > sums).sum(dim=-1, keepdim=True).clamp(min=1)
     tau = (sums.gather(-1, support - 1) - 1) / support
-    return (z - tau).clamp(min=0)
+    return torch.relu(z - tau)  # where z = τ, clamp would let a gradient through
 
 
 @NORMALIZERS.add(
@@ -55,7 +55,7 @@ def entmax15(scores: Tensor) -> Tensor:
     # Above zero, because the root's slope is infinite there.
     taus = mean - (1 / k - variance).clamp(min=1e-12).sqrt()
     support = (taus <= ordered).sum(dim=-1, keepdim=True).clamp(min=1)
-    return (z - taus.gather(-1, support - 1)).clamp(min=0).square()
+    return torch.relu(z - taus.gather(-1, support - 1)).square()
 
 
 def _at_least_float32(scores: Tensor) -> Tensor:
