@@ -43,11 +43,11 @@ VARIANTS = {name: config for name, config in attention_variants().items() if con
 each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 
 
-def attention(config: AttentionConfig) -> Attention:
+def attention(config: AttentionConfig, section: str = "encoder_attention") -> Attention:
     """Away from any start at which a part does nothing."""
     torch.manual_seed(0)
-    model = ModelConfig(d_model=D, encoder_attention=config)
-    made = build_attention(model, "encoder_attention")
+    model = replace(ModelConfig(d_model=D), **{section: config})  # type: ignore[arg-type]
+    made = build_attention(model, section)
     assert made is not None
     torch.manual_seed(1)
     with torch.no_grad():
@@ -147,9 +147,10 @@ PAIRS = VARIANTS | possible_pairs()
 @pytest.mark.parametrize("config", PAIRS.values(), ids=PAIRS)
 def test_padding_and_kv_cache(config: AttentionConfig) -> None:
     """Variants alone and in pairs: padding has no effect, pieces with a cache equal the whole."""
-    module, x, mask = attention(config), tokens(9), causal(6)
+    module, x, mask = attention(config, "decoder_attention"), tokens(9), causal(6)
+    encoder = attention(config)
     expected, expected_weights = run(module, x[:, :6], mask)
-    uncausal, _ = run(module, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    uncausal, _ = run(encoder, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
     kv, start = module.project(x[:, :0], x[:, :0]), 0
     for new in x[:, :6].split([1, 1, 3, 1], dim=1):
         end = start + new.shape[1]
@@ -162,8 +163,11 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
         start = end
     real = torch.arange(9) < 6
     x[:, 6:] = 1e3
-    for padded, alone in ((causal(9) & real, expected), (real.expand(2, 1, 1, 9), uncausal)):
-        context, weights = run(module, x, padded)
+    for made, padded, alone in (
+        (module, causal(9) & real, expected),
+        (encoder, real.expand(2, 1, 1, 9), uncausal),
+    ):
+        context, weights = run(made, x, padded)
         assert context.isfinite().all()
         torch.testing.assert_close(context[:, :6], alone)
         assert (weights[:, :, :6, 6:] == 0).all()
@@ -458,16 +462,27 @@ def test_alibi_by_hand() -> None:
     bias = Alibi(Place(8, K)).modify_scores(scores, query, query, positions(2, 3, 1))
     expected = [[[-m, 0, -m], [-2 * m, -m, 0]] for m in (2**-h for h in range(1, 9))]
     torch.testing.assert_close(bias, torch.tensor([expected]))
+    slopes = {6: [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]}
+    slopes[12] = [2**-h for h in range(1, 9)] + [2**-h for h in (0.5, 1.5, 2.5, 3.5)]
+    for n_heads, official in slopes.items():
+        torch.testing.assert_close(Alibi(Place(n_heads, K)).slopes, torch.tensor(official))
 
 
 def test_t5_buckets_by_hand() -> None:
-    position = T5Buckets(Place(1, K))
-    assert position.b.shape == (1, 32)
-    distances = -torch.arange(200)
+    position, distances = T5Buckets(Place(1, K)), torch.arange(200)
+    assert position.bias.shape == (1, 32)
     # Above 8 each bucket is 2^(1/2) times as wide as the one before: 8, 11.3, 16, ..., 90.5.
     expected = [*range(8), *(min(15, 8 + int(2 * math.log2(d / 8))) for d in range(8, 200))]
-    assert position.bucket(distances).tolist() == expected
-    assert position.bucket(-distances[1:]).tolist() == [16 + bucket for bucket in expected[1:]]
+    assert position.bucket(-distances).tolist() == expected
+    assert position.bucket(distances[1:]).tolist() == [16 + bucket for bucket in expected[1:]]
+    # To the left only, above 16: each is 2^(3/16) times as wide as the one before.
+    position = T5Buckets(Place(1, K, causal=True))
+    expected = [
+        *range(16),
+        *(min(31, 16 + int(16 / 3 * math.log2(d / 16))) for d in range(16, 200)),
+    ]
+    assert position.bucket(-distances).tolist() == expected
+    assert [expected.index(b) for b in (15, 16, 17, 24, 31)] == [15, 16, 19, 46, 113]
 
 
 def test_shaw_by_loop() -> None:

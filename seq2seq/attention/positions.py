@@ -82,13 +82,18 @@ class Rotary(AttentionModifier):
 
 @POSITIONS.add("alibi", "s -= 2^(-8h/H) |j - i| in head h", "arXiv:2108.12409")
 class Alibi(AttentionModifier):
-    """A fixed penalty for distance, the same on both sides (Press et al. 2022)."""
+    """A fixed penalty for distance, here the same on both sides (Press et al. 2022).
+
+    Between two powers of two, P < H < 2P: the slopes of P heads, then every second one of 2P heads.
+    """
 
     slopes: Tensor
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        slopes = 2.0 ** (-8 * torch.arange(1, place.n_heads + 1) / place.n_heads)
+        power = 1 << (place.n_heads.bit_length() - 1)
+        h = torch.arange(1, place.n_heads + 1)
+        slopes = 2.0 ** (-torch.where(h <= power, 8 * h, 8 * (h - power) - 4) / power)
         self.register_buffer("slopes", slopes, persistent=False)
 
     def modify_scores(
@@ -101,27 +106,30 @@ class Alibi(AttentionModifier):
 class T5Buckets(AttentionModifier):
     """A learned score per head for each range of distances (Raffel et al. 2020).
 
-    16 buckets on each side: one for each distance below 8, then each √2 times as wide as the one
-    before; the last holds all from 91 on.
+    32 buckets, half of them to the right, except under a causal mask. On each side the first half
+    have one distance each, the others grow by a factor up to 128. In the paper layers share b.
     """
 
     starts: Tensor  # the smallest distance of each bucket but the first
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        starts = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
+        self.causal, n_buckets = place.causal, 32
+        exact = n_buckets // 2 if place.causal else n_buckets // 4
+        wide = [math.ceil(exact * (128 / exact) ** (n / exact)) for n in range(1, exact)]
+        starts = torch.tensor([*range(1, exact + 1), *wide])
         self.register_buffer("starts", starts, persistent=False)
-        self.b = nn.Parameter(torch.zeros(place.n_heads, 2 * (len(starts) + 1)))
+        self.bias = nn.Parameter(torch.zeros(place.n_heads, n_buckets))
 
     def modify_scores(
         self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
     ) -> Tensor:
-        return scores + self.b[:, self.bucket(positions.relative)]
+        return scores + self.bias[:, self.bucket(positions.relative)]
 
     def bucket(self, relative: Tensor) -> Tensor:
         """The bucket of each relative position; those to the right come last."""
         side = torch.bucketize(relative.abs(), self.starts, right=True)
-        return side + (len(self.starts) + 1) * (relative > 0)
+        return side if self.causal else side + (len(self.starts) + 1) * (relative > 0)
 
 
 @POSITIONS.add(
