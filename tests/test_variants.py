@@ -541,18 +541,21 @@ def test_differential_attention_is_the_difference_of_two() -> None:
     module, x = multi_head(modifiers="differential"), tokens()
     modifier = module.modifiers[0]
     assert isinstance(modifier, Differential)
-    (l1, l2), (m1, m2) = modifier.l, modifier.m
-    factor = torch.exp(l1 @ m1) - torch.exp(l2 @ m2) + 0.8
+    (q1, q2), (k1, k2) = modifier.lambda_query, modifier.lambda_key
+    factor = torch.exp(q1 @ k1) - torch.exp(q2 @ k2) + 0.2
     q, k, v = projected(module, x)
     halves = zip(q.chunk(2, dim=-1), k.chunk(2, dim=-1), strict=True)
     first, second = (F.scaled_dot_product_attention(*half, v) for half in halves)
     difference = first - factor * second
-    root_mean_square = difference.square().mean(dim=-1, keepdim=True).sqrt()
-    expected = joined(module, 0.2 * modifier.norm.weight * difference / root_mean_square)
+    root_mean_square = (difference.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+    expected = joined(module, 0.8 * modifier.norm.weight * difference / root_mean_square)
     context, weights = run(module, x, None)
     torch.testing.assert_close(context, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights.sum(dim=-1), (1 - factor).expand(2, H, 7))
-    assert Differential(Place(H, K // 2)).lambda_().item() == pytest.approx(0.8, abs=0.3)
+    for layer, lambda_0 in ((1, 0.2), (2, 0.355509), (3, 0.470713), (12, 0.777870)):
+        started = Differential(Place(H, K // 2, layer))
+        nn.init.zeros_(started.lambda_key)
+        assert started.lambda_().item() == pytest.approx(lambda_0, abs=1e-6)
 
 
 def test_talking_heads_by_hand() -> None:

@@ -1,5 +1,7 @@
 """Additions to an attention, any number of them: changes between its five steps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class Gated(AttentionModifier):
 
 @MODIFIERS.add(
     "differential",
-    "output = (1 - λ₀) norm((w₁ - λ w₂) v), λ₀ = 0.8",
+    "output = (1 - λ₀) norm((w₁ - λ w₂) v), λ₀ = 0.8 - 0.6 exp(-0.3 (l - 1)) in layer l",
     "arXiv:2410.05258",
     splits_heads=True,
     signed=True,
@@ -35,18 +37,18 @@ class Gated(AttentionModifier):
 class Differential(AttentionModifier):
     """Two attentions, one subtracted: what both attend to cancels out (Ye et al. 2024).
 
-    Queries and keys are split in half, and each half attends. λ = exp(l₁ · m₁) - exp(l₂ · m₂) + λ₀
-    is learned; weights sum to 1 - λ. Until the subtraction a half counts as a head, with its own
-    slope, offset or temperature where other parts have one.
+    Queries and keys are split in half, and each half attends; weights sum to 1 - λ, where
+    λ = exp(λq₁ · λk₁) - exp(λq₂ · λk₂) + λ₀ is learned for all heads of a layer together. Until the
+    subtraction a half counts as a head, with its own slope, offset or temperature where other parts
+    have one. The paper halves ``n_heads`` instead of the halves' width.
     """
-
-    lambda_0 = 0.8
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        self.l = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
-        self.m = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
-        self.norm = nn.RMSNorm(2 * place.head_width)
+        self.lambda_0 = 0.8 - 0.6 * math.exp(-0.3 * (place.layer - 1))
+        self.lambda_query = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
+        self.lambda_key = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
+        self.norm = nn.RMSNorm(2 * place.head_width, eps=1e-5)
 
     def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
         return self._halve(query), self._halve(key)
@@ -56,7 +58,7 @@ class Differential(AttentionModifier):
         return x.unflatten(-1, (2, -1)).transpose(2, 3).flatten(1, 2)  # (B, 2H, T, K / 2)
 
     def lambda_(self) -> Tensor:
-        first, second = (self.l * self.m).sum(dim=-1).exp()
+        first, second = (self.lambda_query * self.lambda_key).sum(dim=-1).exp()
         return first - second + self.lambda_0
 
     def modify_weights(self, weights: Tensor) -> Tensor:
