@@ -208,10 +208,12 @@ def test_every_variant(name: str) -> None:
             assert packed["normalize"] == NORMALIZERS[variant.normalizer].formula
             assert all(modifier in packed["after"] for modifier in variant.modifiers.split())
         else:
-            assert packed["score"] in ("s = φ(q) · φ(k)", "s = 0")
+            assert packed["score"] in ("s = φ(q) · φ(k)", "s = 0", "s = -(j - i - c)² / 2")
             assert TYPES[variant.type].formula in packed["after"]
-        by_position = variant.score in ("gaussian", "hard_coded", "uniform")
-        assert (record.queries is None) == (by_position or variant.type == "average")
+        by_position = variant.score in ("gaussian", "uniform")
+        assert (record.queries is None) == (
+            by_position or variant.type in ("average", "hard_coded")
+        )
 
 
 def test_json(traced: TranslationTrace) -> None:

@@ -187,6 +187,7 @@ ENCODER = "[model.encoder_attention]\n"
         ("[train]\nr_drop_alpha = 3\n[model]\ndropout = 0", "train.r_drop_alpha = 3.0", ("model.dropout",)),
         ("[train]\nmax_tokens_per_batch = 100", "train.max_tokens_per_batch = 100", ("data.max_tokens = 256",)),
         (CROSS + "score = 'additve'", "model.cross_attention.score = ", (*SCORES, "'additve'", "'additive'?")),
+        (CROSS + "score = 'hard_coded'", "model.cross_attention.score = ", ("'hard_coded'", "write type = 'hard_coded'")),
         (CROSS + "position = 'sinusoidal'", "model.cross_attention.position = ", ("sinusoidal", "embeddings")),
         (CROSS + "window = 3", "model.cross_attention.window = ", ("3", "self-attention")),
         (CROSS + "kv_heads = 3", "model.cross_attention.kv_heads = ", ("3", "n_heads = 4")),

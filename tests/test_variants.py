@@ -26,7 +26,7 @@ from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
 from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
 from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Place, Positions
-from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, hard_coded, uniform
+from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, uniform
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig, load_config
 from seq2seq.data.batches import Batch
@@ -117,7 +117,9 @@ def test_weights(config: AttentionConfig) -> None:
     assert (weights >= 0).all()
     assert (weights <= 1 + 1e-9).all()
     sums = weights.sum(dim=-1)
-    row_sum = NORMALIZERS[config.normalizer].row_sum
+    row_sum = catalogue.TYPES[config.type].row_sum
+    if config.type == "multi_head":
+        row_sum = NORMALIZERS[config.normalizer].row_sum
     if row_sum == "one":
         torch.testing.assert_close(sums, torch.ones_like(sums))
     elif row_sum == "at most one":
@@ -250,7 +252,7 @@ def learner(variant: AttentionConfig) -> ModelConfig:
     if variant.type == "none":
         variant = encoder
     config = replace(config, encoder_attention=encoder, decoder_attention=variant)
-    reads = SCORES[variant.score].content_based and variant.type not in ("average", "none")
+    reads = SCORES[variant.score].content_based and variant.type in ("multi_head", "linear")
     cross = replace(variant, window=0, position="none")
     return replace(config, cross_attention=cross) if reads else config
 
@@ -344,15 +346,14 @@ def test_gaussian_scores_are_normal_densities() -> None:
     query, key = random_heads(3, 6)
     where = positions(3, 6, start=2)
     score = Gaussian(Place(H, K))
-    torch.testing.assert_close(score(query, key, where), hard_coded(query, key, where))
-    nn.init.constant_(score.r, 0.5)
-    nn.init.constant_(score.log_sigma, math.log(2))
     center = torch.tensor([0.0, -1, 1, -2]).view(H, 1, 1)
-    for part, ratio, sigma in ((score, 0.5, 2.0), (hard_coded, 1.0, 1.0)):
+    for ratio, sigma in ((1.0, 1.0), (0.5, 2.0)):  # the first are those that training starts from
         mean = ratio * torch.tensor([2.0, 3, 4]).view(3, 1) + center
         log_p = torch.distributions.Normal(mean, sigma).log_prob(torch.arange(6.0))
-        weights = part(query, key, where).softmax(dim=-1)
+        weights = score(query, key, where).softmax(dim=-1)
         torch.testing.assert_close(weights, log_p.softmax(dim=-1).unsqueeze(0))
+        nn.init.constant_(score.r, 0.5)
+        nn.init.constant_(score.log_sigma, math.log(2))
 
 
 def test_uniform_scores_give_the_mean_of_visible_values() -> None:
@@ -525,6 +526,24 @@ def test_linear_attention_by_loop() -> None:
     torch.testing.assert_close(run(module, x, causal(7))[0], joined(module, output))
     far = torch.tensor(-30.0)  # never loses a token
     assert alternatives._phi(far).item() == pytest.approx(math.exp(-30))
+
+
+def test_hard_coded_weights_are_fixed() -> None:
+    a, b, c, d = 0.3989, 0.2420, 0.0540, 0.0044  # the normal density at distances 0 to 3
+    left, right = [[b, c, d], [a, b, c], [b, a, b]], [[b, a, b], [c, b, a], [d, c, b]]
+    here = [[a, b, c], [b, a, b], [c, b, a]]
+    config, x = AttentionConfig(type="hard_coded", position="none"), tokens(3)
+    for section, mask, expected in (
+        ("encoder_attention", None, torch.tensor([left, right] * 2).double()),
+        ("decoder_attention", causal(3), torch.tensor([left, here] * 2).double().tril()),
+    ):
+        module = attention(config, section)
+        context, weights = run(module, x, mask)
+        torch.testing.assert_close(weights, expected.expand_as(weights), atol=5e-5, rtol=0)
+        assert isinstance(module, MultiHeadAttention)
+        _, _, v = projected(module, x)
+        torch.testing.assert_close(context, joined(module, weights @ v))
+        assert sum(p.numel() for p in module.parameters()) == 2 * (D * D + D)
 
 
 def test_average_attention_by_loop() -> None:

@@ -1,12 +1,13 @@
 """What can stand in the place of multi-head attention, without its exchangeable parts."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from seq2seq.attention.attention import Attention, KeyValue, MultiHeadAttention
-from seq2seq.attention.registry import TYPES, Place
+from seq2seq.attention.registry import TYPES, Place, Positions
 from seq2seq.config import AttentionConfig
 
 
@@ -14,6 +15,7 @@ from seq2seq.config import AttentionConfig
     "linear",
     "w = φ(q) · φ(k) / Σ φ(q) · φ(k), φ(x) = elu(x) + 1",
     "arXiv:2006.16236",
+    row_sum="one",
     settings=("n_heads",),
 )
 class LinearAttention(MultiHeadAttention):
@@ -49,12 +51,13 @@ def _phi(x: Tensor) -> Tensor:
     "average",
     "out = i ⊙ x + f ⊙ g, g = FFN(mean of values), i, f = σ(W [x; g])",
     "arXiv:1805.00631",
+    row_sum="one",
 )
 class AverageAttention(Attention):
     """The gated mean of what may be attended to, without queries and keys (Zhang et al. 2018).
 
-    x is the query's token; the inner layer of the FFN is as wide as x. All heads' weights would be
-    the same, so there is one head.
+    x is the query's token; the inner layer of the FFN is as wide as x (in the paper as that of the
+    feed-forward layers). All heads' weights would be the same, so there is one head.
     """
 
     def __init__(self, d_model: int, config: AttentionConfig, place: Place) -> None:
@@ -79,6 +82,39 @@ class AverageAttention(Attention):
         gates = torch.sigmoid(self.gate_proj(torch.cat([query, context], dim=-1)))
         input_gate, forget_gate = gates.chunk(2, dim=-1)
         return input_gate * query + forget_gate * context
+
+
+@TYPES.add(
+    "hard_coded",
+    "w = exp(-(j - i - c)² / 2) / √(2π), c = -1, 1; in the decoder -1, 0",
+    "arXiv:2005.00742",
+    settings=("n_heads",),
+)
+class HardCodedAttention(MultiHeadAttention):
+    """Normal densities around a neighbor, without queries and keys (You et al. 2020).
+
+    The two c alternate from head to head. Weight on what is masked or outside of the sentence is
+    lost, not normalized away. In cross-attention theirs scales i by the mean ratio of lengths.
+    """
+
+    c: Tensor
+
+    def __init__(self, d_model: int, config: AttentionConfig, place: Place) -> None:
+        super().__init__(d_model, replace(config, score="uniform"), place)  # without projections
+        pair = torch.tensor([-1.0, 0.0 if place.causal else 1.0])
+        self.register_buffer("c", pair.repeat(place.n_heads)[: place.n_heads], persistent=False)
+
+    def attend_by_parts(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int
+    ) -> Tensor:
+        queries = torch.arange(start, start + q.shape[2], device=v.device)
+        positions = Positions(queries, torch.arange(v.shape[2], device=v.device))
+        scores = -0.5 * (positions.relative - self.c[:, None, None]) ** 2
+        scores = scores.expand(len(v), -1, -1, -1)  # (B, H, T, S)
+        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        weights = scores.exp() / math.sqrt(2 * math.pi)
+        self.record(q[..., :0], k[..., :0], scores, weights, v)
+        return weights @ v
 
 
 @TYPES.add("none", "x stays x", "a control: what is this attention for?")

@@ -88,7 +88,7 @@ class Part:
     paper: str
     inner_product: bool = False  # a score: q · k, up to scale
     content_based: bool = True  # a score: looks at queries and keys, not at positions alone
-    row_sum: Literal["one", "at most one", "any"] = "any"  # a normalizer: of a query's weights
+    row_sum: Literal["one", "at most one", "any"] = "any"  # normalizer, type: of a query's weights
     signed: bool = False  # a modifier: weights may become negative
     splits_heads: bool = False  # a modifier: halves queries and keys
     needs_inner_product: bool = False
@@ -122,7 +122,9 @@ class Registry(dict[str, Part]):
         wanted = names.split() if self.several else [names]
         for name in wanted:
             if name not in self:
-                problem = f"{name!r} is not one of {', '.join(self)}{did_you_mean(name, self)}"
+                others = [r.setting for r in REGISTRIES if name in r]
+                hint = f"; write {others[0]} = {name!r}" if others else did_you_mean(name, self)
+                problem = f"{name!r} is not one of {', '.join(self)}{hint}"
                 raise ConfigError(self.setting, problem)
         if len(set(wanted)) < len(wanted):
             raise ConfigError(self.setting, f"{names!r} names a part twice")

@@ -60,11 +60,12 @@ class Cosine(nn.Module):
 
 @SCORES.add("gaussian", "s = -(j - c - r i)² / 2σ²", "arXiv:2005.00742", content_based=False)
 class Gaussian(nn.Module):
-    """Positions alone, learned from c = 0, -1, 1, ..., r = 1, σ = 1 (after You et al. 2020)."""
+    """Positions alone, learned from c = 0, -1, 1, -2, ..., r = σ = 1; You et al. 2020 fix them."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        self.c = nn.Parameter(_head_offsets(place.n_heads))
+        heads = torch.arange(place.n_heads)
+        self.c = nn.Parameter(((heads + 1) // 2 * (1 - 2 * (heads % 2))).float())
         self.r = nn.Parameter(torch.ones(place.n_heads))
         self.log_sigma = nn.Parameter(torch.zeros(place.n_heads))
 
@@ -72,19 +73,6 @@ class Gaussian(nn.Module):
         c, r, sigma = (x[:, None, None] for x in (self.c, self.r, self.log_sigma.exp()))
         offset = positions.key - c - r * positions.query[:, None]  # (H, T, S)
         return (-0.5 * (offset / sigma) ** 2).unsqueeze(0)
-
-
-@SCORES.add("hard_coded", "s = -(j - c - i)² / 2", "arXiv:2005.00742", content_based=False)
-def hard_coded(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
-    """Positions alone, fixed: heads look at offsets c = 0, -1, 1, -2, .. (You et al. 2020)."""
-    c = _head_offsets(query.shape[1], query.device).to(query.dtype)
-    return (-0.5 * (positions.relative - c[:, None, None]) ** 2).unsqueeze(0)
-
-
-def _head_offsets(n_heads: int, device: torch.device | None = None) -> Tensor:
-    """(H,): 0, -1, 1, -2, ..."""
-    heads = torch.arange(n_heads, device=device)
-    return ((heads + 1) // 2 * (1 - 2 * (heads % 2))).float()
 
 
 @SCORES.add("uniform", "s = 0", "a control: the mean of the values", content_based=False)
