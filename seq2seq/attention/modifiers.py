@@ -12,6 +12,7 @@ from seq2seq.attention.registry import MODIFIERS, AttentionModifier, Place, Posi
 class Gated(AttentionModifier):
     """A gate between 0 and 1 on every dimension, from the query's token (Qiu et al. 2025).
 
+    This is their G1, after the sum over values and before the output projection, with a bias.
     It is registered first and so modifies the output last: a norm after it would undo the scaling.
     """
 

@@ -65,7 +65,7 @@ def _at_least_float32(scores: Tensor) -> Tensor:
 
 @NORMALIZERS.add("sigmoid", "w = 1 / (1 + n exp(-s)) for n visible keys", "arXiv:2409.04431")
 def sigmoid(scores: Tensor) -> Tensor:
-    """Each key by itself; n keeps the first sums near one (Ramapuram et al. 2024)."""
+    """Each key by itself; n, fixed in Ramapuram et al. 2024, keeps the first sums near one."""
     n_keys = (scores > -math.inf).sum(dim=-1, keepdim=True)
     return torch.sigmoid(scores - n_keys.log())
 
@@ -76,7 +76,7 @@ def sigmoid(scores: Tensor) -> Tensor:
 class SoftmaxNull(nn.Module):
     """Softmax with one more key, of value zero (Miller 2023; Xiao et al. 2023).
 
-    The null key's score b is learned, one per head; its weight is not returned.
+    The null key's score b is learned, one per head (0 in the papers); its weight is not returned.
     """
 
     def __init__(self, place: Place) -> None:

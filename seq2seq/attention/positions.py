@@ -57,7 +57,7 @@ class NoPosition:
     "rotary", "s = q R(j - i) k / √K, R a rotation", "arXiv:2104.09864", needs_inner_product=True
 )
 class Rotary(AttentionModifier):
-    """RoPE: pairs of dimensions turn with position, at K / 2 rates (Su et al. 2021)."""
+    """RoPE: dimensions n and n + K / 2 turn with position, neighbors in Su et al. 2021."""
 
     rates: Tensor
 

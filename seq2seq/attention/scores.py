@@ -27,7 +27,7 @@ def dot(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
 
 @SCORES.add("additive", "s = vᵀ tanh(q + k)", "arXiv:1409.0473")
 class Additive(nn.Module):
-    """A small network, whose first layer is the query and key projections (Bahdanau et al. 2015).
+    """In each head a network whose first layer is the query and key projections (Bahdanau 2015).
 
     All pairs at once take K times the memory of an inner product.
     """
@@ -46,7 +46,7 @@ class Cosine(nn.Module):
     """Cosine similarity times a learned g per head (QK-norm, Henry et al. 2020).
 
     Lengths cannot saturate the softmax. g starts at 10, near the log₂(L² - L)
-    advised for sentences of L = 32 tokens.
+    advised for sentences of L = 32 tokens; in the paper all heads share one.
     """
 
     def __init__(self, place: Place) -> None:
