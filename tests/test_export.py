@@ -130,20 +130,20 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
         assert ours[: n + 1].tolist() == pytest.approx(theirs.log_probs, abs=1e-4)
 
 
-# Every score, position, normalizer and modifier is in one of these.
+# Every part is in one of these; the other types have the first position.
 MIXED = [
     AttentionConfig(score=s, position=p, normalizer=n, modifiers=m, kv_heads=2)
     for (s, p), n, m in zip(
-        zip(SCORES, [*POSITIONS][::-1], strict=True), cycle(NORMALIZERS), cycle(MODIFIERS)
+        zip(SCORES, [*POSITIONS][:0:-1], strict=True), cycle(NORMALIZERS), cycle(MODIFIERS)
     )
 ]
-OTHER_TYPES = [AttentionConfig(type=name) for name in ("linear", "average")]
+OTHER_TYPES = [AttentionConfig(type=name) for name in ("linear", "average", "hard_coded")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "decoder", "cross"),
-    [*zip(MIXED[4:], [MIXED[0], *OTHER_TYPES], MIXED[1:4], strict=True)],
+    [*zip([MIXED[0], *MIXED[4:]], OTHER_TYPES, MIXED[1:4], strict=True)],
 )
 def test_onnx_of_all_parts_and_lengths(
     tmp_path: Path, encoder: AttentionConfig, decoder: AttentionConfig, cross: AttentionConfig
