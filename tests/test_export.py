@@ -130,21 +130,40 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
         assert ours[: n + 1].tolist() == pytest.approx(theirs.log_probs, abs=1e-4)
 
 
-# Every score, position, normalizer and modifier is in one of these.
-MIXED = [
-    AttentionConfig(score=s, position=p, normalizer=n, modifiers=m, kv_heads=2)
-    for (s, p), n, m in zip(
-        zip(SCORES, [*POSITIONS][::-1], strict=True), cycle(NORMALIZERS), cycle(MODIFIERS)
-    )
-]
-OTHER_TYPES = [AttentionConfig(type=name) for name in ("linear", "average")]
+NORMALIZER = cycle(NORMALIZERS)
+
+
+def mixed(*names: str) -> list[AttentionConfig]:
+    """Attentions with these scores, positions and modifiers, and the next normalizers."""
+    parts = [[*name.split(), ""][:3] for name in names]
+    return [
+        AttentionConfig(
+            score=score, position=position, normalizer=normalizer, modifiers=modifiers, kv_heads=2
+        )
+        for (score, position, modifiers), normalizer in zip(parts, NORMALIZER, strict=False)
+    ]
+
+
+ENCODERS = mixed("gaussian none", "hard_coded learned", "uniform sinusoidal", "dot kerple")
+DECODERS = mixed("scaled_dot cope forgetting", "dot shaw talking_heads")
+CROSSES = mixed(
+    "dot t5 gated",
+    "additive alibi differential",
+    "cosine rotary softcap",
+    "one_content_head gaussian",
+)
+DECODERS += [AttentionConfig(type=name) for name in ("linear", "average")]
+MIXED = list(zip(ENCODERS, DECODERS, CROSSES, strict=True))
+
+
+def test_onnx_is_tested_with_every_part() -> None:
+    for registry in (SCORES, NORMALIZERS, POSITIONS, MODIFIERS):
+        chosen = {getattr(config, registry.setting) for configs in MIXED for config in configs}
+        assert chosen - {""} == set(registry), registry.setting
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("encoder", "decoder", "cross"),
-    [*zip(MIXED[4:], [MIXED[0], *OTHER_TYPES], MIXED[1:4], strict=True)],
-)
+@pytest.mark.parametrize(("encoder", "decoder", "cross"), MIXED)
 def test_onnx_of_all_parts_and_lengths(
     tmp_path: Path, encoder: AttentionConfig, decoder: AttentionConfig, cross: AttentionConfig
 ) -> None:
@@ -170,6 +189,15 @@ def test_onnx_of_all_parts_and_lengths(
                 1, torch.tensor([PAD, BOS, UNK]), -torch.inf
             )
         torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_refuses_a_recurrence(tmp_path: Path) -> None:
+    """The number of its steps would be that of the example: wrong for longer sentences."""
+    pytest.importorskip("onnxscript")
+    model = small_model(replace(SMALL, decoder_attention=AttentionConfig(type="ssru")))
+    with pytest.raises(UserError, match="recurrence"):
+        write_onnx(model.eval(), tmp_path)
 
 
 def test_what_is_there_is_kept(trained_run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -28,6 +28,7 @@ VIEWS = {"cross": "cross-attention"} | {x: f"{x} self-attention" for x in ("enco
 FORMULAS = {  # by type: score and weights, where they are no parts of their own
     "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
     "average": ("s = 0", "w = 1 / n for n visible keys"),
+    "ssru": ("s = log w", "wⱼ = (1 - fⱼ) fⱼ₊₁ ⋯ fᵢ, the mean over all dimensions"),
 }
 SUMS = {"one": "sum to one", "at most one": "sum to less than one", "any": "need not sum to one"}
 
@@ -235,7 +236,7 @@ def explain(config: AttentionConfig, view: str) -> dict[str, str]:
         modifiers += [position] if position.is_a(AttentionModifier) else []
         after = " ".join(f"Modified by {part.name}: {part.formula}." for part in modifiers)
     else:
-        formula, sums = TYPES[config.type].formula, SUMS["one"]
+        formula, sums = TYPES[config.type].formula, SUMS[TYPES[config.type].row_sum]
         score, weights = FORMULAS.get(config.type, (formula, "as in that formula"))
         after = f"All in all: {formula}."
     texts = {"score": score, "mask": " and ".join(masked), "normalize": weights}
