@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
-from conftest import SMALL, Capture, attention_variants, small_model, with_attention
+from conftest import SMALL, Capture, attention_variants, fitting, small_model, with_attention
 from test_docs import TEXTS, blocks
 
 from seq2seq.attention.registry import MODIFIERS, NORMALIZERS, POSITIONS, SCORES
@@ -85,7 +85,7 @@ def perturbed(model: Seq2Seq) -> Seq2Seq:
 
 
 def without_cross_position(variant: AttentionConfig) -> ModelConfig:
-    cross = replace(variant, position="none", window=0)
+    cross = fitting(replace(variant, position="none", window=0), "cross_attention")
     return replace(with_attention(variant), cross_attention=cross)
 
 
