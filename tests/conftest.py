@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seq2seq.attention import POSITIONS, REGISTRIES, AttentionModifier
+from seq2seq.attention import POSITIONS, REGISTRIES, TYPES, AttentionModifier
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.model.transformer import Seq2Seq
@@ -52,12 +52,28 @@ def attention_variants() -> dict[str, AttentionConfig]:
     }
 
 
+def section_of(variant: AttentionConfig) -> str:
+    return "decoder_attention" if TYPES[variant.type].needs_causal_mask else "encoder_attention"
+
+
+def fitting(variant: AttentionConfig, section: str) -> AttentionConfig:
+    """The variant, or the default where a part has no meaning."""
+    parts = [part for r in REGISTRIES for part in r.selected(getattr(variant, r.setting))]
+    across = section == "cross_attention" and any(part.needs_self_attention for part in parts)
+    early = section != "decoder_attention" and any(part.needs_causal_mask for part in parts)
+    default: AttentionConfig = getattr(ModelConfig(), section)
+    return default if across or early else variant
+
+
 def with_attention(variant: AttentionConfig, config: ModelConfig = SMALL) -> ModelConfig:
     """``config`` with the variant wherever it is possible."""
     is_relative = POSITIONS[variant.position].is_a(AttentionModifier)
     cross = replace(variant, window=0, position=variant.position if is_relative else "none")
     return replace(
-        config, encoder_attention=variant, decoder_attention=variant, cross_attention=cross
+        config,
+        encoder_attention=fitting(variant, "encoder_attention"),
+        decoder_attention=variant,
+        cross_attention=fitting(cross, "cross_attention"),
     )
 
 

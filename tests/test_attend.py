@@ -184,6 +184,7 @@ def test_every_variant(name: str) -> None:
     (pane,) = data_of(page(select_views([run])))
     for view in VIEWS:
         record, packed = getattr(run.trace, view), pane["views"][view]
+        variant = record.config  # the default where the variant has no meaning
         weights, scores = record.weights.values, record.scores.values
         sums = weights.sum(axis=-1)
         if packed["sums"] == "The weights sum to one.":
@@ -208,12 +209,12 @@ def test_every_variant(name: str) -> None:
             assert packed["normalize"] == NORMALIZERS[variant.normalizer].formula
             assert all(modifier in packed["after"] for modifier in variant.modifiers.split())
         else:
-            assert packed["score"] in ("s = φ(q) · φ(k)", "s = 0", "s = -(j - i - c)² / 2")
+            known = ("s = φ(q) · φ(k)", "s = 0", "s = -(j - i - c)² / 2", "s = log w")
+            assert packed["score"] in known
             assert TYPES[variant.type].formula in packed["after"]
+        without_queries = variant.type in ("average", "hard_coded", "ssru")
         by_position = variant.score in ("gaussian", "uniform")
-        assert (record.queries is None) == (
-            by_position or variant.type in ("average", "hard_coded")
-        )
+        assert (record.queries is None) == (by_position or without_queries)
 
 
 def test_json(traced: TranslationTrace) -> None:

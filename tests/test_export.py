@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import torch
-from conftest import SMALL, Capture, attention_variants, small_model, with_attention
+from conftest import SMALL, Capture, attention_variants, fitting, small_model, with_attention
 from test_docs import TEXTS, blocks
 
 from seq2seq.attention.registry import MODIFIERS, NORMALIZERS, POSITIONS, SCORES
@@ -85,7 +85,7 @@ def perturbed(model: Seq2Seq) -> Seq2Seq:
 
 
 def without_cross_position(variant: AttentionConfig) -> ModelConfig:
-    cross = replace(variant, position="none", window=0)
+    cross = fitting(replace(variant, position="none", window=0), "cross_attention")
     return replace(with_attention(variant), cross_attention=cross)
 
 
@@ -130,21 +130,42 @@ def test_ctranslate2_scores(tmp_path: Path, name: str) -> None:
         assert ours[: n + 1].tolist() == pytest.approx(theirs.log_probs, abs=1e-4)
 
 
-# Every part is in one of these; the other types have the first position.
-MIXED = [
-    AttentionConfig(score=s, position=p, normalizer=n, modifiers=m, kv_heads=2)
-    for (s, p), n, m in zip(
-        zip(SCORES, [*POSITIONS][:0:-1], strict=True), cycle(NORMALIZERS), cycle(MODIFIERS)
-    )
-]
-OTHER_TYPES = [AttentionConfig(type=name) for name in ("linear", "average", "hard_coded")]
+NORMALIZER = cycle(NORMALIZERS)
+
+
+def mixed(*names: str) -> list[AttentionConfig]:
+    """Attentions with these scores, positions and modifiers, and the next normalizers."""
+    parts = [[*name.split(), ""][:3] for name in names]
+    return [
+        AttentionConfig(
+            score=score, position=position, normalizer=normalizer, modifiers=modifiers, kv_heads=2
+        )
+        for (score, position, modifiers), normalizer in zip(parts, NORMALIZER, strict=False)
+    ]
+
+
+ENCODERS = mixed("gaussian none", "scaled_dot learned", "uniform sinusoidal", "dot kerple")
+DECODERS = mixed("scaled_dot cope forgetting", "dot shaw talking_heads")
+CROSSES = mixed(
+    "dot t5 gated",
+    "additive alibi differential",
+    "cosine rotary softcap",
+    "one_content_head gaussian",
+)
+ENCODERS += mixed("dot none")
+DECODERS += [AttentionConfig(type=name) for name in ("linear", "hard_coded", "average")]
+CROSSES += [AttentionConfig(type="average", position="none")]
+MIXED = list(zip(ENCODERS, DECODERS, CROSSES, strict=True))
+
+
+def test_onnx_is_tested_with_every_part() -> None:
+    for registry in (SCORES, NORMALIZERS, POSITIONS, MODIFIERS):
+        chosen = {getattr(config, registry.setting) for configs in MIXED for config in configs}
+        assert chosen - {""} == set(registry), registry.setting
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("encoder", "decoder", "cross"),
-    [*zip([MIXED[0], *MIXED[4:]], OTHER_TYPES, MIXED[1:4], strict=True)],
-)
+@pytest.mark.parametrize(("encoder", "decoder", "cross"), MIXED)
 def test_onnx_of_all_parts_and_lengths(
     tmp_path: Path, encoder: AttentionConfig, decoder: AttentionConfig, cross: AttentionConfig
 ) -> None:
@@ -170,6 +191,15 @@ def test_onnx_of_all_parts_and_lengths(
                 1, torch.tensor([PAD, BOS, UNK]), -torch.inf
             )
         torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_refuses_a_recurrence(tmp_path: Path) -> None:
+    """The number of its steps would be that of the example: wrong for longer sentences."""
+    pytest.importorskip("onnxscript")
+    model = small_model(replace(SMALL, decoder_attention=AttentionConfig(type="ssru")))
+    with pytest.raises(UserError, match="recurrence"):
+        write_onnx(model.eval(), tmp_path)
 
 
 def test_what_is_there_is_kept(trained_run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -16,14 +16,14 @@ import entmax
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, attention_variants, small_model, with_attention
+from conftest import SMALL, attention_variants, fitting, section_of, small_model, with_attention
 from torch import Tensor, nn
 
 from seq2seq import attention as catalogue
 from seq2seq.attention import Attention, KeyValue, MultiHeadAttention, alternatives, build_attention
 from seq2seq.attention import attention as heart
 from seq2seq.attention.modifiers import Differential, Gated, TalkingHeads
-from seq2seq.attention.normalizers import SoftmaxNull, entmax15, sigmoid, sparsemax
+from seq2seq.attention.normalizers import SoftmaxNull, entmax15, relu, sigmoid, sparsemax, top_k
 from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Place, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, uniform
@@ -43,17 +43,21 @@ VARIANTS = {name: config for name, config in attention_variants().items() if con
 each_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 
 
-def attention(config: AttentionConfig, section: str = "encoder_attention") -> Attention:
+def attention(config: AttentionConfig, section: str = "") -> Attention:
     """Away from any start at which a part does nothing."""
     torch.manual_seed(0)
-    model = replace(ModelConfig(d_model=D), **{section: config})  # type: ignore[arg-type]
-    made = build_attention(model, section)
+    section = section or section_of(config)
+    made = build_attention(only_in(section, config), section)
     assert made is not None
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return made.double()
+
+
+def only_in(section: str, config: AttentionConfig) -> ModelConfig:
+    return replace(ModelConfig(d_model=D), **cast(dict[str, Any], {section: config}))
 
 
 def multi_head(**parts: Any) -> MultiHeadAttention:
@@ -103,23 +107,23 @@ def positions(n_queries: int, n_keys: int, start: int = 0) -> Positions:
 @each_variant
 def test_weights(config: AttentionConfig) -> None:
     module, x = attention(config), tokens()
-    mask = torch.rand(2, 1, 7, 7) < 0.5
-    mask[..., range(7), range(7)] = True
+    mask = causal(7)  # all that a recurrence knows
+    if config.type != "ssru":
+        mask = torch.rand(2, 1, 7, 7) < 0.5
+        mask[..., range(7), range(7)] = True
     assert run(module, x * math.nan, mask)[0].isnan().all()  # so that the loss shows it
     context, weights = run(module, x, mask)
     assert context.shape == (2, 7, D)
-    assert weights.shape == (2, 1 if config.type == "average" else H, 7, 7)
+    assert weights.shape == (2, 1 if config.type in ("average", "ssru") else H, 7, 7)
     assert (weights[~mask.expand_as(weights)] == 0).all()
     if config.window:
         assert (weights[..., positions(7, 7).relative.abs() > config.window] == 0).all()
     if any(part.signed for part in catalogue.MODIFIERS.selected(config.modifiers)):
         return  # what these sum to is tested below
     assert (weights >= 0).all()
-    assert (weights <= 1 + 1e-9).all()
     sums = weights.sum(dim=-1)
-    row_sum = catalogue.TYPES[config.type].row_sum
-    if config.type == "multi_head":
-        row_sum = NORMALIZERS[config.normalizer].row_sum
+    kind = catalogue.TYPES[config.type]
+    row_sum = kind.row_sum if kind.name != "multi_head" else NORMALIZERS[config.normalizer].row_sum
     if row_sum == "one":
         torch.testing.assert_close(sums, torch.ones_like(sums))
     elif row_sum == "at most one":
@@ -139,7 +143,7 @@ def possible_pairs() -> dict[str, AttentionConfig]:
             config = AttentionConfig(**parts)
             with contextlib.suppress(ConfigError):
                 attention(config)
-                pairs[f"{one[1]}-{other[1]}"] = config
+                pairs[f"{one[0]}={one[1]} {other[0]}={other[1]}"] = config
     return pairs
 
 
@@ -153,13 +157,15 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
     encoder = attention(config)
     expected, expected_weights = run(module, x[:, :6], mask)
     uncausal, _ = run(encoder, x[:, :6], torch.ones(2, 1, 1, 6, dtype=torch.bool))
-    kv, start = module.project(x[:, :0], x[:, :0]), 0
+    kv, start = None, 0
     for new in x[:, :6].split([1, 1, 3, 1], dim=1):
         end = start + new.shape[1]
-        kv = kv.append(module.project(new, new))
+        projected = module.project(new, new)
+        kv = projected if kv is None else kv.append(projected)
         context, weights = traced(module, new, kv, mask[start:end, :end], start)
         torch.testing.assert_close(context, expected[:, start:end])
-        torch.testing.assert_close(weights, expected_weights[:, :, start:end, :end])
+        if config.type != "ssru":  # whose cache has no past tokens
+            torch.testing.assert_close(weights, expected_weights[:, :, start:end, :end])
         untraced = module(new, kv, mask[start:end, :end], start)
         torch.testing.assert_close(untraced, expected[:, start:end])
         start = end
@@ -178,6 +184,8 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
 @each_variant
 def test_cross_attention_in_pieces(config: AttentionConfig) -> None:
     """Queries go on, the memory does not grow."""
+    if fitting(config, "cross_attention") != config:
+        pytest.skip("for self-attention")
     module, x = attention(replace(config, window=0)), tokens(9)
     kv = module.project(x[:, :4], x[:, :4])
     expected = module(x, kv)
@@ -215,8 +223,9 @@ def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
     context, _ = run(module, x, causal(7))
     (context * torch.randn_like(context)).sum().backward()
     # A constant added to every key changes no weight where only differences of scores count.
-    product = config.score in ("scaled_dot", "dot") and config.position != "rotary"
-    blind = product and NORMALIZERS[config.normalizer].row_sum == "one"
+    product = config.score in ("scaled_dot", "dot", "one_content_head")
+    biased = config.position in ("rotary", "cope") or config.modifiers in ("softcap", "forgetting")
+    blind = product and not biased and NORMALIZERS[config.normalizer].row_sum == "one"
     idle = {"key_proj.bias"} if blind and config.type == "multi_head" else set()
     assert x.grad is not None
     assert x.grad.isfinite().all()
@@ -251,9 +260,10 @@ def learner(variant: AttentionConfig) -> ModelConfig:
     encoder = variant if told else replace(variant, position="sinusoidal")
     if variant.type == "none":
         variant = encoder
+    encoder = fitting(encoder, "encoder_attention")
     config = replace(config, encoder_attention=encoder, decoder_attention=variant)
     reads = SCORES[variant.score].content_based and variant.type in ("multi_head", "linear")
-    cross = replace(variant, window=0, position="none")
+    cross = fitting(replace(variant, window=0, position="none"), "cross_attention")
     return replace(config, cross_attention=cross) if reads else config
 
 
@@ -356,6 +366,17 @@ def test_gaussian_scores_are_normal_densities() -> None:
         nn.init.constant_(score.log_sigma, math.log(2))
 
 
+def test_one_head_compares_content_and_the_others_places() -> None:
+    module, x = multi_head(score="one_content_head"), tokens()
+    assert module.query_proj(x).shape == module.key_proj(x).shape == (2, 7, K)
+    _, weights = run(module, x, None)
+    last = (module.query_proj(x) @ module.key_proj(x).mT / math.sqrt(K)).softmax(dim=-1)
+    torch.testing.assert_close(weights[:, -1], last)
+    others = Gaussian.forward(module.score, x, x, positions(7, 7)).softmax(dim=-1)
+    assert others.shape == (1, H - 1, 7, 7)
+    torch.testing.assert_close(weights[:, :-1], others.expand(2, -1, -1, -1))
+
+
 def test_uniform_scores_give_the_mean_of_visible_values() -> None:
     module, x = multi_head(score="uniform"), tokens()
     mask = torch.rand(2, 1, 1, 7) < 0.5
@@ -413,6 +434,41 @@ def test_sigmoid_by_hand() -> None:
     torch.testing.assert_close(sigmoid(scores), expected)
 
 
+def test_scalable_softmax_by_hand() -> None:
+    normalize = NORMALIZERS.make("scalable_softmax", Place(2, K))
+    normalize.g.data = torch.tensor([1.0, 2.0])
+    scores = torch.tensor([[1.0, 3.0, 2.0], [1.0, -math.inf, 2.0], [5.0, -math.inf, -math.inf]])
+    scores.requires_grad_()
+    expected = [  # n^(g s), for n = 3, 2 and 1 visible keys
+        [[3 / 39, 27 / 39, 9 / 39], [2 / 6, 0, 4 / 6], [1, 0, 0]],
+        [[9 / 819, 729 / 819, 81 / 819], [4 / 20, 0, 16 / 20], [1, 0, 0]],
+    ]
+    weights = normalize(scores.expand(1, 2, 3, 3))
+    torch.testing.assert_close(weights, torch.tensor([expected]))
+    for gradient in torch.autograd.grad(weights[..., 0].sum(), [scores, normalize.g]):
+        assert gradient.isfinite().all()
+    twenty = torch.randn(1, 2, 1, 20)
+    start = NORMALIZERS.make("scalable_softmax", Place(2, K))(twenty)
+    torch.testing.assert_close(start, twenty.softmax(dim=-1), atol=1e-3, rtol=0.01)
+
+
+def test_top_k_by_loop() -> None:
+    scores = torch.randn(30, 12, dtype=torch.double)
+    scores[:, 9:] = -math.inf
+    scores[0, :9] = 1.0  # nine of the same
+    for row, weights in zip(scores.tolist(), top_k(scores), strict=True):
+        eighth = sorted(row)[-8]
+        kept = [math.exp(s) if s >= eighth else 0.0 for s in row]
+        torch.testing.assert_close(weights, torch.tensor(kept).double() / sum(kept))
+    assert (top_k(scores) > 0).sum(dim=-1).tolist() == [9] + [8] * 29
+    torch.testing.assert_close(top_k(scores[:, :5]), scores[:, :5].softmax(dim=-1))
+
+
+def test_relu_by_hand() -> None:
+    scores = torch.tensor([[6.0, -2.0, 3.0, -math.inf], [-1.0, -1.0, -math.inf, -math.inf]])
+    assert relu(scores).tolist() == [[2, 0, 1, 0], [0, 0, 0, 0]]
+
+
 def test_softmax_null_is_attention_with_a_zero_key() -> None:
     module, x = multi_head(normalizer="softmax_null"), tokens()
     null = SoftmaxNull(Place(H, K))
@@ -443,7 +499,7 @@ def test_rotary_is_a_product_of_complex_numbers() -> None:
         torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], dim=-1))
 
 
-@pytest.mark.parametrize("position", ["rotary", "alibi", "t5", "shaw"])
+@pytest.mark.parametrize("position", ["rotary", "alibi", "t5", "shaw", "kerple", "cope"])
 def test_only_relative_positions_matter(position: str) -> None:
     """The same tokens further on in the sentence attend to each other as before."""
     module, x = multi_head(position=position), tokens(4)
@@ -467,6 +523,51 @@ def test_alibi_by_hand() -> None:
     slopes[12] = [2**-h for h in range(1, 9)] + [2**-h for h in (0.5, 1.5, 2.5, 3.5)]
     for n_heads, official in slopes.items():
         torch.testing.assert_close(Alibi(Place(n_heads, K)).slopes, torch.tensor(official))
+
+
+def product_weights(module: MultiHeadAttention, x: Tensor, factors: Tensor) -> Tensor:
+    """Softmax of scaled products, each times a factor before they are normalized."""
+    q, k, _ = projected(module, x)
+    products = torch.exp(q @ k.mT / math.sqrt(K)) * factors
+    return products / products.sum(dim=-1, keepdim=True)
+
+
+def test_gaussian_position_is_content_times_a_normal_density() -> None:
+    module, x = multi_head(position="gaussian"), tokens()
+    score = cast(Gaussian, module.modifiers[0])
+    c, r, sigma = (p.view(H, 1, 1) for p in (score.c, score.r, score.log_sigma.exp()))
+    normal = torch.distributions.Normal(c + r * torch.arange(7).view(7, 1), sigma)
+    expected = product_weights(module, x, normal.log_prob(torch.arange(7)).exp())
+    torch.testing.assert_close(run(module, x, None)[1], expected)
+
+
+def test_kerple_is_content_times_a_power() -> None:
+    module, x = multi_head(position="kerple"), tokens()
+    a, b = (p.exp().view(H, 1, 1) for p in module.modifiers[0].parameters())
+    distance = (torch.arange(7) - torch.arange(7)[:, None]).abs()
+    expected = product_weights(module, x, (1 + b * distance) ** -a)
+    torch.testing.assert_close(run(module, x, None)[1], expected)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_contextual_positions_by_loop(is_causal: bool) -> None:
+    """Also beyond the furthest position."""
+    n, cope = 40, POSITIONS.make("cope", Place(1, K, causal=is_causal)).double()
+    nn.init.normal_(cope.e)
+    q, k = torch.randn(1, 1, n, K).double(), torch.randn(1, 1, n, K).double()
+    scores = q @ k.mT / math.sqrt(K) + 3
+    ours = cope.modify_scores(scores, q, k, positions(n, n)) - scores
+    gates, furthest = scores[0, 0].sigmoid(), 0.0
+    for i, j in itertools.product(range(n), range(0, n, 3)):
+        if j <= i or not is_causal:
+            p = min(32.0, gates[i, min(i, j) : max(i, j) + 1].sum().item())
+            e = cope.e[:, :33] if j <= i else cope.e[:, 33:]
+            low, high = math.floor(p), math.ceil(p)
+            vector = e[:, low] + (p - low) * (e[:, high] - e[:, low])
+            expected = q[0, 0, i] @ vector / math.sqrt(K)
+            torch.testing.assert_close(ours[0, 0, i, j], expected)
+            furthest = max(furthest, p)
+    assert furthest == 32
 
 
 def test_t5_buckets_by_hand() -> None:
@@ -546,6 +647,22 @@ def test_hard_coded_weights_are_fixed() -> None:
         assert sum(p.numel() for p in module.parameters()) == 2 * (D * D + D)
 
 
+def test_ssru_by_loop() -> None:
+    module, x = attention(AttentionConfig(type="ssru", position="none")), tokens()
+    assert isinstance(module, alternatives.SSRU)
+    context, _ = run(module, x, causal(7))
+    state = torch.zeros(2, D).double()
+    for t in range(7):
+        forget = torch.sigmoid(module.forget_proj(x[:, t]))
+        state = forget * state + (1 - forget) * module.value_proj(x[:, t])
+        torch.testing.assert_close(context[:, t], torch.relu(state))
+    nn.init.zeros_(module.forget_proj.weight)
+    nn.init.constant_(module.forget_proj.bias, -math.log(3))  # a gate of 1/4
+    _, weights = run(module, x, causal(7))
+    powers = 0.75 * 0.25 ** torch.arange(7).sub(torch.arange(7)[:, None]).abs().double()
+    torch.testing.assert_close(weights[1, 0], powers.tril())
+
+
 def test_average_attention_by_loop() -> None:
     module, x = attention(AttentionConfig(type="average", position="none")), tokens(5)
     assert isinstance(module, alternatives.AverageAttention)
@@ -591,6 +708,24 @@ def test_talking_heads_by_hand() -> None:
     torch.testing.assert_close(weights.sum(dim=-1), expected.expand(2, H, 7))
 
 
+def test_soft_cap_by_hand() -> None:
+    scores = torch.tensor([-1e4, -50.0, 0.0, 1.0, 1e4])
+    softcap = catalogue.MODIFIERS.make("softcap", Place(H, K))
+    capped = softcap.modify_scores(scores, scores, scores, positions(1, 5))
+    torch.testing.assert_close(capped, torch.tensor([-50, -38.0797, 0, 0.99987, 50]))
+
+
+def test_forgetting_multiplies_by_the_gates_in_between() -> None:
+    module, x = multi_head(modifiers="forgetting"), tokens()
+    w, b = module.modifiers[0].parameters()
+    _, k, _ = projected(module, x)
+    gates = torch.sigmoid(torch.einsum("bhsk,hk->bhs", k, w) + b[:, None])
+    factors = torch.ones(2, H, 7, 7).double()
+    for i, j in itertools.product(range(7), range(7)):
+        factors[:, :, i, j] = gates[:, :, min(i, j) + 1 : max(i, j) + 1].prod(dim=-1)
+    torch.testing.assert_close(run(module, x, None)[1], product_weights(module, x, factors))
+
+
 def test_gates_scale_each_dimension_of_each_head() -> None:
     modifier = Gated(Place(H, K))
     x, output = torch.randn(2, 3, D), torch.randn(2, H, 3, K)
@@ -619,7 +754,7 @@ def test_every_part_has_a_formula_and_a_paper(capsys: pytest.CaptureFixture[str]
     assert [(row[0], row[1]) for row in rows] == names
     for _, name, _, formula, paper in rows:
         assert formula, name
-        assert re.search(r"\d{4}\.\d{4,5}|control", paper), name
+        assert re.search(r"\d{4}\.\d{4,5}|aclanthology|control", paper), name
     extra = {row[1]: int(row[2].replace(",", "")) for row in rows}
     expected = {"scaled_dot": 0, "sparsemax": 0, "rotary": 0, "cosine": 4, "additive": 256}
     expected |= {"t5": 4 * 32, "uniform": -2 * (256 * 256 + 256), "learned": 512 * 256}

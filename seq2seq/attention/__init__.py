@@ -67,14 +67,17 @@ def _check_parts(model: ModelConfig, section: str, n_heads: int) -> None:
     splits = any(part.splits_heads for part in chosen["modifiers"])
     if splits and (width := model.d_model // n_heads) % 2:
         raise ConfigError("modifiers", f"head width {width} cannot be halved")
-    for setting, parts in chosen.items():
-        for part in parts:
-            if part.needs_inner_product and not score.inner_product:
-                problem = f"{part.name!r} needs an inner product; score = {score.name!r} is none"
-                raise ConfigError(setting, problem)
-            if part.needs_whole_heads and splits:
-                problem = f"{part.name!r} needs whole heads, which {config.modifiers!r} splits"
-                raise ConfigError(setting, problem)
+    for setting, part in ((x, part) for x, parts in chosen.items() for part in parts):
+        product = f"an inner product; score = {score.name!r} is none"
+        needs = {
+            "self-attention": part.needs_self_attention and section == "cross_attention",
+            "the decoder's self-attention": part.needs_causal_mask
+            and section != "decoder_attention",
+            product: part.needs_inner_product and not score.inner_product,
+            f"whole heads, which {config.modifiers!r} splits": part.needs_whole_heads and splits,
+        }
+        if missing := [need for need, is_missing in needs.items() if is_missing]:
+            raise ConfigError(setting, f"{part.name!r} needs {missing[0]}")
 
 
 def build_absolute_position(model: ModelConfig, section: str) -> AbsolutePosition | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seq2seq.attention.attention import Attention, KeyValue, MultiHeadAttention
 from seq2seq.attention.registry import TYPES, Place, Positions
@@ -115,6 +116,65 @@ class HardCodedAttention(MultiHeadAttention):
         weights = scores.exp() / math.sqrt(2 * math.pi)
         self.record(q[..., :0], k[..., :0], scores, weights, v)
         return weights @ v
+
+
+class RunningState(KeyValue):
+    """As keys the gates and inputs of new tokens, as values the states after them: no past."""
+
+    def append(self, new: KeyValue) -> KeyValue:
+        forget, _ = new.key.chunk(2, dim=-1)
+        return RunningState(new.key, new.value + forget.cumprod(dim=2) * self.value[:, :, -1:])
+
+
+@TYPES.add(
+    "ssru",
+    "cᵢ = f ⊙ cᵢ₋₁ + (1 - f) ⊙ W xᵢ, f = σ(U xᵢ + b), out = max(0, cᵢ)",
+    "aclanthology.org/D19-5632",
+    needs_causal_mask=True,
+    row_sum="at most one",
+)
+class SSRU(Attention):
+    """A recurrent state instead of the past: each token costs the same (Kim et al. 2019).
+
+    A trace has one head: the mean over dimensions of what is left of each token.
+    """
+
+    def __init__(self, d_model: int, config: AttentionConfig, place: Place) -> None:
+        super().__init__()
+        self.value_proj = nn.Linear(d_model, d_model, bias=False)
+        self.forget_proj = nn.Linear(d_model, d_model)
+
+    def project(self, key: Tensor, value: Tensor) -> KeyValue:
+        """The states before which nothing came; ``append`` adds what did."""
+        dtype = self.forget_proj.weight.dtype  # under autocast small steps would get lost
+        forget = torch.sigmoid(self.forget_proj(value).to(dtype))[:, None]  # (B, 1, S, D)
+        inputs = self.value_proj(value).to(dtype)[:, None]
+        states = _recurrence(forget, (1 - forget) * inputs)
+        return RunningState(torch.cat([forget, inputs], dim=-1), states)
+
+    def forward(
+        self, query: Tensor, kv: KeyValue, mask: Tensor | None = None, start: int = 0
+    ) -> Tensor:
+        """No mask is needed: a state knows no later token."""
+        if self.recorded is not None:
+            forget, inputs = kv.key.chunk(2, dim=-1)
+            impulses = torch.eye(query.shape[1], device=query.device)[:, :, None]
+            weights = _recurrence(forget, impulses * (1 - forget)).mean(dim=-1)  # (B, S, T)
+            weights = weights.transpose(1, 2)[:, None]
+            self.record(query[:, None, :, :0], kv.key[..., :0], weights.log(), weights, inputs)
+        return torch.relu(kv.value.squeeze(1))
+
+
+def _recurrence(factors: Tensor, inputs: Tensor) -> Tensor:
+    """All states cᵢ = f ⊙ cᵢ₋₁ + u, for f and u (..., T, D), in log₂ T doublings of the reach."""
+    if torch.compiler.is_exporting():
+        raise NotImplementedError("the number of steps of a recurrence depends on the length")
+    reach, states = 1, inputs
+    while reach < inputs.shape[-2]:
+        states = states + factors * F.pad(states, (0, 0, reach, -reach))
+        factors = factors * F.pad(factors, (0, 0, reach, -reach))
+        reach *= 2
+    return states
 
 
 @TYPES.add("none", "x stays x", "a control: what is this attention for?")

@@ -82,7 +82,7 @@ class KeyValue(NamedTuple):
 
     def select(self, rows: Tensor) -> "KeyValue":
         """Only these rows of the batch, in this order."""
-        return KeyValue(self.key[rows], self.value[rows])
+        return type(self)(self.key[rows], self.value[rows])
 
 
 class AttentionTrace(NamedTuple):
@@ -128,12 +128,15 @@ class MultiHeadAttention(Attention):
         part_place = place._replace(
             n_heads=n_halves * place.n_heads, head_width=place.head_width // n_halves
         )
-        content_based = SCORES[config.score].content_based
+        score = SCORES[config.score]
+        content_based = score.content_based
+        query_width = place.head_width * (score.content_heads or place.n_heads)
+        key_width = min(kv_width, query_width)
         self.n_heads, self.window = place.n_heads, config.window
 
         # The matrices of step 1: query weights, key weights and value weights.
-        self.query_proj = nn.Linear(d_model, d_model) if content_based else nn.Identity()
-        self.key_proj = nn.Linear(d_model, kv_width) if content_based else nn.Identity()
+        self.query_proj = nn.Linear(d_model, query_width) if content_based else nn.Identity()
+        self.key_proj = nn.Linear(d_model, key_width) if content_based else nn.Identity()
         self.value_proj = nn.Linear(d_model, kv_width)
         self.output_proj = nn.Linear(d_model, d_model)
 
@@ -160,8 +163,8 @@ class MultiHeadAttention(Attention):
 
         ``mask`` as for ``attention``. The first key has position 0, the first query ``start``.
         """
-        q = self.split_heads(self.query_proj(query))  # (B, H, T, K)
-        k, v = self.repeat_kv(kv.key), self.repeat_kv(kv.value)
+        q = self.split_heads(self.query_proj(query))
+        q, k, v = map(self.repeat_heads, (q, *kv))  # (B, H, T, K), twice (B, H, S, K)
         # Three ways to the same result: part by part, torch's kernel, or the function above.
         if self.recorded is not None or not self.is_published:
             output = self.attend_by_parts(query, q, k, v, mask, start)
@@ -205,8 +208,8 @@ class MultiHeadAttention(Attention):
         head_width = self.output_proj.in_features // self.n_heads
         return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
 
-    def repeat_kv(self, x: Tensor) -> Tensor:
-        """(B, kv_heads, S, K) to (B, H, S, K): each serves a group of neighboring queries."""
+    def repeat_heads(self, x: Tensor) -> Tensor:
+        """(B, kv_heads, S, K) to (B, H, S, K): each serves a group of neighboring heads."""
         group = self.n_heads // x.shape[1]
         return x if group == 1 else x.repeat_interleave(group, dim=1)
 

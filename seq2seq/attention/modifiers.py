@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seq2seq.attention.registry import MODIFIERS, AttentionModifier, Place, Positions
 
@@ -94,3 +95,43 @@ class TalkingHeads(AttentionModifier):
 
     def modify_weights(self, weights: Tensor) -> Tensor:
         return torch.einsum("hg,bgts->bhts", self.b, weights)
+
+
+@MODIFIERS.add("softcap", "s = 50 tanh(s / 50)", "arXiv:2408.00118")
+class SoftCap(AttentionModifier):
+    """Scores stay between -50 and 50 (Gemma 2, 2024); relative positions are added after it."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        return 50 * torch.tanh(scores / 50)
+
+
+@MODIFIERS.add(
+    "forgetting",
+    "s += Σ log f from key to query, f = σ(w · k + b)",
+    "arXiv:2503.02130",
+    needs_self_attention=True,
+)
+class Forgetting(AttentionModifier):
+    """Each token makes what lies beyond it fade, by a gate f per head (FoX, Lin et al. 2025).
+
+    Of key and query the left one's gate is left out. f comes from the token's key, in the paper
+    from the token; the encoder, which the paper does not have, forgets in both directions.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(place.n_heads, place.head_width) * place.head_width**-0.5)
+        self.b = nn.Parameter(torch.zeros(place.n_heads))
+
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        # Not a matrix product, which autocast would compute in bfloat16: the sums are long.
+        log_f = F.logsigmoid((key * self.w[:, None]).sum(dim=-1) + self.b[:, None])  # (B, H, S)
+        sums = log_f.cumsum(dim=-1)
+        return scores - (sums[..., positions.query, None] - sums[..., None, :]).abs()

@@ -86,3 +86,45 @@ class SoftmaxNull(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         null = self.b[:, None, None].to(scores.dtype).expand(*scores.shape[:-1], 1)
         return torch.softmax(torch.cat([scores, null], dim=-1), dim=-1)[..., :-1]
+
+
+@NORMALIZERS.add(
+    "scalable_softmax",
+    "w = exp(g log(n) s) / Σ exp(g log(n) s) for n visible keys",
+    "arXiv:2501.19399",
+    row_sum="one",
+)
+class ScalableSoftmax(nn.Module):
+    """Softmax that does not flatten as keys become more (SSMax, Nakanishi 2025).
+
+    g is learned, one per head; it starts at 1/3, which is softmax for 20 keys.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.full((place.n_heads,), 1 / 3))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        masked = scores == -math.inf
+        factor = self.g[:, None, None] * (~masked).sum(dim=-1, keepdim=True).log()
+        # log(1) = 0 times minus infinity would be NaN.
+        scaled = factor * scores.masked_fill(masked, 0)
+        return torch.softmax(scaled.masked_fill(masked, -math.inf), dim=-1)
+
+
+@NORMALIZERS.add(
+    "top_k", "w = exp(s) / Σ exp(s) over the 8 highest s", "arXiv:2106.06899", row_sum="one"
+)
+def top_k(scores: Tensor) -> Tensor:
+    """Softmax over a query's best keys (Gupta et al. 2021).
+
+    Keys that tie with the eighth count too: which of them come first has no meaning.
+    """
+    eighth = scores.topk(min(8, scores.shape[-1])).values[..., -1:]
+    return torch.softmax(scores.masked_fill(scores < eighth, -math.inf), dim=-1)
+
+
+@NORMALIZERS.add("relu", "w = max(0, s) / n for n visible keys", "arXiv:2309.08586")
+def relu(scores: Tensor) -> Tensor:
+    """No exponential and no sum to one (Wortsman et al. 2023, whose n is the same everywhere)."""
+    return torch.relu(scores) / (scores > -math.inf).sum(dim=-1, keepdim=True)

@@ -165,3 +165,59 @@ class Shaw(AttentionModifier):
 
     def _index(self, positions: Positions) -> Tensor:
         return positions.relative.clamp(-self.furthest, self.furthest) + self.furthest
+
+
+@POSITIONS.add("kerple", "s -= a log(1 + b |j - i|)", "arXiv:2205.09921")
+class Kerple(AttentionModifier):
+    """A penalty that grows ever slower with distance, the same on both sides (Chi et al. 2022).
+
+    a and b are learned as logarithms, one per head; they start as in the authors' code.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.log_a = nn.Parameter(torch.empty(place.n_heads).uniform_(0.01, 2).log())
+        self.log_b = nn.Parameter(torch.empty(place.n_heads).uniform_(0.01, 1).log())
+
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        a, b = (x.exp()[:, None, None] for x in (self.log_a, self.log_b))
+        return scores - a * torch.log1p(b * positions.relative.abs())
+
+
+@POSITIONS.add(
+    "cope",
+    "s += q · e[p] / √K, p = Σ σ(s) from j to i, up to 32",
+    "arXiv:2405.18719",
+    needs_self_attention=True,
+    needs_inner_product=True,
+)
+class ContextualPosition(AttentionModifier):
+    """CoPE: a distance p counts only the tokens that matter to the query (Golovneva et al. 2024).
+
+    Both ends count, and e is interpolated. The encoder has vectors of its own for keys to the
+    right, where the paper has no keys.
+    """
+
+    furthest = 32
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.n_sides = 1 if place.causal else 2
+        self.e = nn.Parameter(torch.zeros(place.head_width, self.n_sides * (self.furthest + 1)))
+
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        gates = torch.sigmoid(scores.to(self.e.dtype))
+        sums, at = gates.cumsum(dim=-1), positions.query[:, None].expand(*scores.shape[:-1], 1)
+        right = positions.relative > 0
+        first = torch.where(right, gates.gather(-1, at), gates)  # of what is summed, in neither sum
+        p = ((sums - sums.gather(-1, at)).abs() + first).clamp(max=self.furthest)
+        below = p.detach().nan_to_num().long()  # NaN stays in p, but can be no index
+        above = (below + 1).clamp(max=self.furthest)
+        side = right * (self.n_sides - 1) * (self.furthest + 1)
+        by_p = (query / math.sqrt(query.shape[-1])) @ self.e  # (B, H, T, sides of e)
+        low, high = by_p.gather(-1, below + side), by_p.gather(-1, above + side)
+        return scores + low + (p - below) * (high - low)

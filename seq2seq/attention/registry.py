@@ -88,9 +88,12 @@ class Part:
     paper: str
     inner_product: bool = False  # a score: q · k, up to scale
     content_based: bool = True  # a score: looks at queries and keys, not at positions alone
+    content_heads: int = 0  # a score: how many heads do so; 0 is all
     row_sum: Literal["one", "at most one", "any"] = "any"  # normalizer, type: of a query's weights
     signed: bool = False  # a modifier: weights may become negative
     splits_heads: bool = False  # a modifier: halves queries and keys
+    needs_self_attention: bool = False  # queries are keys
+    needs_causal_mask: bool = False  # the decoder's self-attention
     needs_inner_product: bool = False
     needs_whole_heads: bool = False
     settings: tuple[str, ...] = ()  # a type: the settings it uses besides ``position``

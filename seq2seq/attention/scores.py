@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2seq.attention.registry import SCORES, Place, Positions
+from seq2seq.attention.registry import POSITIONS, SCORES, AttentionModifier, Place, Positions
 
 
 @SCORES.add("scaled_dot", "s = q · k / √K", "arXiv:1706.03762", inner_product=True)
@@ -58,9 +58,13 @@ class Cosine(nn.Module):
         return self.g[:, None, None] * cosine
 
 
+@POSITIONS.add("gaussian", "s -= (j - c - r i)² / 2σ²", "arXiv:1810.10182")
 @SCORES.add("gaussian", "s = -(j - c - r i)² / 2σ²", "arXiv:2005.00742", content_based=False)
-class Gaussian(nn.Module):
-    """Positions alone, learned from c = 0, -1, 1, -2, ..., r = σ = 1; You et al. 2020 fix them."""
+class Gaussian(AttentionModifier):
+    """Positions alone, learned from c = 0, -1, 1, -2, ..., r = σ = 1; You et al. 2020 fix them.
+
+    Or added to a score of content: Yang et al. 2018 predict center and width from the query.
+    """
 
     def __init__(self, place: Place) -> None:
         super().__init__()
@@ -73,6 +77,33 @@ class Gaussian(nn.Module):
         c, r, sigma = (x[:, None, None] for x in (self.c, self.r, self.log_sigma.exp()))
         offset = positions.key - c - r * positions.query[:, None]  # (H, T, S)
         return (-0.5 * (offset / sigma) ** 2).unsqueeze(0)
+
+    def modify_scores(
+        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
+    ) -> Tensor:
+        return scores + self(query, key, positions)
+
+
+@SCORES.add(
+    "one_content_head",
+    "s = q · k / √K in the last head, -(j - c - r i)² / 2σ² in the others",
+    "arXiv:2002.10260",
+    content_heads=1,
+    needs_whole_heads=True,
+)
+class OneContentHead(Gaussian):
+    """Content in a single head, learned positions in all others (after Raganato et al. 2020).
+
+    Their positional heads are fixed, and in the encoder only. One query and one key are projected.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place._replace(n_heads=place.n_heads - 1))
+
+    def forward(self, query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        content = scaled_dot(query[:, -1:], key[:, -1:], positions)  # (B, 1, T, S)
+        positional = super().forward(query, key, positions).expand(len(query), -1, -1, -1)
+        return torch.cat([positional, content], dim=1)
 
 
 @SCORES.add("uniform", "s = 0", "a control: the mean of the values", content_based=False)

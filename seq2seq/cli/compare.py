@@ -38,8 +38,8 @@ def n_parameters(model: ModelConfig, **parts: Any) -> int:
     """Of one self-attention of these parts, and of the positions added to its embeddings."""
     from seq2seq.attention import build_absolute_position, build_attention
 
-    attention = replace(model.encoder_attention, **{"position": "none"} | parts)
-    model, section = replace(model, encoder_attention=attention), "encoder_attention"
+    attention = replace(model.decoder_attention, **{"position": "none"} | parts)
+    model, section = replace(model, decoder_attention=attention), "decoder_attention"
     modules = build_attention(model, section), build_absolute_position(model, section)
     return sum(p.numel() for module in modules if module is not None for p in module.parameters())
 

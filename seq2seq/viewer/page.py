@@ -29,6 +29,7 @@ FORMULAS = {  # by type: score and weights, where they are no parts of their own
     "linear": ("s = φ(q) · φ(k)", "w = s / Σ s"),
     "average": ("s = 0", "w = 1 / n for n visible keys"),
     "hard_coded": ("s = -(j - i - c)² / 2", "w = exp(s) / √(2π)"),
+    "ssru": ("s = log w", "wⱼ = (1 - fⱼ) fⱼ₊₁ ⋯ fᵢ, the mean over all dimensions"),
 }
 SUMS = {"one": "sum to one", "at most one": "sum to less than one", "any": "need not sum to one"}
 
