@@ -40,6 +40,8 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
     """
     progress = Progress(runs)
     if progress.pending:
+        for run in progress.pending:
+            refuse_links(run.folder.path.parent, run.folder.path, log_file(run))
         make_tandem(runs[0].unseeded.data.path)  # before several processes would
         with progress.shown():
             if n_jobs:
@@ -75,7 +77,6 @@ def log_file(run: Run) -> Path:
 def claim(run: Run) -> Iterator[bool]:
     """Keep other processes from this run; false if one has claimed it. It ends with its process."""
     path = run.folder.path
-    refuse_links(path.parent, path, log_file(run))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
@@ -115,14 +116,14 @@ def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
     torch.set_num_threads(n_threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
-    with suppress(TrainingInterrupted):
+    with suppress(TrainingInterrupted, UserError):  # the latter is the parent's as well
         work(runs, begun)
 
 
 def run_in_workers(progress: "Progress", n_jobs: int) -> None:
     """``work`` in ``n_jobs`` processes until all of them end, or a signal stops them."""
     context, runs = multiprocessing.get_context("spawn"), progress.runs
-    begun, n_threads = context.Array("b", len(runs)), max(1, torch.get_num_threads() // n_jobs)
+    begun, n_threads = context.RawArray("b", len(runs)), max(1, torch.get_num_threads() // n_jobs)
     about = [(runs, begun, slot, n_threads) for slot in range(n_jobs)]
     workers = [context.Process(target=run_worker, args=args, daemon=True) for args in about]
     with stop_requests() as signals:

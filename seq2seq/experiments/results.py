@@ -2,11 +2,11 @@
 
 import csv
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from math import isfinite, log
 from pathlib import Path
-from typing import TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from seq2seq.utils import UserError, read_json, read_json_lines, read_lines, wri
 
 ABOUT = ("variant", "role", "seed", "status", "look", "settings", "tuned")
 TEXT = ("device", "precision", "bleu_tokenizer")
+ROLES = get_args(Role)
 COLUMNS = (
     *ABOUT, "parameters", "train_flops", "minutes", "steps", "threads", *TEXT, "data_checksum",
     *SPEEDS, "valid_bleu", "valid_loss", "guess_loss",
@@ -42,7 +43,7 @@ class RunResult:
     """A row of ``results.csv``: what is known of one run."""
 
     variant: str
-    role: str  # run, again or tuning
+    role: Role
     seed: int
     status: str  # finished or diverged
     look: int  # the number of the report that it appeared in first
@@ -72,72 +73,57 @@ class Results:
 
 
 def collect(experiment: Experiment, runs: list[Run], folder: Path) -> Results:
-    """Read the results of all runs, measure speeds unless they are known, write ``results.csv``.
+    """Write the results of all runs to ``results.csv``, unless they are there, and read it.
 
     ``UserError`` if the baseline diverged, or the runs were not tested on the same sentences.
     """
-    path, order = folder / "results.csv", (list(experiment.variants), get_args(Role))
-
-    def place(run: Run) -> tuple[int, int]:
-        return order[0].index(run.variant), order[1].index(run.role)
-
+    path, names = folder / "results.csv", list(experiment.variants)
+    runs = sorted(runs, key=lambda run: (names.index(run.variant), ROLES.index(run.role)))
+    files = [run.folder.eval_file for run in runs if run.folder.eval_file.exists()]
     with FileLock(folder / "lock"):  # another process may have waited for the same runs
         before = read_rows(path) if path.exists() else []
-        groups = [list(group) for _, group in groupby(sorted(runs, key=place), place)]
-        scored = [x for x in groups if x[0].role != "tuning" and not any(r.has_diverged for r in x)]
-        more: dict[Run, dict[str, float]] = {}
-        if groups[0] in scored:
-            more = sentence_columns(scored)
-            newest = max(run.folder.eval_file.stat().st_mtime for run in more)
-            is_current = path.exists() and path.stat().st_mtime >= newest
-            variants = [group for group in scored if group[0].role == "run"]
-            speeds = known_speeds(before) if is_current else {}
-            if speeds.keys() != {group[0].variant for group in variants}:
-                speeds = relative_speeds({x[0].variant: x[0].folder for x in variants})
-            for run in chain.from_iterable(variants):
-                more[run] |= speeds[run.variant]
-        rows = [row_of(run, more.get(run, {})) for group in groups for run in group]
         looks = {_identity(row): row.look for row in before}
-        new = 1 + max((row.look for row in before if row.role == "run"), default=0)
-        write_results(path, [replace(row, look=looks.get(_identity(row), new)) for row in rows])
+        newest = max((file.stat().st_mtime for file in files), default=0)
+        if looks.keys() != set(map(_identity, runs)) or newest > path.stat().st_mtime:
+            scored = [run for run in runs if run.role != "tuning"]
+            groups = [list(x) for _, x in groupby(scored, lambda run: (run.variant, run.role))]
+            complete = [x for x in groups if not any(run.has_diverged for run in x)]
+            more = measure(complete) if groups[0] in complete else {}
+            new = 1 + max((row.look for row in before if row.role == "run"), default=0)
+            rows = [row_of(run, looks.get(_identity(run), new), more.get(run, {})) for run in runs]
+            write_results(path, rows)
         return read_results(path, experiment)
 
 
-def known_speeds(rows: list[RunResult]) -> dict[str, dict[str, float]]:
-    of_rows = {row.variant: row.numbers for row in rows if SPEEDS[0] in row.numbers}
-    return {variant: {key: numbers[key] for key in SPEEDS} for variant, numbers in of_rows.items()}
+def _identity(run: Run | RunResult) -> tuple[str, str, int, str]:
+    """What tells a run from all others."""
+    tuned = run.tuned if isinstance(run, RunResult) else in_one_line(run.tuned)
+    return run.variant, run.role, run.seed, tuned if run.role == "tuning" else ""
 
 
-def _identity(row: RunResult) -> tuple[str, str, int, str]:
-    return row.variant, row.role, row.seed, row.tuned if row.role == "tuning" else ""
-
-
-def row_of(run: Run, measured: dict[str, float]) -> RunResult:
+def row_of(run: Run, look: int, measured: dict[str, float]) -> RunResult:
     """What the files of a run say, with what was measured beside them."""
-    config, files = run.config, run.folder
-    settings = in_one_line({**run.settings, **run.chosen.tuned})
-    status = "diverged" if run.has_diverged else "finished"
-    about = (run.variant, run.role, run.seed, status, 1, settings, in_one_line(run.chosen.tuned))
-    numbers = {"parameters": float(count_parameters(empty_model(config)))}
-    numbers["guess_loss"] = log(config.tokenizer.vocab_size)
+    config, tuned = run.config, run.chosen.tuned
+    about = (run.variant, run.role, run.seed, "diverged" if run.has_diverged else "finished", look)
+    settings = (in_one_line(run.settings | tuned), in_one_line(tuned))
+    numbers = {"guess_loss": log(config.tokenizer.vocab_size)}
+    numbers["parameters"] = count_parameters(empty_model(config))
     if run.has_diverged:
-        return RunResult(*about, numbers, {})
-    training: Summary = read_json(files.summary_file, Summary)
-    for key in ("minutes", "steps", "threads", "data_checksum"):
-        numbers[key] = training[key]
+        return RunResult(*about, *settings, numbers, {})
+    training: dict[str, Any] = read_json(run.folder.summary_file, Summary)
+    numbers |= {key: training[key] for key in ("minutes", "steps", "threads", "data_checksum")}
+    numbers |= {f"valid_{key}": training[f"best_valid_{key}"] for key in ("bleu", "loss")}
     if "target_tokens" in training:
-        flops = flops_per_token(run.chosen.unseeded)
-        numbers["train_flops"] = flops * training["target_tokens"]
-    numbers["valid_bleu"] = training["best_valid_bleu"]
-    numbers["valid_loss"] = training["best_valid_loss"]
-    for line in read_json_lines(files.metrics_file, _Validation):
+        numbers["train_flops"] = flops_per_token(run.chosen.unseeded) * training["target_tokens"]
+    for line in read_json_lines(run.folder.metrics_file, _Validation):
         numbers[f"valid_bleu@{line['step']}"] = line["valid_bleu"]
-    tests = {} if run.role == "tuning" else read_json(files.eval_file, Evaluation)["tests"]
-    for name, scores in tests.items():
-        numbers |= {f"{name}/{key}": value for key, value in score_columns(scores).items()}
+    if run.role != "tuning":
+        tests: dict[str, Scores] = read_json(run.folder.eval_file, Evaluation)["tests"]
+        for name, scores in tests.items():
+            numbers |= {f"{name}/{key}": value for key, value in score_columns(scores).items()}
     text = {key: training[key] for key in ("device", "precision")}
     text["bleu_tokenizer"] = bleu_tokenizer(config.data, config.evaluation)
-    return RunResult(*about, numbers | measured, text)
+    return RunResult(*about, *settings, numbers | measured, text)
 
 
 def score_columns(scores: Scores) -> dict[str, float]:
@@ -147,15 +133,19 @@ def score_columns(scores: Scores) -> dict[str, float]:
         columns["log_likelihood"] = -scores["loss_per_token"]
     if "alignment" in scores:
         columns["aer"] = scores["alignment"]["error_rate"]
-    for tag, values in scores.get("tags", {}).items():
-        columns |= {f"tag/{tag}": values["exact_match"], f"tag_pairs/{tag}": values["pairs"]}
+    for tag, of_tag in scores.get("tags", {}).items():
+        columns |= {f"tag/{tag}": of_tag["exact_match"], f"tag_pairs/{tag}": of_tag["pairs"]}
     return columns
 
 
-def sentence_columns(groups: list[list[Run]]) -> dict[Run, dict[str, float]]:
-    """What the choice of sentences adds to the variance of each run's BLEU, on each test set."""
-    first, runs = groups[0][0], [run for group in groups for run in group]
-    columns: dict[Run, dict[str, float]] = {run: {} for run in runs}
+def measure(groups: list[list[Run]]) -> dict[Run, dict[str, float]]:
+    """Relative speeds, and what the choice of sentences adds to the variance of each run's BLEU.
+
+    ``groups`` are the scored runs of each variant, the baseline's first, and its A/A runs.
+    """
+    first, runs = groups[0][0], list(chain(*groups))
+    speeds = relative_speeds({x[0].variant: x[0].folder for x in groups if x[0].role == "run"})
+    columns = {run: dict(speeds[run.variant] if run.role == "run" else {}) for run in runs}
     tests = list(read_json(first.folder.eval_file, Evaluation)["tests"])
     for run in runs:
         if list(read_json(run.folder.eval_file, Evaluation)["tests"]) != tests:
@@ -163,7 +153,7 @@ def sentence_columns(groups: list[list[Run]]) -> dict[Run, dict[str, float]]:
     for test in tests:
         bar = iter(tqdm(runs, desc=f"resampling {test}", unit="run", leave=False, disable=None))
         samples = [[resample(run, test, first) for run in islice(bar, len(x))] for x in groups]
-        for run, parts in zip(runs, chain.from_iterable(sentence_parts(samples)), strict=True):
+        for run, parts in zip(runs, chain(*sentence_parts(samples)), strict=True):
             keys = (f"{test}/{part}" for part in ("variance", "cov_own", "cov_baseline"))
             columns[run] |= dict(zip(keys, parts, strict=True))
     return columns
@@ -184,43 +174,39 @@ def resample(run: Run, test: str, first: Run) -> Array:
 
 def write_results(path: Path, rows: list[RunResult]) -> None:
     """Validations by step, then the test sets in turn; what does not apply to a run is empty."""
-    found = dict.fromkeys(key for row in rows for key in row.numbers if key not in COLUMNS)
-    steps = {key: int(key.partition("@")[2]) for key in found if key.startswith("valid_bleu@")}
-    tests = list(dict.fromkeys(key.partition("/")[0] for key in found))
-    others = sorted(found.keys() - steps, key=list(found).index)
-    others.sort(key=lambda key: tests.index(key.partition("/")[0]))
-    columns, text = [*COLUMNS, *sorted(steps, key=steps.__getitem__), *others], io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n")
+    found = list(dict.fromkeys(key for row in rows for key in row.numbers if key not in COLUMNS))
+    groups = list(dict.fromkeys(key.partition("/")[0] for key in found))  # a test set's name
+
+    def place(key: str) -> tuple[int, int]:
+        start, _, step = key.partition("@")
+        is_step = start == "valid_bleu"
+        return (-1, int(step)) if is_step else (groups.index(key.partition("/")[0]), 0)
+
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*COLUMNS, *sorted(found, key=place)], lineterminator="\n")
     table.writeheader()
     for row in rows:
-        numbers = {key: _number(float(value)) for key, value in row.numbers.items()}
+        numbers = {key: f"{float(x)!r}".removesuffix(".0") for key, x in row.numbers.items()}
         table.writerow({key: getattr(row, key) for key in ABOUT} | row.text | numbers)
     write_text(path, text.getvalue())
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def read_rows(path: Path) -> list[RunResult]:
     """``UserError`` if the file is damaged, or of another program or version."""
     try:
-        return [_read_row(row) for row in csv.DictReader(read_lines(path), strict=True)]
-    except (csv.Error, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: damaged, or of another version ({reason})") from None
+        return list(map(_read_row, csv.DictReader(read_lines(path), strict=True)))
+    except (csv.Error, KeyError, ValueError) as error:
+        raise UserError(f"{path}: damaged, or of another version: {error!r}") from None
 
 
 def _read_row(row: dict[str, str]) -> RunResult:
-    if None in (*row, *row.values()):
-        raise ValueError("a row of another length")
-    about = {key: row[key] for key in ABOUT}
-    integers = {key: int(row[key]) for key in ("seed", "look")}
     numbers = {key: float(x) for key, x in row.items() if x and key not in (*ABOUT, *TEXT)}
-    if row["status"] not in ("finished", "diverged") or not all(map(isfinite, numbers.values())):
-        raise ValueError("an illegal value")
+    if None in (*row, *row.values()) or not all(map(isfinite, numbers.values())):
+        raise ValueError("a cell is missing, or no number")
+    about: dict[str, Any] = {key: row[key] for key in ABOUT}
+    about |= {key: int(row[key]) for key in ("seed", "look")}
     text = {key: row[key] for key in TEXT if row[key]}
-    return msgspec.convert(about | integers | {"numbers": numbers, "text": text}, RunResult)
+    return msgspec.convert(about | {"numbers": numbers, "text": text}, RunResult)
 
 
 def read_results(path: Path, experiment: Experiment) -> Results:
