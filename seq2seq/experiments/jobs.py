@@ -7,13 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import (
-    AbstractContextManager,
-    contextmanager,
-    nullcontext,
-    redirect_stderr,
-    suppress,
-)
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +33,15 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
     folder. ``UserError`` at the end if some failed; ``TrainingInterrupted`` after a signal.
     """
     progress = Progress(runs)
-    if progress.pending:
-        for run in progress.pending:
-            refuse_links(run.folder.path.parent, run.folder.path, log_file(run))
-        make_tandem(runs[0].unseeded.data.path)  # before several processes would
-        with progress.shown():
-            if n_jobs:
-                run_in_workers(progress, n_jobs)
-            else:
-                work(runs, [0] * len(runs), progress)
+    for run in progress.pending:
+        refuse_links(run.folder.path.parent, run.folder.path, log_file(run))
+        make_tandem(run.unseeded.data.path)  # before several processes would
+    table = Live(console=progress.console, get_renderable=progress.table, refresh_per_second=1)
+    with table if progress.pending and progress.console.is_terminal else nullcontext():
+        if n_jobs and progress.pending:
+            run_in_workers(progress, n_jobs)
+        else:
+            work(runs, [False] * len(runs), progress)
 
 
 def work(runs: list[Run], begun: Any, progress: "Progress | None" = None) -> None:
@@ -191,18 +185,6 @@ class Progress:
             pending = [run for run in self.pending if run.variant == variant]
             n_runs = sum(run.variant == variant for run in self.runs)
             at_work = [(run, step) for run in pending if (step := self.step(run))]
-            texts = [f"{run}: step {x:,} ({x / n:.0%})" for run, (x, n) in at_work]
+            texts = [f"seed {run.seed}: step {x:,} ({x / n:.0%})" for run, (x, n) in at_work]
             table.add_row(variant, f"{n_runs - len(pending)} of {n_runs}", "\n".join(texts))
         return table
-
-    def shown(self) -> AbstractContextManager[object]:
-        """The table, on a terminal, while something runs."""
-        if not self.console.is_terminal:
-            return nullcontext()
-        return Live(
-            console=self.console,
-            get_renderable=self.table,
-            refresh_per_second=1,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )

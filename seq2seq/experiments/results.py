@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from math import isfinite, log
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ class RunResult:
     variant: str
     role: Role
     seed: int
-    status: str  # finished or diverged
+    status: Literal["finished", "diverged"]
     look: int  # the number of the report that it appeared in first
     settings: str
     tuned: str
@@ -103,13 +103,12 @@ def _identity(run: Run | RunResult) -> tuple[str, str, int, str]:
 
 def row_of(run: Run, look: int, measured: dict[str, float]) -> RunResult:
     """What the files of a run say, with what was measured beside them."""
-    config, tuned = run.config, run.chosen.tuned
-    about = (run.variant, run.role, run.seed, "diverged" if run.has_diverged else "finished", look)
-    settings = (in_one_line(run.settings | tuned), in_one_line(tuned))
+    config, tuned, about = run.config, run.chosen.tuned, (run.variant, run.role, run.seed)
+    settings = in_one_line(run.settings | tuned), in_one_line(tuned)
     numbers = {"guess_loss": log(config.tokenizer.vocab_size)}
     numbers["parameters"] = count_parameters(empty_model(config))
     if run.has_diverged:
-        return RunResult(*about, *settings, numbers, {})
+        return RunResult(*about, "diverged", look, *settings, numbers, {})
     training: dict[str, Any] = read_json(run.folder.summary_file, Summary)
     numbers |= {key: training[key] for key in ("minutes", "steps", "threads", "data_checksum")}
     numbers |= {f"valid_{key}": training[f"best_valid_{key}"] for key in ("bleu", "loss")}
@@ -123,7 +122,7 @@ def row_of(run: Run, look: int, measured: dict[str, float]) -> RunResult:
             numbers |= {f"{name}/{key}": value for key, value in score_columns(scores).items()}
     text = {key: training[key] for key in ("device", "precision")}
     text["bleu_tokenizer"] = bleu_tokenizer(config.data, config.evaluation)
-    return RunResult(*about, *settings, numbers | measured, text)
+    return RunResult(*about, "finished", look, *settings, numbers | measured, text)
 
 
 def score_columns(scores: Scores) -> dict[str, float]:

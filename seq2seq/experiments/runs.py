@@ -109,7 +109,7 @@ class Run:
     tuning: tuple["Run", ...] = ()  # it takes the settings of the best of these
 
     def __str__(self) -> str:
-        tuned = f", {in_one_line(self.tuned)}" if self.role == "tuning" else ""
+        tuned = f" with {in_one_line(self.tuned)}" if self.role == "tuning" else ""
         return f"{self.variant}, seed {self.seed}{tuned}"
 
     def rank(self) -> float:
