@@ -142,8 +142,10 @@ class Run:
         """
         self.folder.check_same_config(self.config, fixed=("train.epochs", "train.patience"))
         is_trained = self.folder.summary_file.exists()
-        if self.role == "tuning" or not (is_trained and self.folder.eval_file.exists()):
-            return self.has_diverged or (self.role == "tuning" and is_trained)
+        if self.role == "tuning" and is_trained:
+            return True
+        if not (is_trained and self.folder.eval_file.exists()):
+            return self.has_diverged
         saved = {"bleu_tokenizer": "13a"} | read_json(self.folder.eval_file)  # once the only one
         return all(saved.get(x) == y for x, y in score_settings(self.config).items())
 
@@ -167,23 +169,21 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     ``UserError`` if a variant's configuration is impossible or equals the baseline's, or a run in
     ``folder`` was started with other settings.
     """
-    runs = []
+    runs: list[Run] = []
     for name, grid in plan_grids(experiment, folder, overrides).items():
         n_seeds, n_again = experiment.seeds, 0
         if name == experiment.baseline:
             n_seeds, n_again = experiment.baseline_seeds, experiment.again
-        for point in grid:
-            if point.unseeded.train.init_from and not point.folder.has_started:
-                load_inherited(point.unseeded)
-        runs += grid if len(grid) > 1 else []
         tuning = tuple(grid) if len(grid) > 1 else ()
-        seeds = [*range(1, n_seeds + 1), *range(FIRST_AGAIN, FIRST_AGAIN + n_again)]
-        for seed in seeds:
+        runs += tuning
+        for seed in (*range(1, n_seeds + 1), *range(FIRST_AGAIN, FIRST_AGAIN + n_again)):
             role: Role = "run" if seed < FIRST_AGAIN else "again"
-            of_seed, tuned = RunFolder(folder / name / f"seed-{seed}"), grid[0].tuned
-            about = (grid[0].settings, tuned, grid[0].unseeded, tuning)
-            runs.append(Run(name, role, seed, of_seed, *about))
+            of_seed = RunFolder(folder / name / f"seed-{seed}")
+            runs.append(replace(grid[0], role=role, seed=seed, folder=of_seed, tuning=tuning))
     runs.sort(key=lambda run: run.seed)
+    for run in runs:
+        if run.unseeded.train.init_from and not run.folder.has_started:
+            load_inherited(run.unseeded)
     unfinished(runs)  # checks their settings
     return runs
 
