@@ -27,16 +27,9 @@ from seq2seq.experiments.runs import Run, load_experiment, plan_runs
 from seq2seq.experiments.statistics import resampled_bleu
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
-from seq2seq.training.trainer import Summary, train
+from seq2seq.training.trainer import Summary
 from seq2seq.translator import Translator
-from seq2seq.utils import (
-    TrainingInterrupted,
-    UserError,
-    read_json,
-    read_lines,
-    write_json,
-    write_text,
-)
+from seq2seq.utils import UserError, read_json, read_lines, write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,13 +91,13 @@ def run_folder(folder: Path, variant: str, seed: int) -> RunFolder:
     return RunFolder(folder / "out" / variant / f"seed-{seed}")
 
 
-def with_top(line: str) -> str:
+def with_line(line: str) -> str:
     """The experiment with another line before its tables."""
     return EXPERIMENT.replace("[settings]", f"{line}\n[settings]")
 
 
 def test_plan(files: Path) -> None:
-    runs = plan(files, with_top(TUNE))
+    runs = plan(files, with_line(TUNE))
     names = {x: [r.folder.path.name for r in runs if r.variant == x] for x in ("plain", "gated")}
     tuning = [f"tune-warmup_steps-{n}-label_smoothing-0.0" for n in (5, 6)]
     assert names["gated"] == [*tuning, "seed-1", "seed-2"]
@@ -131,7 +124,7 @@ def finish_training(run: Run, bleu: float, loss: float) -> None:
 def test_best_point_of_the_grid_is_chosen(
     files: Path, tmp_path: Path, scores: list[tuple[float, float] | None], chosen: int
 ) -> None:
-    runs = [run for run in plan(files, with_top(TUNE), tmp_path) if run.variant == "gated"]
+    runs = [run for run in plan(files, with_line(TUNE), tmp_path) if run.variant == "gated"]
     for run, of_run in zip(runs, scores, strict=False):
         assert run.seed == 0
         if of_run:
@@ -143,7 +136,7 @@ def test_best_point_of_the_grid_is_chosen(
     assert runs[2].config.train.seed == 1
     assert runs[2].chosen.tuned == {"train.warmup_steps": chosen, "train.label_smoothing": 0.0}
     finish_training(runs[2], 20, 3)
-    more = with_top(TUNE.replace("5, 6", "5, 6, 7"))
+    more = with_line(TUNE.replace("5, 6", "5, 6, 7"))
     new = [run for run in plan(files, more, tmp_path) if run.variant == "gated"][2]
     finish_training(new, 40, 1)  # better than what the runs so far have
     with pytest.raises(UserError, match=rf"seed-1 was trained with .* = {chosen}, not 7"):
@@ -183,28 +176,6 @@ def test_finished_runs_are_not_repeated(
     assert run_compare(folder, "--report-only", "--train.epochs", "3", out=tmp_path) == 1
 
 
-def test_interrupted_experiment_resumes(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    experiment = load_experiment(folder / "tiny-experiment.toml")
-    runs = [run for run in plan_runs(experiment, tmp_path, {}) if run.variant == "gated"]
-    trained: list[str] = []
-
-    def interrupted(config: Any, run: RunFolder) -> None:
-        trained.append(run.path.name)
-        if len(trained) == 2:
-            raise TrainingInterrupted("stopped", 15)
-        train(config, run)
-
-    monkeypatch.setattr(jobs, "train", interrupted)
-    with pytest.raises(TrainingInterrupted):
-        run_all(runs)
-    assert [run.is_finished for run in runs] == [True, False]
-    run_all(runs)
-    assert trained == ["seed-1", "seed-2", "seed-2"]
-    for run in runs:
-        expected = run_folder(folder, "gated", run.seed).weights_file
-        assert run.folder.weights_file.read_bytes() == expected.read_bytes()
-
-
 def test_other_decoding_needs_no_training(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     experiment = load_experiment(folder / "tiny-experiment.toml")
     shutil.copytree(folder / "out" / "plain", tmp_path / "plain")
@@ -238,7 +209,7 @@ def test_other_settings_are_refused(folder: Path, old: str, new: str, expected: 
 
 @pytest.mark.parametrize("cost", ["parameters", "flops"])
 def test_costs_are_matched(files: Path, cost: str) -> None:
-    runs = plan(files, f"{with_top(f'match = {cost!r}')}[variants.wide]\nmodel.d_ff = 200\n")
+    runs = plan(files, f"{with_line(f'match = {cost!r}')}[variants.wide]\nmodel.d_ff = 200\n")
     configs = {run.variant: run.unseeded for run in runs}
     widths = {variant: config.model.d_ff for variant, config in configs.items()}
     assert widths["gated"] < widths["plain"] == 128 < widths["wide"] == 200
@@ -284,7 +255,7 @@ def test_operations_of_a_transformer(files: Path) -> None:
         ("seeds = 2", "seeds = [1, 2]", "seeds = 2"),
         ("seeds = 2", "seeds = 1", "at `seeds`"),
         ("seeds = 2", "seed = 2", "did you mean 'seeds'"),
-        ("seeds = 2", "seeds = 2\nagain = 1", "again"),
+        ("seeds = 2", "seeds = 2\nagain = 1", "one run shows no variance"),
         ("seeds = 2", "seeds = 2\nwithin = 1", "called parameter_tolerance now"),
         ("seeds = 2", "seeds = 2\nmatch_parameters = true", 'match = "parameters"'),
         ("seeds = 2", "seeds = 2\nmatch = 'speed'", "at `match`"),

@@ -85,13 +85,15 @@ def collect(experiment: Experiment, runs: list[Run], folder: Path) -> Results:
         looks = {_identity(row): row.look for row in before}
         newest = max((file.stat().st_mtime for file in files), default=0)
         if looks.keys() != set(map(_identity, runs)) or newest > path.stat().st_mtime:
+            new = 1 + max((row.look for row in before if row.role == "run"), default=0)
+            rows = {run: row_of(run, looks.get(_identity(run), new)) for run in runs}
             scored = [run for run in runs if run.role != "tuning"]
             groups = [list(x) for _, x in groupby(scored, lambda run: (run.variant, run.role))]
             complete = [x for x in groups if not any(run.has_diverged for run in x)]
-            more = measure(complete) if groups[0] in complete else {}
-            new = 1 + max((row.look for row in before if row.role == "run"), default=0)
-            rows = [row_of(run, looks.get(_identity(run), new), more.get(run, {})) for run in runs]
-            write_results(path, rows)
+            if groups[0] in complete:
+                for run, columns in measure(complete).items():
+                    rows[run].numbers.update(columns)
+            write_results(path, list(rows.values()))
         return read_results(path, experiment)
 
 
@@ -101,8 +103,8 @@ def _identity(run: Run | RunResult) -> tuple[str, str, int, str]:
     return run.variant, run.role, run.seed, tuned if run.role == "tuning" else ""
 
 
-def row_of(run: Run, look: int, measured: dict[str, float]) -> RunResult:
-    """What the files of a run say, with what was measured beside them."""
+def row_of(run: Run, look: int) -> RunResult:
+    """What the files of a run say."""
     config, tuned, about = run.config, run.chosen.tuned, (run.variant, run.role, run.seed)
     settings = in_one_line(run.settings | tuned), in_one_line(tuned)
     numbers = {"guess_loss": log(config.tokenizer.vocab_size)}
@@ -122,7 +124,7 @@ def row_of(run: Run, look: int, measured: dict[str, float]) -> RunResult:
             numbers |= {f"{name}/{key}": value for key, value in score_columns(scores).items()}
     text = {key: training[key] for key in ("device", "precision")}
     text["bleu_tokenizer"] = bleu_tokenizer(config.data, config.evaluation)
-    return RunResult(*about, "finished", look, *settings, numbers | measured, text)
+    return RunResult(*about, "finished", look, *settings, numbers, text)
 
 
 def score_columns(scores: Scores) -> dict[str, float]:
