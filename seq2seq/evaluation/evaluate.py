@@ -116,11 +116,15 @@ def evaluate(
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
         evaluation = settings | about | {"against": str(against or ""), "tests": tests}
         if on is None:
-            run.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
-            for name, lines in hypotheses.items():
-                write_lines(run.hypotheses_file(name), lines)
-            write_json(run.eval_file, evaluation)
+            save(run, evaluation, hypotheses)
     return evaluation
+
+
+def save(run: RunFolder, evaluation: dict[str, Any], hypotheses: dict[str, list[str]]) -> None:
+    run.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
+    for name, lines in hypotheses.items():
+        write_lines(run.hypotheses_file(name), lines)
+    write_json(run.eval_file, evaluation)
 
 
 def load_pairs(path: str, columns: str, data: DataConfig) -> Corpus:
