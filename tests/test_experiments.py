@@ -261,6 +261,7 @@ def test_operations_of_a_transformer(files: Path) -> None:
         ("seeds = 2", "seeds = 2\nmatch = 'speed'", "at `match`"),
         ("seeds = 2", "seeds = 2\npath = 'x'", "'path'"),
         ("seeds = 2", "seeds = 2\nparameter_tolerance = nan", "at `parameter_tolerance`"),
+        ("[settings]", "match = 'flops'\n[settings]\nmodel.d_ff = 2", "variants.gated: no model.d_ff matches"),
         ("seeds = 2", "seeds = 2\ntune.train.warmup_steps = 5", "at `tune"),
         ("seeds = 2", "seeds = 2\ntune.train.warmup = [5]", "tune: unknown key 'train.warmup'"),
         ("seeds = 2", "seeds = 2\ntune.data.max_tokens = [5, 6]", "all variants must have"),

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from seq2seq import cpu
-from seq2seq.config import Config, PositiveInt, dump_config
+from seq2seq.config import Config, dump_config
 from seq2seq.data.batches import Batch
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.experiments.statistics import Array
@@ -64,7 +64,7 @@ def flops_per_token(config: Config, n_pairs: int = 16) -> float:
 
 
 def find_d_ff(config: Config, baseline: Config, cost: Cost) -> int:
-    """The ``d_ff``, of at most 16 times the width, with which ``config`` costs what another does.
+    """The ``d_ff`` with which ``config`` costs what another does; below 1 if it never does.
 
     Every cost is affine in it, so two points tell. Times are those of passes in turn.
     """
@@ -80,8 +80,7 @@ def find_d_ff(config: Config, baseline: Config, cost: Cost) -> int:
         rounds = [[timeit(x, number=STEPS) for x in passes] for _ in range(ROUNDS + 1)]
         seconds = np.array(rounds[1:])  # without the warm-up
         costs = np.median(seconds / seconds[:, :1], axis=0).tolist()
-    d_ff = low + (costs[0] - costs[1]) * (high - low) / (costs[2] - costs[1])
-    return round(np.clip(d_ff, 1, 16 * config.model.d_ff))
+    return round(low + (costs[0] - costs[1]) * (high - low) / (costs[2] - costs[1]))
 
 
 def matching_d_ff(config: Config, baseline: Config, cost: Cost, folder: Path) -> int:
@@ -92,7 +91,7 @@ def matching_d_ff(config: Config, baseline: Config, cost: Cost, folder: Path) ->
     path = folder / "matched.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # another process may be measuring
-        known: dict[str, int] = read_json(path, dict[str, PositiveInt]) if path.exists() else {}
+        known: dict[str, int] = read_json(path, dict[str, int]) if path.exists() else {}
         if key not in known:
             known[key] = find_d_ff(config, baseline, cost)
             write_json(path, known)

@@ -214,6 +214,9 @@ def plan_grids(
             raise UserError(f"{variant.origin}: no setting differs from those of the baseline")
         if grids and experiment.match and "model.d_ff" not in settings:
             d_ff = matching_d_ff(config, baseline, experiment.match, folder)
+            if not 1 <= d_ff < 2**31:
+                what = f"no model.d_ff matches the {experiment.match} of the baseline"
+                raise UserError(f"{variant.origin}: {what} ({d_ff:,} would)")
             if d_ff != config.model.d_ff:
                 settings["model.d_ff"] = d_ff
                 sources.append(ConfigSource(variant.origin, {"model.d_ff": d_ff}))
