@@ -390,7 +390,7 @@ def test_results_are_read_as_written(files: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert 'valid_bleu@9,valid_bleu@10,"a,b/bleu","a,b/tag/x/bleu"\n' in text
     for old, new in (
-        ("gated", "other"), (",1\nwild", "\nwild"), ("finished", "lost"), ("0.3", "0.3x"),
+        ("gated", "other"), (",1\nwild", "\nwild"), (",1\nwild", ",1,1\nwild"), ("finished", "lost"), ("0.3", "0.3x"),
         ("0.3", "nan"), ("look", "took"), ("plain,run", 'plain,"run'), ("run", "walk"),
     ):  # fmt: skip
         path.write_text(text.replace(old, new, 1), encoding="utf-8")

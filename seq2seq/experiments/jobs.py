@@ -46,9 +46,9 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
 
 def work(runs: list[Run], begun: Any, progress: "Progress | None" = None) -> None:
     """Do the runs that no other process is at work on, each once, until nothing is left."""
-    parent = multiprocessing.parent_process()
+    parent, pending = multiprocessing.parent_process(), runs
     while parent is None or parent.is_alive():  # an orphan begins nothing
-        pending, is_waiting = progress.update() if progress else unfinished(runs), False
+        pending, is_waiting = progress.update() if progress else unfinished(pending), False
         for run in pending:
             is_ready, number = not any(x in pending for x in run.tuning), runs.index(run)
             with claim(run) as is_free:

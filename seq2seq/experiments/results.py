@@ -179,9 +179,8 @@ def write_results(path: Path, rows: list[RunResult]) -> None:
     groups = list(dict.fromkeys(key.partition("/")[0] for key in found))  # a test set's name
 
     def place(key: str) -> tuple[int, int]:
-        start, _, step = key.partition("@")
-        is_step = start == "valid_bleu"
-        return (-1, int(step)) if is_step else (groups.index(key.partition("/")[0]), 0)
+        step = key.removeprefix("valid_bleu@")
+        return (-1, int(step)) if step != key else (groups.index(key.partition("/")[0]), 0)
 
     text = io.StringIO()
     table = csv.DictWriter(text, [*COLUMNS, *sorted(found, key=place)], lineterminator="\n")
@@ -197,13 +196,16 @@ def read_rows(path: Path) -> list[RunResult]:
     try:
         return list(map(_read_row, csv.DictReader(read_lines(path), strict=True)))
     except (csv.Error, KeyError, ValueError) as error:
-        raise UserError(f"{path}: damaged, or of another version: {error!r}") from None
+        what = f"damaged, or of another version ({error})"
+        raise UserError(f"{path}: {what}: restore or remove it") from None
 
 
 def _read_row(row: dict[str, str]) -> RunResult:
+    if None in (*row, *row.values()):
+        raise ValueError("a row of another length")
     numbers = {key: float(x) for key, x in row.items() if x and key not in (*ABOUT, *TEXT)}
-    if None in (*row, *row.values()) or not all(map(isfinite, numbers.values())):
-        raise ValueError("a cell is missing, or no number")
+    if not all(map(isfinite, numbers.values())):
+        raise ValueError("a number that is not finite")
     about: dict[str, Any] = {key: row[key] for key in ABOUT}
     about |= {key: int(row[key]) for key in ("seed", "look")}
     text = {key: row[key] for key in TEXT if row[key]}
