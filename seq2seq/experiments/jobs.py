@@ -137,10 +137,12 @@ def run_in_workers(progress: "Progress", n_jobs: int) -> None:
     if signals:
         raise TrainingInterrupted("stopped; the same command continues from there", signals[0])
     for run in (failed := progress.update()):
-        lines = read_lines(log_file(run)) if log_file(run).exists() else []
-        warn(f"{run}: failed; {log_file(run)} ends with: {''.join(lines[-1:])}")
+        *_, last = "nothing", *(read_lines(log_file(run)) if log_file(run).exists() else [])
+        warn(f"{run}: failed; {log_file(run)} ends with: {last}")
     if failed:
-        raise UserError(f"{len(failed)} runs failed; the same command tries them again")
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs failed; the same command tries them again"
+        )
 
 
 class Progress:
