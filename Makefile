@@ -25,7 +25,7 @@ CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict attend compare bench scale test quick check soak mutants clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend compare reports bench scale test quick check soak mutants clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ attend: $(RUN)/training.json ## show the attention of TEXT="...", as a page
 
 compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
 	$(SEQ2SEQ) compare $(EXPERIMENT) $(ARGS)
+
+reports: setup ## write the reports in docs/experiments/ again, from their results.csv
+	for folder in $(dir $(wildcard docs/experiments/*/results.csv)); do $(SEQ2SEQ) compare $$(basename $$folder) --run $$folder --report-only || exit 1; done
 
 bench: setup $(PEERS)/ready ## speed, ours and others', on the corpus in DATA
 	$(VENV)/bin/python benchmarks/bench.py --data "$(DATA)" --peers $(PEERS)/bin/python

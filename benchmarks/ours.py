@@ -10,7 +10,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from seq2seq.cli import tune_process
+from seq2seq.cpu import tune_process
 from seq2seq.data.corpus import load_report, load_split
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import Trainer

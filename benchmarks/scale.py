@@ -96,7 +96,7 @@ def first_steps(run: Path) -> dict[str, float]:
     """What ``measure_training`` measures, in its own process."""
     import resource
 
-    from seq2seq.cli import tune_process
+    from seq2seq.cpu import tune_process
     from seq2seq.run_folder import RunFolder
     from seq2seq.training.trainer import Trainer
 

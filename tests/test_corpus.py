@@ -280,7 +280,7 @@ def test_commands_check_annotations_first(run: RunFolder, command: str, capsys: 
     folder = Path(annotated(run, second_tags=b"too few\n").path)
     (folder / "c.toml").write_text(f"data.path = '{folder}'\ndata.test = 'second'\n")
     (folder / "e.toml").write_text(
-        "title = ''\nbase = 'c.toml'\nseeds = [1, 2]\nbaseline = 'a'\n"
+        "title = ''\nbase = 'c.toml'\nseeds = 2\nbaseline = 'a'\n"
         "[variants]\na = {}\nb = {model.d_model = 64}\n"
     )
     config = [str(folder / "e.toml")] if command == "compare" else ["--config", f"{folder}/c.toml"]

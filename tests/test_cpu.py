@@ -99,7 +99,7 @@ def test_thread_map() -> None:
 MEMORY = """
 import resource, torch
 from pathlib import Path
-from seq2seq.cli import tune_process
+from seq2seq.cpu import tune_process
 from seq2seq.cpu import trim_memory
 
 def resident():

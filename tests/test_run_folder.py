@@ -27,7 +27,8 @@ from seq2seq.config import load_config
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.data.tokenizer import Subwords, Tokenizer
 from seq2seq.evaluation.evaluate import evaluate
-from seq2seq.experiments.runs import Run, run_all
+from seq2seq.experiments.jobs import run_all
+from seq2seq.experiments.runs import Run
 from seq2seq.run_folder import FORMAT, RunFolder
 from seq2seq.training.trainer import Trainer, train
 from seq2seq.translator import Translator
@@ -192,7 +193,7 @@ def test_links_are_not_followed(run: Path, tmp_path: Path, name: str) -> None:
     with RunFolder(tmp_path / "link").lock():
         pass
     with pytest.raises(UserError, match="link"):  # it may be another experiment's
-        run_all([Run("variant", 1, config, RunFolder(tmp_path / "link"))])
+        run_all([Run("variant", "run", 1, RunFolder(tmp_path / "link"), {}, {}, config)])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "last.pt", "metrics.jsonl"])

@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command is not train.run_train and "TORCHELASTIC_RUN_ID" in os.environ:
             raise UserError("torchrun is for seq2seq train; all else runs in one process")
+        from seq2seq.cpu import tune_process
+
         tune_process(10_000 if options.command in (train.run_train, compare.run_compare) else 512)
         options.command(options)
         sys.stdout.flush()
@@ -63,23 +65,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (it stays open)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if mode == "r" else "backslashreplace")
-
-
-def tune_process(n_kernels: int = 10_000) -> None:
-    """Settings of this whole process that make it faster; for our own commands only.
-
-    glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
-    blocks at every step took a fifth of it. oneDNN keeps ``n_kernels``, one per matrix shape,
-    unless the user has set a number; it reads it at the first product. An epoch has 5,000 shapes,
-    the same in each: with 1,024, making them anew took a third of a step on a Xeon with AMX. Lines
-    from a pipe have new ones without end, and memory settles when that many are kept.
-    """
-    from seq2seq.cpu import call_glibc
-
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(n_kernels))
-    m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1
-    call_glibc("mallopt", m_mmap_threshold, largest)
-    call_glibc("mallopt", m_trim_threshold, largest)
 
 
 def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:

@@ -126,6 +126,7 @@ class TrainingData:
             raise UserError(f"data.max_tokens = {config.data.max_tokens}: all pairs are longer")
         self.n_too_long = self._fits.count(False)
         self.n_batches = len(make_token_batches(src, tgt, config.train.max_tokens_per_batch))
+        self.n_target_tokens = len(tgt.ids) - len(tgt)  # an epoch's, which predicts no BOS
         # Of 20 sources, 19 are as long or shorter: longer ones are hardly learned.
         self.usual_src_tokens = int(np.percentile(np.diff(src.ends), 95))
         self.checksum = 0  # to tell whether two processes, or two runs, have the same data

@@ -12,13 +12,14 @@ import msgspec
 from msgspec import Meta
 from sacrebleu.metrics.chrf import CHRF
 
-from seq2seq.config import Config, Count, DataConfig, DecodingConfig, Line, ModelConfig
+from seq2seq.config import Config, Count, DataConfig, DecodingConfig, Line, ModelConfig, Number
 from seq2seq.data.annotations import load_alignment, load_tags
 from seq2seq.data.corpus import Corpus, load_report, load_split
 from seq2seq.data.sources import read_pairs
 from seq2seq.evaluation import metrics
 from seq2seq.evaluation.alignment import OFFSETS, Head, score_heads
 from seq2seq.evaluation.metrics import LABELS
+from seq2seq.evaluation.validation import validation_loss
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Overrides, Translator
@@ -46,6 +47,7 @@ class Scores(TypedDict):
     chrf: Percent
     chrf_signature: Line
     exact_match: Percent
+    loss_per_token: NotRequired[Number]  # earlier versions did not compute it
     tags: NotRequired[dict[Line, Tag]]
     alignment: NotRequired[AlignmentScores]
 
@@ -94,7 +96,9 @@ def evaluate(
             translations = translator.best(test.src, f"{run}, {name}: ")
             seconds = time.perf_counter() - start
             ours = hypotheses[name] = [translation.text for translation in translations]
+            scored_by = translator.model, translator.tokenizer, config
             tests[name] = metrics.score(ours, test.tgt, tokenizer) | {
+                "loss_per_token": validation_loss(*scored_by, test),
                 "sentences": len(test),
                 "sentences_cut": sum("input cut" in x.flags for x in translations),
                 "outputs_cut": sum("output cut" in x.flags for x in translations),
@@ -112,11 +116,15 @@ def evaluate(
         about = {"parameters": count_parameters(translator.model), "git_commit": git_commit()}
         evaluation = settings | about | {"against": str(against or ""), "tests": tests}
         if on is None:
-            run.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
-            for name, lines in hypotheses.items():
-                write_lines(run.hypotheses_file(name), lines)
-            write_json(run.eval_file, evaluation)
+            save(run, evaluation, hypotheses)
     return evaluation
+
+
+def save(run: RunFolder, evaluation: dict[str, Any], hypotheses: dict[str, list[str]]) -> None:
+    run.eval_file.unlink(missing_ok=True)  # never beside hypotheses of another
+    for name, lines in hypotheses.items():
+        write_lines(run.hypotheses_file(name), lines)
+    write_json(run.eval_file, evaluation)
 
 
 def load_pairs(path: str, columns: str, data: DataConfig) -> Corpus:

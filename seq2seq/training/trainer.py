@@ -90,6 +90,7 @@ class Summary(TypedDict):
     minutes: Number
     parameters: Count
     data_checksum: Count
+    target_tokens: NotRequired[Count]
     device: Name
     precision: Name
     threads: Count
@@ -348,6 +349,7 @@ class Trainer:
     def summary(self) -> dict[str, Any]:
         """What ``training.json`` holds."""
         state, (selected_by, best) = self.state, self.best
+        epochs = state.step / self.n_steps * self.config.train.epochs
         return {
             "steps": state.step,
             "epochs": state.epoch,
@@ -359,6 +361,7 @@ class Trainer:
             "minutes": round(state.seconds / 60, 2),
             "parameters": count_parameters(self.model),
             "data_checksum": self.data.checksum,
+            "target_tokens": round(self.data.n_target_tokens * epochs),
             "usual_src_tokens": self.data.usual_src_tokens,
             "skipped_steps": state.skipped,
             "pairs_left_out_as_too_long": self.data.n_too_long,
