@@ -9,7 +9,7 @@ import numpy as np
 from seq2seq.evaluation.plotting import COLORS, figure
 from seq2seq.experiments.results import Results
 from seq2seq.experiments.statistics import NOT_SHOWN, Array
-from seq2seq.experiments.verdicts import Group, baseline_of, detectable
+from seq2seq.experiments.verdicts import Group, baseline_of, detectable, interval
 
 GRAY = "#888888"
 VERDICTS = {"better": COLORS[1], "worse": COLORS[4], NOT_SHOWN: COLORS[0]}
@@ -38,13 +38,10 @@ def plot_forest(groups: list[Group], path: Path) -> None:
             color = GRAY if group.role == "again" else VERDICTS[c.verdict]
             face = "white" if c.verdict == NOT_SHOWN else color
             marker = "<" if c.difference < low else ">" if c.difference > high else "o"
-            x, text = (
-                min(max(c.difference, low), high),
-                f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]",
-            )
+            x, right = np.clip(c.difference, low, high), axes.get_yaxis_transform()
             axes.plot([c.low, c.high], [y, y], "-", color=color, marker="")
             axes.plot(x, y, marker, color=color, markerfacecolor=face, clip_on=False)
-            axes.text(1.03, y, text, transform=axes.get_yaxis_transform(), va="center", size=9)
+            axes.text(1.03, y, interval(c), transform=right, va="center", size=9)
         axes.set_yticks(range(len(compared)), [group.label for group, _ in compared])
         axes.set(xlim=(low, high), ylim=(len(compared) - 0.5, -0.5))
         axes.set_xlabel("difference from the baseline (BLEU)")
@@ -77,29 +74,28 @@ def plot_curves(groups: list[Group], path: Path) -> None:
     """Validation BLEU by step, mean and range over runs: a panel for each variant."""
     baseline = baseline_of(groups[0].results, groups[0].test)
     shown = [x for x in groups if x.role == "run" and len(x.bleu) and not x.is_baseline]
-    rows = math.ceil(len(shown) / 4)
+    rows = max(1, math.ceil(len(shown) / 4))
     with figure(path, figsize=(9, 2 * rows + 0.5), layout="constrained") as drawing:
         panels = drawing.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).ravel()
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
         for axes, group in zip(panels, shown, strict=False):
             axes.set_title(wrapped(group.label), size=9)
-            for curve, color in ((validations(baseline), GRAY), (validations(group), COLORS[1])):
-                mean, low, high = (
-                    [f(x) for x in curve.values()] for f in (np.mean, np.min, np.max)
-                )
-                axes.plot(list(curve), mean, "-", color=color, marker="")
-                axes.fill_between(list(curve), low, high, color=color, alpha=0.25, lw=0)
+            for either, color in ((baseline, GRAY), (group, COLORS[1])):
+                steps, bleu = validations(either)
+                axes.plot(steps, bleu.mean(1), "-", color=color, marker="")
+                axes.fill_between(steps, bleu.min(1), bleu.max(1), color=color, alpha=0.25, lw=0)
         drawing.supxlabel(f"training step (gray: {baseline.label})", size=10)
         drawing.supylabel("BLEU on the validation set", size=10)
 
 
-def validations(group: Group) -> dict[int, Array]:
-    """BLEU of all runs by the step of a validation that they all had."""
-    numbers = group.results.runs(group.variant)[0].numbers
-    steps = sorted(int(x.partition("@")[2]) for x in numbers if x.startswith("valid_bleu@"))
-    curves = {step: group.values(f"valid_bleu@{step}") for step in steps}
-    return {step: bleu for step, bleu in curves.items() if len(bleu) == len(group.bleu)}
+def validations(group: Group) -> tuple[list[int], Array]:
+    """The steps at which all runs were validated, and their BLEU, (steps, runs)."""
+    runs = [run.numbers for run in group.results.runs(group.variant)]
+    shared = set.intersection(*map(set, runs))
+    steps = sorted(int(x.partition("@")[2]) for x in shared if x.startswith("valid_bleu@"))
+    bleu = [[run[f"valid_bleu@{step}"] for run in runs] for step in steps]
+    return steps, np.array(bleu).reshape(len(steps), len(runs))
 
 
 def tags_of(results: Results, test: str) -> dict[str, int]:

@@ -15,13 +15,12 @@ from tabulate import tabulate
 from seq2seq.config import flatten_toml, toml_value
 from seq2seq.experiments import figures, verdicts
 from seq2seq.experiments.results import Results
-from seq2seq.experiments.statistics import NOT_SHOWN, Array, Comparison
-from seq2seq.experiments.verdicts import Group, compare_all
+from seq2seq.experiments.statistics import NOT_SHOWN, Array
+from seq2seq.experiments.verdicts import Group, compare_all, interval
 from seq2seq.utils import markdown, printable, write_text
 
 TEMPLATE, PAGE = (Path(__file__).with_name(f"report.{kind}") for kind in ("md", "html"))
 RATE = "train.learning_rate"
-COSTS = ["parameters", "training FLOPs", "training time", "decoding speed"]
 NOISE = """\
 Runs of a variant have a standard deviation of {:.2f} BLEU (pooled). {:.0%} of this variance comes
 from the small test set, as each run errs on other sentences; the rest is between models. Beyond
@@ -29,8 +28,8 @@ that, the choice of test sentences adds {:.2f} BLEU to the standard deviation of
 whatever the seeds. 4 of 5 such experiments would show a difference of {:.2f} BLEU; with twice the
 seeds, of {:.2f}; with four times as many test sentences, of {:.2f}."""
 
-Table = list[list[str]]  # of Markdown; the first row is the head
-as_markdown = partial(tabulate, headers="firstrow", tablefmt="github", disable_numparse=True)
+Table = list[dict[str, str]]  # rows of Markdown by the head of their column
+as_markdown = partial(tabulate, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def write_report(results: Results, folder: Path) -> Path:
@@ -70,27 +69,30 @@ def write_report(results: Results, folder: Path) -> Path:
 def summary(results: Results) -> str:
     """The verdicts, and what makes them doubtful, for a terminal."""
     groups = compare_all(results, results.tests[0])
-    table = tabulate([row[:5] for row in verdict_table(groups)], "firstrow", disable_numparse=True)
-    lines = [*table.split("\n"), conclusions(groups)[-1], *verdicts.warnings(groups)]
-    return "\n".join(line.replace("**", "") for line in lines)
+    table = verdict_table(groups)
+    rows = [{x: y.replace("**", "") for x, y in [*row.items()][:5]} for row in table]
+    lines = [tabulate(rows, "keys", disable_numparse=True), conclusions(groups)[-1]]
+    return "\n".join([x.replace("**", "") for x in lines] + [*verdicts.warnings(groups)])
 
 
 def draw(groups: list[Group], folder: Path) -> dict[str, str]:
     """Draw the figures; returns a caption for each, by its name."""
-    results, images = groups[0].results, {}
+    results = groups[0].results
+    figures.plot_speed(groups, folder / "speed.png")
+    figures.plot_curves(groups, folder / "curves.png")
+    images = {
+        "speed.png": "BLEU and training speed: SD over runs, slowest to fastest round",
+        "curves.png": "BLEU on the validation set: mean and range over runs",
+    }
     if any(group.comparison for group in groups):
         figures.plot_forest(groups, folder / "forest.png")
-        band = "the band holds true differences that such an experiment rarely shows"
-        images["forest.png"] = f"Differences with corrected 95% intervals; {band}"
-    figures.plot_speed(groups, folder / "speed.png")
-    images["speed.png"] = "BLEU and training speed: SD over runs, slowest to fastest round"
-    figures.plot_curves(groups, folder / "curves.png")
-    images["curves.png"] = "BLEU on the validation set: mean and range over runs"
-    for number, test in enumerate(results.tests, start=1):
-        if figures.tags_of(results, test):
-            name = f"phenomena-{number}.png"
-            figures.plot_phenomena(compare_all(results, test), folder / name)
-            images[name] = f"Exact match by tag on {markdown(test)}; how large noise is, A/A shows"
+        band = "in the gray band, such an experiment rarely shows a difference"
+        images = {"forest.png": f"Differences with corrected 95% intervals; {band}"} | images
+        for number, test in enumerate(results.tests, start=1):
+            if figures.tags_of(results, test):
+                name = f"phenomena-{number}.png"
+                figures.plot_phenomena(compare_all(results, test), folder / name)
+                images[name] = f"Exact match by tag on {markdown(test)}; A/A shows what noise does"
     return images
 
 
@@ -105,8 +107,8 @@ def mean_sd(values: Array, digits: int = 2) -> str:
     return f"{values.mean():.{digits}f}{sd}" if len(values) else "-"
 
 
-def interval(c: Comparison | None) -> str:
-    return f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" if c else "-"
+def times(ratio: float) -> str:
+    return "-" if np.isnan(ratio) else f"×{ratio:.2f}"
 
 
 def verdict(group: Group) -> str:
@@ -124,15 +126,15 @@ def conclusions(groups: list[Group]) -> list[str]:
     if problem := verdicts.no_verdicts(results, results.tests[0]):
         return [f"**No verdicts**: {markdown(problem)}."]
     tuned = RATE in results.experiment.tune
-    than = f"than {results.experiment.baseline}" + " at the baseline's learning rate" * (not tuned)
-    lines = []
+    rate, lines = "" if tuned else " at the baseline's learning rate", []
+    than = f"than {results.experiment.baseline}{rate}"
     for group in groups:
         if group.n_diverged:
             lines.append(f"{group.label} has no verdict: {verdict(group)}.")
         elif "**" in verdict(group):
             lines.append(f"{group.label} is {verdict(group)} {than}: {interval(group.comparison)}.")
     if rest := [group.label for group in groups if verdict(group) == NOT_SHOWN]:
-        lines.append(f"No difference is shown for {', '.join(rest)}.")
+        lines.append(f"No difference is shown{rate} for {', '.join(rest)}.")
     n = min(len(group.rows) for group in groups if group.role == "run")
     quick = f": with {n} runs of a variant, a quick look cannot see less" if n < 5 else ""
     least = f"{verdicts.detectable(groups):.1f} BLEU"
@@ -140,51 +142,54 @@ def conclusions(groups: list[Group]) -> list[str]:
 
 
 def verdict_table(groups: list[Group]) -> Table:
-    """One row per variant, the best first: scores on the first test set, verdict and costs."""
+    """The variants, the best first: scores on the first test set, verdict and costs."""
     test, tune = groups[0].test, groups[0].results.experiment.tune
     rate = "" if RATE in tune else f" at the baseline's {RATE}"
-    head = ["variant", f"BLEU on {markdown(test)} (runs)", "difference [95%]", "p"]
-    head += [f"verdict{rate}", "exact match", "log-likelihood per token"]
-    table = [[*head, *COSTS, *["tuned"] * bool(tune)]]
+    table = []
     for group in groups:
-        c, time = group.comparison, group.ratio("steps") / group.ratio("train_speed")
-        costs = *map(group.ratio, ("parameters", "train_flops")), time, group.ratio("decode_speed")
-        cells = [
-            f"**{group.label}**" if group.is_baseline else group.label,
-            f"{mean_sd(group.bleu)} ({len(group.bleu)})",
-            interval(c),
-            "-" if c is None else "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",
-            verdict(group),
-            mean_sd(group.values(f"{test}/exact_match"), 1),
-            mean_sd(group.values(f"{test}/log_likelihood"), 3),
-            *("-" if np.isnan(x) else f"×{x:.2f}" for x in costs),
-        ]
-        table.append(cells + [code(group.rows[0].tuned)] * bool(tune))
+        c = group.comparison
+        row = {
+            "variant": f"**{group.label}**" if group.is_baseline else group.label,
+            f"BLEU on {markdown(test)} (runs)": f"{mean_sd(group.bleu)} ({len(group.bleu)})",
+            "difference [95%]": interval(c),
+            "p": "-" if c is None else "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",
+            f"verdict{rate}": verdict(group),
+            "exact match": mean_sd(group.values(f"{test}/exact_match"), 1),
+            "log-likelihood per token": mean_sd(group.values(f"{test}/log_likelihood"), 3),
+            "parameters": times(group.ratio("parameters")),
+            "training FLOPs": times(group.ratio("train_flops")),
+            "training time": times(group.ratio("steps") / group.ratio("train_speed")),
+            "decoding speed": times(group.ratio("decode_speed")),
+        }
+        table.append(row | ({"tuned": code(group.rows[0].tuned)} if tune else {}))
     return table
 
 
 def other_scores(groups: list[Group]) -> Table:
     """chrF and alignment on the first test set, and differences on the others."""
     results, (first, *tests) = groups[0].results, groups[0].results.tests
-    others = [{x.label: x.comparison for x in compare_all(results, test)} for test in tests]
-    table = [["variant", "chrF", "AER", *map(markdown, tests)]]
-    for group in groups:
-        cells = [mean_sd(group.values(f"{first}/{x}")) for x in ("chrf", "aer")]
-        table.append([group.label, *cells, *(interval(other[group.label]) for other in others)])
-    return table
+    others = {x: {y.label: y.comparison for y in compare_all(results, x)} for x in tests}
+    return [
+        {
+            "variant": group.label,
+            "chrF": mean_sd(group.values(f"{first}/chrf")),
+            "AER": mean_sd(group.values(f"{first}/aer")),
+        }
+        | {f"BLEU on {markdown(x)}": interval(others[x][group.label]) for x in tests}
+        for group in groups
+    ]
 
 
 def settings_table(groups: list[Group]) -> Table:
     """The settings of each variant; validation BLEU on the grid of tuned ones, the chosen bold."""
-    rows = [row for row in groups[0].results.rows if row.role == "tuning"]
-    tried = {(x.variant, x.tuned): x.numbers.get("valid_bleu", np.nan) for x in rows}
-    points = list(dict.fromkeys(row.tuned for row in rows))
-    table = [["variant", "settings", *map(code, points)]]
-    for group in groups:
-        run = group.rows[0]
-        cells = [f"{tried[run.variant, point]:.2f}".replace("nan", "diverged") for point in points]
-        cells = [f"**{x}**" if y == run.tuned else x for x, y in zip(cells, points, strict=True)]
-        table += [[run.variant, code(run.settings), *cells]] * (group.role == "run")
+    tuning = [row for row in groups[0].results.rows if row.role == "tuning"]
+    table = []
+    for run in (group.rows[0] for group in groups if group.role == "run"):
+        row = {"variant": run.variant, "settings": code(run.settings)}
+        for x in (x for x in tuning if x.variant == run.variant):
+            bleu = f"{x.numbers['valid_bleu']:.2f}" if x.status == "finished" else x.status
+            row[code(x.tuned)] = f"**{bleu}**" if x.tuned == run.tuned else bleu
+        table.append(row)
     return table
 
 

@@ -85,6 +85,10 @@ def sentence_variance(group: Group) -> float:
     return max(0.0, own - 2 * both + baseline)
 
 
+def interval(c: Comparison | None) -> str:
+    return f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" if c else "-"
+
+
 def detectable(groups: list[Group]) -> float:
     """The smallest difference that 4 of 5 such experiments would show; the median of variants."""
     found = [x.comparison.detectable for x in groups if x.comparison and x.role == "run"]
