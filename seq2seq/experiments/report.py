@@ -44,7 +44,8 @@ def write_report(results: Results, folder: Path) -> Path:
         title=markdown(title),
         test=markdown(test),
         sentences=run.numbers[f"{test}/sentences"],
-        runs=", ".join(f"{group.label} {len(group.rows)}" for group in groups),
+        others=len(experiment.variants) - 1,
+        runs=sum(len(group.rows) for group in groups),
         base=code(experiment.base),
         changes=code(", ".join(changes)) or "no changes",
         conclusions="\n".join(f"- {line}" for line in conclusions(groups)),
@@ -53,7 +54,7 @@ def write_report(results: Results, folder: Path) -> Path:
         warnings="\n".join(f"- {markdown(x)}" for x in verdicts.warnings(groups)) or "All holds.",
         noise=noise(groups),
         figures="\n\n".join(f"![{x}]({name})\n\n{x}." for name, x in images.items()),
-        others=as_markdown(other_scores(groups)),
+        other_scores=as_markdown(other_scores(groups)),
         settings=as_markdown(settings_table(groups)),
     )
     write_text(folder / "report.md", text)
@@ -137,8 +138,10 @@ def conclusions(groups: list[Group]) -> list[str]:
         lines.append(f"No difference is shown{rate} for {', '.join(rest)}.")
     n = min(len(group.rows) for group in groups if group.role == "run")
     quick = f": with {n} runs of a variant, a quick look cannot see less" if n < 5 else ""
-    least = f"{verdicts.detectable(groups):.1f} BLEU"
-    return [*lines, f"4 of 5 such experiments would show a difference of **{least}**{quick}."]
+    if (least := verdicts.detectable(groups)) < np.inf:
+        what = f"a difference of **{least:.1f} BLEU**{quick}"
+        lines.append(f"4 of 5 such experiments would show {what}.")
+    return lines
 
 
 def verdict_table(groups: list[Group]) -> Table:
@@ -201,7 +204,7 @@ def noise(groups: list[Group]) -> str:
     several = [x for x in groups if x.is_baseline or x.comparison]
     weights = [len(x.bleu) - 1 for x in several]
     few = [x.mean(f"{test}/variance") - x.mean(f"{test}/cov_own") for x in several]
-    between = np.average([x.bleu.var(ddof=1) for x in several], weights=weights)  # runs; pooled
+    between = max(1e-9, np.average([x.bleu.var(ddof=1) for x in several], weights=weights))
     small_test = np.clip(np.average(few, weights=weights), 0, between)
     common = np.median([verdicts.sentence_variance(x) for x in compared])
     sizes = [[len(x.bleu) for x in several if x.is_baseline == side] for side in (True, False)]
