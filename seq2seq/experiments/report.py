@@ -44,7 +44,6 @@ def write_report(results: Results, folder: Path) -> Path:
         title=markdown(title),
         test=markdown(test),
         sentences=run.numbers[f"{test}/sentences"],
-        others=len(experiment.variants) - 1,
         runs=sum(len(group.rows) for group in groups),
         base=code(experiment.base),
         changes=code(", ".join(changes)) or "no changes",

@@ -70,12 +70,12 @@ def compare_all(results: Results, test: str) -> list[Group]:
 def no_verdicts(results: Results, test: str) -> str:
     """Why the baseline, having hardly learned, is no measure on a test set; or nothing."""
     baselines = [baseline_of(results, name) for name in (results.tests[0], test)]
+    what = f"{baselines[0].label} hardly learned; train longer, or tune its settings:"
     for baseline in baselines:
         if (bleu := baseline.bleu.mean()) < MIN_BLEU:
-            return f"{baseline.label} has a BLEU of {bleu:.1f} on {printable(baseline.test)}"
+            return f"{what} BLEU {bleu:.1f} on {printable(baseline.test)}"
     loss, guess = (baselines[0].mean(column) for column in ("valid_loss", "guess_loss"))
-    what = f"{baselines[0].label} has a validation loss of {loss:.2f}, a guess {guess:.2f}"
-    return what if loss > guess else ""
+    return f"{what} a loss of {loss:.2f}, a guess has {guess:.2f}" if loss > guess else ""
 
 
 def sentence_variance(group: Group) -> float:
@@ -98,9 +98,8 @@ def detectable(groups: list[Group]) -> float:
 def warnings(groups: list[Group]) -> Iterator[str]:
     """What makes verdicts impossible, doubtful or unfair, as plain text."""
     results = groups[0].results
-    for test in results.tests:
-        if problem := no_verdicts(results, test):
-            yield f"no verdicts on {printable(test)}: {problem}: train longer, or tune its settings"
+    problems = [no_verdicts(results, test) for test in results.tests]
+    yield from (f"no differences: {x}" for x in dict.fromkeys(problems) if x not in problems[:1])
     for group in groups:
         if group.role == "again" and group.comparison and group.comparison.p < LEVEL:
             chance = "1 of 20 experiments does so by chance; otherwise p-values are too small"
