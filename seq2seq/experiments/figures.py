@@ -9,7 +9,7 @@ import numpy as np
 from seq2seq.evaluation.plotting import COLORS, figure
 from seq2seq.experiments.results import Results
 from seq2seq.experiments.statistics import NOT_SHOWN, Array
-from seq2seq.experiments.verdicts import Group, baseline_of, detectable, interval
+from seq2seq.experiments.verdicts import Group, detectable, interval
 
 GRAY = "#888888"
 VERDICTS = {"better": COLORS[1], "worse": COLORS[4], NOT_SHOWN: COLORS[0]}
@@ -52,7 +52,7 @@ def plot_speed(groups: list[Group], path: Path) -> None:
     """BLEU by training speed: bars are the SD over runs, and the slowest to fastest round."""
     shown = [x for x in groups if len(x.values("train_speed"))]
     shown.sort(key=lambda group: group.bleu.mean())
-    differences = [x.bleu.mean() - baseline_of(x.results, x.test).bleu.mean() for x in shown]
+    differences = [x.bleu.mean() - x.baseline.bleu.mean() for x in shown]
     low, high = limits([y + side for y in differences for side in (-1, 1)], groups)
     with figure(path, figsize=(5.5, max(3.5, 0.27 * len(shown)))) as drawing:
         axes = drawing.add_subplot()
@@ -72,7 +72,7 @@ def plot_speed(groups: list[Group], path: Path) -> None:
 
 def plot_curves(groups: list[Group], path: Path) -> None:
     """Validation BLEU by step, mean and range over runs: a panel for each variant."""
-    baseline = baseline_of(groups[0].results, groups[0].test)
+    baseline = groups[0].baseline
     shown = [x for x in groups if x.role == "run" and len(x.bleu) and not x.is_baseline]
     rows = max(1, math.ceil(len(shown) / 4))
     with figure(path, figsize=(9, 2 * rows + 0.5), layout="constrained") as drawing:
@@ -106,7 +106,7 @@ def tags_of(results: Results, test: str) -> dict[str, int]:
 
 def plot_phenomena(groups: list[Group], path: Path) -> None:
     """Exact match by tag, as differences from the baseline in points."""
-    baseline = baseline_of(groups[0].results, groups[0].test)
+    baseline = groups[0].baseline
     test, tags = baseline.test, tags_of(baseline.results, baseline.test)
     shown = [group for group in groups if len(group.bleu) and not group.is_baseline]
     exact = np.array([[x.mean(f"{test}/tag/{tag}") for x in [baseline, *shown]] for tag in tags])

@@ -32,6 +32,13 @@ class Group:
         self.bleu = self.values(f"{self.test}/bleu")
         self.label = self.variant + " again" * (self.role == "again")
         self.is_baseline = self.label == self.results.experiment.baseline
+        about = self.results, self.test, self.results.experiment.baseline
+        self.baseline: Group = self if self.is_baseline else Group(*about)
+
+    @property
+    def effect(self) -> float:
+        unknown = 0.0 if self.is_baseline else -np.inf
+        return self.comparison.difference if self.comparison else unknown
 
     def values(self, column: str) -> Array:
         return self.results.values(self.variant, column, self.role)
@@ -42,11 +49,7 @@ class Group:
 
     def ratio(self, column: str) -> float:
         """The mean, as a multiple of the baseline's."""
-        return self.mean(column) / baseline_of(self.results, self.test).mean(column)
-
-
-def baseline_of(results: Results, test: str) -> Group:
-    return Group(results, test, results.experiment.baseline)
+        return self.mean(column) / self.baseline.mean(column)
 
 
 def compare_all(results: Results, test: str) -> list[Group]:
@@ -59,18 +62,15 @@ def compare_all(results: Results, test: str) -> list[Group]:
             found = compare(scores, [sentence_variance(group) for group in whole])
             for group, comparison in zip(whole, found, strict=True):
                 group.comparison = comparison
-
-    def rank(group: Group) -> tuple[bool, float]:
-        effect = group.comparison.difference if group.comparison else 0.0
-        return not (group.comparison or group.is_baseline), -effect
-
-    return sorted([baseline, *others], key=rank) + [group for group in again if group.rows]
+    ranked = sorted([baseline, *others], key=lambda group: -group.effect)
+    return ranked + [group for group in again if group.rows]
 
 
 def no_verdicts(results: Results, test: str) -> str:
     """Why the baseline, having hardly learned, is no measure on a test set; or nothing."""
-    baselines = [baseline_of(results, name) for name in (results.tests[0], test)]
-    what = f"{baselines[0].label} hardly learned; train longer, or tune its settings:"
+    variant = results.experiment.baseline
+    baselines = [Group(results, name, variant) for name in (results.tests[0], test)]
+    what = f"{variant} hardly learned; train longer, or tune its settings:"
     for baseline in baselines:
         if (bleu := baseline.bleu.mean()) < MIN_BLEU:
             return f"{what} BLEU {bleu:.1f} on {printable(baseline.test)}"
@@ -81,8 +81,7 @@ def no_verdicts(results: Results, test: str) -> str:
 def sentence_variance(group: Group) -> float:
     """The variance over test sets of a difference from the baseline, common to all seeds."""
     own, both = (group.mean(f"{group.test}/{x}") for x in ("cov_own", "cov_baseline"))
-    baseline = baseline_of(group.results, group.test).mean(f"{group.test}/cov_own")
-    return max(0.0, own - 2 * both + baseline)
+    return max(0.0, own - 2 * both + group.baseline.mean(f"{group.test}/cov_own"))
 
 
 def interval(c: Comparison | None) -> str:
