@@ -135,7 +135,7 @@ def test_grid() -> None:
 def test_conclusions() -> None:
     lines = report.conclusions(compare_all(RESULTS, "test"))
     assert lines[:3] == [
-        "small is **worse** than plain at the baseline's learning rate: -10.00 [-12.00, -8.00].",
+        "small is **worse** than plain at the baseline's learning rate: -10.00 [-12.00, -8.00] BLEU.",
         "wild has no verdict: **diverged** (1 of 3 runs).",
         "No difference is shown at the baseline's learning rate for gated.",
     ]

@@ -132,7 +132,8 @@ def conclusions(groups: list[Group]) -> list[str]:
         if group.n_diverged:
             lines.append(f"{group.label} has no verdict: {verdict(group)}.")
         elif "**" in verdict(group):
-            lines.append(f"{group.label} is {verdict(group)} {than}: {interval(group.comparison)}.")
+            difference = f"{interval(group.comparison)} BLEU"
+            lines.append(f"{group.label} is {verdict(group)} {than}: {difference}.")
     if rest := [group.label for group in groups if verdict(group) == NOT_SHOWN]:
         lines.append(f"No difference is shown{rate} for {', '.join(rest)}.")
     n = min(len(group.rows) for group in groups if group.role == "run")
@@ -163,7 +164,9 @@ def verdict_table(groups: list[Group]) -> Table:
             "training time": times(group.ratio("steps") / group.ratio("train_speed")),
             "decoding speed": times(group.ratio("decode_speed")),
         }
-        table.append(row | ({"tuned": code(group.rows[0].tuned)} if tune else {}))
+        if tune:
+            row[f"tuned {code(', '.join(tune))}"] = code(group.rows[0].tuned.partition(" = ")[2])
+        table.append(row)
     return table
 
 
