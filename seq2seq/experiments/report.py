@@ -174,15 +174,13 @@ def other_scores(groups: list[Group]) -> Table:
     """chrF and alignment on the first test set, and differences on the others."""
     results, (first, *tests) = groups[0].results, groups[0].results.tests
     others = {x: {y.label: y.comparison for y in compare_all(results, x)} for x in tests}
-    return [
-        {
-            "variant": group.label,
-            "chrF": mean_sd(group.values(f"{first}/chrf")),
-            "AER": mean_sd(group.values(f"{first}/aer")),
-        }
-        | {f"BLEU on {markdown(x)}": interval(others[x][group.label]) for x in tests}
-        for group in groups
-    ]
+    table = []
+    for group in groups:
+        chrf, aer = (mean_sd(group.values(f"{first}/{x}")) for x in ("chrf", "aer"))
+        row = {"variant": group.label, "chrF": chrf, "AER": aer}
+        row |= {f"BLEU on {markdown(x)}": interval(others[x][group.label]) for x in tests}
+        table.append(row)
+    return table
 
 
 def settings_table(groups: list[Group]) -> Table:
