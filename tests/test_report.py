@@ -1,219 +1,246 @@
 """The report on results written by hand."""
 
-import csv
-import io
-import json
+import base64
+import html
 import re
-from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
-from seq2seq.config import Config, DataConfig, ModelConfig, TrainConfig, dump_config
-from seq2seq.experiments import report as reports
-from seq2seq.experiments.report import Results, VariantResult, comparability_warnings, scores_table
-from seq2seq.experiments.runs import Experiment, Run, Speeds, measure_speed
+from seq2seq.experiments import figures, report, verdicts
+from seq2seq.experiments.report import summary, write_report
+from seq2seq.experiments.results import Results, RunResult
+from seq2seq.experiments.runs import Experiment
 from seq2seq.experiments.statistics import Comparison
-from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, write_json, write_lines
+from seq2seq.experiments.verdicts import Group, compare_all, interval, warnings
 
-BASE = Config(data=DataConfig(path="corpus"))
-CONFIGS = {  # what a model is made of does not matter to the report, but for a matched d_ff
-    "plain": BASE,
-    "small": replace(BASE, model=ModelConfig(d_ff=7)),
-    "gated": BASE,
-    "wild": replace(BASE, train=TrainConfig(learning_rate=9.0)),
-}
-GATED = {"model": {"attention": {"modifiers": "gated"}}}
-CHANGES: dict[str, Any] = {
+VARIANTS: dict[str, Any] = {
     "plain": {},
     "small": {},
-    "gated": GATED,
-    "wild": {"train": {"learning_rate": 9.0}},
+    "gated": {"train": {"dropout": 0.5}},
+    "wild": {},
 }
+BLEU = {"plain": [30, 31, 32, 31], "small": [20, 21, 22], "gated": [40, 44, 42], "wild": [1, 1]}
 PARAMETERS = {"plain": 1000, "small": 900, "gated": 1020, "wild": 1000}
-BLEU = {"plain": [30.0, 32.0], "small": [20.0, 21.0], "gated": [40.0, 44.0], "wild": [1.0]}
+WORSE = Comparison(-10.0, -12.0, -8.0, 0.0002, 1.0)
+UNSURE = Comparison(11.0, -1.25, 23.25, 0.0612, 9.0)
+AGAIN = Comparison(0.5, -1.0, 2.0, 0.4, 2.5)
+TEXT = {"device": "cpu", "precision": "float32"}
 
 
-def evaluation(bleu: float) -> dict[str, Any]:
-    scores: dict[str, Any] = {"bleu": bleu, "bleu_lowercased": bleu + 1, "chrf": bleu + 10}
-    scores |= {"exact_match": bleu / 2, "sentences": 40}
-    scores |= {"bleu_signature": "a|b", "chrf_signature": "c|d"}
-    alignment = {"error_rate": bleu + 5}
-    tags = {"Case=Nom|$_$": {"pairs": 3, "exact_match": bleu - 1}}
-    test = scores | {"alignment": alignment, "tags": tags}
-    return {
-        "decoding": {"beam": 4},
-        "tests": {"test": test, "other": {key: test[key] for key in scores}},
-    }
+def finished(variant: str, role: Any, seed: int, bleu: float) -> RunResult:
+    numbers = {"steps": 1200.0, "threads": 2, "data_checksum": 7, "valid_loss": 1, "guess_loss": 9}
+    numbers["valid_bleu"] = bleu
+    numbers |= {"parameters": PARAMETERS[variant], "train_flops": 5e12 * PARAMETERS[variant]}
+    if role == "run":
+        numbers |= {"train_speed": 1, "train_speed_low": 0.5, "train_speed_high": 2}
+        numbers |= {"decode_speed": 2 if variant == "small" else 1}
+    numbers |= {f"valid_bleu@{step}": bleu * step / 30 for step in (10, 20, 30)[: 4 - seed % 2]}
+    for test in ("test", "other"):
+        scores = {"sentences": 4000, "bleu": bleu, "chrf": bleu + 10, "aer": bleu + 5}
+        scores |= {"exact_match": bleu / 2, "log_likelihood": -bleu / 100, "variance": 0.3}
+        scores |= {"cov_own": 0.2, "cov_baseline": 0.15 if variant == "plain" else 0.1}
+        numbers |= {f"{test}/{key}": value for key, value in scores.items()}
+    numbers |= {"test/tag/Case=Nom|$_$": bleu - 1, "test/tag_pairs/Case=Nom|$_$": 3}
+    return RunResult(variant, role, seed, "finished", 1, "x = 1", "", numbers, TEXT)
 
 
-def training(name: str, seed: int) -> dict[str, Any]:
-    hardware = {"device": "cpu", "threads": 2, "precision": "float32", "minutes": 2.5}
-    best = {
-        "best_step": 800,
-        "selected_by": "bleu",
-        "best_valid_bleu": 30.0,
-        "best_valid_loss": 1.5,
-    }
-    return hardware | best | {"steps": 1200, "parameters": PARAMETERS[name], "data_checksum": seed}
+ROWS = [finished(x, "run", seed, y) for x in BLEU for seed, y in enumerate(BLEU[x], start=1)]
+ROWS += [finished("plain", "again", 101 + seed, 31 + seed) for seed in range(3)]
+ROWS.append(RunResult("wild", "run", 3, "diverged", 1, "x = 1", "", {"guess_loss": 9.0}, {}))
+ABOUT: dict[str, Any] = {"title": "A question", "base": "default", "baseline": "plain", "seeds": 3}
+EXPERIMENT = Experiment(path=Path("x.toml"), variants=VARIANTS, **ABOUT)
+RESULTS = Results(EXPERIMENT, ROWS, ["test", "other"])
+
+
+@pytest.fixture(autouse=True)
+def compare(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """In place of the statistics."""
+    found = Mock(side_effect=lambda scores, _: [WORSE, UNSURE] if len(scores) == 3 else [AGAIN])
+    monkeypatch.setattr(verdicts, "compare", found)
+    return found
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Results:
-    (tmp_path / "base.toml").write_text(dump_config(BASE), encoding="utf-8")
-    variants = []
-    for name, config in CONFIGS.items():
-        runs = []
-        for seed in (1, 2):
-            folder = RunFolder(tmp_path / f"{name}-{seed}")
-            lines = [json.dumps({"step": s, "valid_bleu": s * seed}) for s in (10, 20, 30)]
-            write_lines(folder.metrics_file, lines[: 4 - seed])  # seed 2 stopped earlier
-            if seed <= len(BLEU[name]):
-                write_json(folder.eval_file, evaluation(BLEU[name][seed - 1]))
-                write_json(folder.summary_file, training(name, seed))
-            else:
-                write_lines(folder.diverged_file, [])
-            seeded = replace(config, train=replace(config.train, seed=seed))
-            runs.append(Run(name, seed, seeded, folder))
-        variants.append(VariantResult(name, runs))
-        variants[-1].parameters = PARAMETERS[name]
-    path, seeds = tmp_path / "question.toml", (1, 2)
-    experiment = Experiment(path, "A question", "base.toml", seeds, "plain", CHANGES, {}, 5.0)
-    worse = Comparison(-10.5, -12.0, -9.0, 0.0001, 0.0002, 1.0)
-    unsure = Comparison(11.0, -1.25, 23.25, 0.0004, 0.0612, 9.0)
-    speeds: Speeds = {
-        "plain": {"training": [1.0], "decoding": [1.0]},
-        "small": {"training": [0.5, 0.5, 3.0], "decoding": [2.0, 1.0, 2.0]},
-        "gated": {"training": [0.9, 0.9, 0.9], "decoding": [0.5, 0.5, 0.5]},
-    }
-    comparisons = {test: {"small": worse, "gated": unsure} for test in ("test", "other")}
-    return Results(experiment, variants, ["test", "other"], comparisons, speeds)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures drawn; to save them takes a second, so their number is written instead."""
+    found: list[Figure] = []
+
+    def save(drawing: Figure, file: BytesIO, **options: Any) -> None:
+        found.append(drawing)
+        file.write(str(len(found)).encode())
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return found
 
 
-def test_any_value_of_another_type_is_refused(results: Results, tmp_path: Path) -> None:
-    runs = results.variants[0].runs
-    folder, speed = runs[0].folder, tmp_path / "relative_speed.json"
-    write_json(speed, {"plain": {"training": [1.0], "decoding": [1.0]}})
-    readers: dict[Path, Callable[[], object]] = {
-        folder.eval_file: lambda: VariantResult("plain", runs),
-        folder.summary_file: lambda: VariantResult("plain", runs),
-        folder.metrics_file: lambda: reports.plot(results, tmp_path),
-        speed: lambda: measure_speed(runs[:1], tmp_path),
-    }
-    for path, read in readers.items():
-        text = path.read_text(encoding="utf-8")
-        values = list(re.finditer(r'(?<= )[\d.]+|(?<=: )"\w+"', text))
-        assert values
-        for value, wrong in product(values, ["null", "[1]", "NaN", "9" * 400, r'"a\nb"']):
-            content = text[: value.start()] + wrong + text[value.end() :]
-            path.write_text(content, encoding="utf-8")
-            with pytest.raises(UserError, match=path.name):
-                read()
-        path.write_text(text, encoding="utf-8")
+def change(variant: str, numbers: dict[str, float], **changes: Any) -> Results:
+    ours, others = ([x for x in ROWS if (x.variant == variant) == side] for side in (True, False))
+    rows = [replace(x, numbers=x.numbers | numbers, **changes) for x in ours]
+    return replace(RESULTS, rows=rows + others)
 
 
-def test_scores_table(results: Results) -> None:
-    head = "variant;BLEU on test;difference [95%];verdict;chrF;exact match;AER;parameters"
-    assert scores_table(results, "test") == [
-        [*head.split(";"), "training speed", "decoding speed"],
-        ["plain", "31.00 ± 1.41", "", "baseline", "41.00 ± 1.41", "15.50 ± 0.71", "36.00 ± 1.41", "1,000 (+0.0%)", "1.00", "1.00"],
-        ["small", "20.50 ± 0.71", "-10.50 [-12.00, -9.00]", "**worse** (p < 0.001)", "30.50 ± 0.71", "10.25 ± 0.35", "25.50 ± 0.71", "900 (-10.0%)", "0.50", "2.00"],
-        ["gated", "42.00 ± 2.83", "+11.00 [-1.25, +23.25]", "no difference shown (p = 0.061)", "52.00 ± 2.83", "21.00 ± 1.41", "47.00 ± 2.83", "1,020 (+2.0%)", "0.90", "0.50"],
-        ["wild", "1.00", "", "**diverged** (1 of 2 seeds)", "11.00", "0.50", "6.00", "1,000 (+0.0%)", "-", "-"],
-    ]  # fmt: skip
-    other = scores_table(results, "other")
-    assert other[0][1:4] == ["BLEU on other", "difference [95%]", "chrF"]
-    assert other[2][2:] == ["-10.50 [-12.00, -9.00]", "30.50 ± 0.71", "10.25 ± 0.35", "-"]
+def configure(results: Results, **changes: Any) -> Results:
+    return replace(results, experiment=msgspec.structs.replace(EXPERIMENT, **changes))
 
 
-def test_other_tables(results: Results) -> None:
-    assert reports.tags_table(results, "test") == [
-        ["exact match (pairs)", "plain", "small", "gated", "wild"],
-        ["Case=Nom|$_$ (3)", "30.0", "19.5", "41.0", "0.0"],
+def test_each_family_is_compared_by_itself(compare: Mock) -> None:
+    groups = compare_all(RESULTS, "test")
+    scores, sentences = zip(*(call.args for call in compare.call_args_list), strict=True)
+    expected = [BLEU["plain"], BLEU["small"], BLEU["gated"]], [BLEU["plain"], [31, 32, 33]]
+    assert tuple([x.tolist() for x in family] for family in scores) == expected
+    assert np.concatenate(sentences) == pytest.approx([0.2 - 0.2 + 0.2] * 2 + [0.2 - 0.3 + 0.2])
+    assert [x.label for x in groups] == ["gated", "plain", "small", "wild", "plain again"]
+    assert [x.comparison for x in groups] == [UNSURE, None, WORSE, None, AGAIN]
+
+
+def test_tables() -> None:
+    table = report.verdict_table(compare_all(RESULTS, "test"))
+    columns = {key: [row[key] for row in table] for key in table[0]}
+    assert dict(list(columns.items())[:5]) == {
+        "variant": ["gated", "**plain**", "small", "wild", "plain again"],
+        "BLEU on test (runs)": ["42.00 ± 2.00 (3)", "31.00 ± 0.82 (4)", "21.00 ± 1.00 (3)", "1.00 ± 0.00 (2)", "32.00 ± 1.00 (3)"],
+        "difference [95%]": ["+11.00 [-1.25, +23.25]", "-", "-10.00 [-12.00, -8.00]", "-", "+0.50 [-1.00, +2.00]"],
+        "p": ["0.061", "-", "< 0.001", "-", "0.400"],
+        "verdict at the baseline's train.learning_rate": ["no difference shown", "baseline", "**worse**", "**diverged** (1 of 3 runs)", "noise floor"],
+    }  # fmt: skip
+    small, again = list(table[2].values())[5:], list(table[4].values())[-2:]
+    assert small == ["10.5 ± 0.5", "-0.210 ± 0.010", "×0.90", "×0.90", "×1.00", "×2.00"]
+    assert again == ["-", "-"]  # speeds are measured of one run per variant
+    others = {"chrF": "31.00 ± 1.00", "AER": "26.00 ± 1.00", "BLEU on other": interval(WORSE)}
+    assert report.other_scores(compare_all(RESULTS, "test"))[2] == {"variant": "small"} | others
+
+
+def test_grid() -> None:
+    rows = [replace(row, tuned="y = 1") for row in ROWS]
+    for name, value in product(BLEU, (1, 2)):
+        row = replace(finished(name, "tuning", 0, value), tuned=f"y = {value}")
+        diverged = replace(row, status="diverged", numbers={"parameters": 900.0})
+        rows.append(diverged if (name, value) == ("small", 2) else row)
+    table = report.settings_table(compare_all(replace(RESULTS, rows=rows), "test"))
+    same = {"settings": "`x = 1`", "`y = 1`": "**1.00**"}
+    assert table[0] == {"variant": "gated", "`y = 2`": "2.00"} | same
+    assert table[2] == {"variant": "small", "`y = 2`": "diverged"} | same
+
+
+def test_conclusions() -> None:
+    lines = report.conclusions(compare_all(RESULTS, "test"))
+    assert lines[:3] == [
+        "small is **worse** than plain at the baseline's learning rate: -10.00 [-12.00, -8.00] BLEU.",
+        "wild has no verdict: **diverged** (1 of 3 runs).",
+        "No difference is shown at the baseline's learning rate for gated.",
     ]
-    assert len(reports.tags_table(results, "other")) == 1
-    assert reports.changes_table(results)[1:] == [
-        ["plain", ""],
-        ["small", "`model.d_ff = 7`"],
-        ["gated", '`model.attention.modifiers = "gated"`'],
-        ["wild", "`train.learning_rate = 9.0`"],
-    ]
+    assert "**5.0 BLEU**: with 3 runs" in lines[3]  # the median of 1 and 9
+    tuned = configure(RESULTS, tune={"train.learning_rate": [0.1, 0.2]})
+    assert "learning rate" not in "".join(report.conclusions(compare_all(tuned, "test")))
+    assert "sets" not in summary(configure(RESULTS, tune={"train.dropout": [0.5]}))
 
 
-def test_comparability_warnings(results: Results) -> None:
-    small, wild = "small: -10.0% parameters", "wild: `train.learning_rate` is 9.0, not 0.002"
-    assert list(comparability_warnings(results)) == [small, wild]
-    scores = results.variants[0].scores[0]["test"]
-    bleu, scores["bleu"] = scores["bleu"], -1000.0
-    assert next(comparability_warnings(results)).startswith("test: ")
-    scores["bleu"] = bleu
-    gated = results.variants[2]
-    gated.trainings[0] |= {"steps": 1100, "data_checksum": 7, "device": "cuda", "precision": "bf16"}
-    gated.trainings[1].update({"data_checksum": 7, "threads": 1})
-    assert list(comparability_warnings(results))[1:-1] == [
-        "gated, seed 1: steps 1100, not 1200",
-        "gated, seed 1: device cuda, not cpu",
-        "gated, seed 1: precision bf16, not float32",
-        "gated, seed 1: data_checksum 7, not 1",
-        "gated, seed 2: threads 1, not 2",
-        "gated, seed 2: data_checksum 7, not 2",
-    ]
+def test_noise() -> None:
+    text = report.noise(compare_all(RESULTS, "test"))
+    between, runs, common = (2 + 2 + 8 + 2) / (3 + 2 + 2 + 2), 1 / 4 + 1 / 3, 0.2
+    before = between * runs + common
+    after = between * runs / 2 + common, (between - 0.1 * 3 / 4) * runs + common / 4
+    expected = [between**0.5, common**0.5, 5, *(5 * (x / before) ** 0.5 for x in after)]
+    assert re.findall(r"\d+\.\d+", text) == [f"{x:.2f}" for x in expected]
+    assert f"{0.1 / between:.0%}" in text
 
 
-def test_results_csv(results: Results) -> None:
-    head, *rows = csv.reader(io.StringIO(reports.results_csv(results.variants)))
-    names = "variant,seed,status,test,bleu,bleu_lowercased,chrf,exact_match,aer"
-    assert head == [*names.split(","), "parameters", "steps", "minutes"]
-    assert rows[6][:9] == ["small", "2", "finished", "test", "21.0", "22.0", "31.0", "10.5", "26.0"]
-    assert rows[7][3:] == ["other", "21.0", "22.0", "31.0", "10.5", "", "900", "1200", "2.5"]
-    assert rows[-1] == ["wild", "2", "diverged", *[""] * 9]
+def test_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(results: Results) -> list[str]:
+        return list(warnings(compare_all(results, "test")))
+
+    sets, *parameters = usual = found(RESULTS)
+    assert sets == "gated: sets train.dropout = 0.5"
+    assert parameters == ["gated: +2.0% parameters", "small: -10.0% parameters"]
+    assert found(configure(RESULTS, match="flops")) == [sets]
+    other = change("small", {"steps": 1100.0}, text=TEXT | {"device": "cuda"})
+    what = ["steps 1100, not 1200", "device cuda, not cpu"]
+    assert found(other)[3:] == [f"small: {x} (seed 1, 2, 3)" for x in what]
+    assert found(change("small", {}, look=2)) == usual  # added later as a whole
+    later = [replace(x, look=2) if x.seed == 3 else x for x in ROWS]
+    added = [x.partition(":")[0] for x in found(replace(RESULTS, rows=later)) if "(seed 3)" in x]
+    assert added == ["gated", "plain", "small", "wild"]
+    monkeypatch.setattr(verdicts, "LEVEL", 0.5)  # above the p of the A/A comparison
+    assert any(x.startswith("plain differs from itself") for x in found(RESULTS))
 
 
-def test_names_are_no_markdown(results: Results, tmp_path: Path) -> None:
-    name = "<img src=x>|`[a](b)\x1b[31m\n# c"
-    for variant in results.variants:
-        for scores in variant.scores:
-            scores["test"]["tags"] = {name: {"pairs": 3, "exact_match": 1.0}}
-            scores[name] = scores["other"]
-    experiment = msgspec.structs.replace(results.experiment, title=name)
-    comparisons = results.comparisons | {name: results.comparisons["other"]}
-    tests = ["test", name]
-    hostile = replace(results, experiment=experiment, tests=tests, comparisons=comparisons)
-    report = reports.write_report(hostile, tmp_path).read_text(encoding="utf-8")
-    assert report.count("# c") == report.count("\\n# c") == 4  # title, tag, and test set
-    for found in ("<i", "\x1b", "]("):
-        assert re.sub(r"\\]|^!\[.*", "", report, flags=re.M).count(found) == 0
-    rows = re.findall(r"^\|.*", report, flags=re.M)
+@pytest.mark.parametrize("numbers", [{"test/bleu": 4.9}, {"valid_loss": 9.1}])
+@pytest.mark.usefixtures("drawn")
+def test_baseline_that_learned_nothing(
+    numbers: dict[str, float], tmp_path: Path, compare: Mock
+) -> None:
+    untrained = change("plain", numbers)
+    path = write_report(untrained, tmp_path)
+    for text in (path.read_text(), path.with_suffix(".html").read_text(), summary(untrained)):
+        assert text.count("train longer") == 1
+        assert not re.search("better|worse|no difference shown|forest", text)
+    compare.assert_not_called()
+    hard = compare_all(change("plain", {"other/bleu": 4.9}), "other")
+    assert [group.comparison for group in hard] == [None] * 5
+    assert next(warnings(hard)).endswith("BLEU 4.9 on other")
+
+
+@pytest.mark.usefixtures("drawn")
+def test_page_holds_all_of_it(tmp_path: Path) -> None:
+    page = write_report(RESULTS, tmp_path).with_suffix(".html").read_text(encoding="utf-8")
+    text, groups = html.unescape(re.sub("<[^>]+>", "", page)), compare_all(RESULTS, "test")
+    for line in [*report.conclusions(groups), *warnings(groups), report.noise(groups)]:
+        assert line.replace("**", "") in text
+    pictures = map(base64.b64decode, re.findall('src="data:image/png;base64,(.*?)"', page))
+    names = ["forest.png", "speed.png", "curves.png", "phenomena-1.png"]
+    assert list(pictures) == [(tmp_path / name).read_bytes() for name in names]
+    assert page.count("<table>") == 3
+
+
+@pytest.mark.slow
+def test_names_are_no_markdown(tmp_path: Path) -> None:
+    name = '<img src=x onerror="f()">|`[a](b)`![c](d){e}\x1b[31m\n# c'
+    numbers = {f"test/tag/{name}": 1.0, f"test/tag_pairs/{name}": 3.0}
+    numbers |= {key.replace("other", name): x for key, x in ROWS[0].numbers.items()}
+    hostile = change("plain", numbers, settings=f'x = "{name}"', tuned=name)
+    hostile = configure(hostile, title=name, settings={"data": {"path": name}}, tune={"y": [1]})
+    hostile = replace(hostile, tests=["test", name])
+    path = write_report(hostile, tmp_path)
+    text, page = (x.read_text(encoding="utf-8") for x in (path, path.with_suffix(".html")))
+    assert not re.search("<[^>]*onerror", page)
+    assert not {"a", "script"} & set(re.findall(r"<(\w+)", page))
+    assert page.count("<img") == page.count('<img src="data:image/png;base64,iVBOR') == 4
+    for line in (text, summary(hostile)):
+        assert "\x1b" not in line
+        assert "\n# c" not in line
+    rows = [row for row in text.splitlines() if row.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows]
-    assert widths == [10] * 6 + [2] * 6 + [6] * 6 + [5] * 3
+    assert widths == [12] * 7 + [4] * 7 + [2] * 6
 
 
-def test_report_holds_all_of_it(results: Results, tmp_path: Path) -> None:
-    report = reports.write_report(results, tmp_path).read_text(encoding="utf-8")
-    lines = [re.sub(" +", " ", line) for line in report.splitlines()]  # cells are padded
-    tables = [scores_table(results, test) for test in results.tests]
-    rows = [*tables[0], *tables[1], *reports.changes_table(results)]
-    assert {re.sub(" +", " ", f"| {' | '.join(row)} |") for row in rows} < set(lines)
-    assert "| Case=Nom\\|$_$ (3) | 30.0 | 19.5 | 41.0 | 0.0 |" in lines
-    warnings = [f"- {warning}" for warning in comparability_warnings(results)]
-    # Rounds differ by 500% and 100% (small), and by nothing (gated).
-    words = ["base.toml", "changed: nothing", "seeds 1, 2", "1,200 steps", "2 threads", "by 50%"]
-    for text in (*words, *warnings, "**5.0 BLEU** (median over variants; 1.0 to 9.0)"):
-        assert text in report
-    shown = reports.summary(results)
-    assert "not comparable: small" in shown
-    assert "no difference shown (p = 0.061)" in shown
-    assert "**" not in shown
-    for name in ("speed", "curves"):
-        assert f"({name}.png)" in report
-        assert (tmp_path / f"{name}.png").stat().st_size > 5000
-    shipped = replace(
-        results, experiment=msgspec.structs.replace(results.experiment, base="default")
-    )
-    report = reports.write_report(shipped, tmp_path).read_text(encoding="utf-8")
-    assert 'base default, changed: `data.path = "corpus"`' in report
+def test_labels_do_not_collide(drawn: list[Figure], tmp_path: Path) -> None:
+    names = ["plain", *(f"variant_{number}" for number in range(20))]
+    rows = [replace(row, variant=name) for name in names for row in RESULTS.runs("plain")]
+    many = configure(replace(RESULTS, rows=rows), variants={name: {} for name in names})
+    figures.plot_speed([Group(many, "test", name) for name in names], tmp_path / "x")
+    (axes,) = drawn[0].axes
+    places = [label.xyann[1] for label in axes.texts if isinstance(label, Annotation)]
+    inches = np.diff(places) * axes.get_position().height * drawn[0].get_figheight()
+    assert len(inches) == 20
+    assert (inches * 72 > 1.3 * 9).all()  # the height of a line of 9 points
+
+
+def test_figures_show_the_numbers(drawn: list[Figure], tmp_path: Path) -> None:
+    for plot in (figures.plot_forest, figures.plot_curves, figures.plot_phenomena):
+        plot(compare_all(RESULTS, "test"), tmp_path / "x")
+    (forest,), curves, (phenomena,) = (drawing.axes for drawing in drawn)
+    bars = [line.get_xydata() for line in forest.lines[1::2]]
+    assert np.array(bars)[:, :, 0].tolist() == [[-1.25, 23.25], [-12.0, -8.0], [-1.0, 2.0]]
+    assert [x.get_text() for x in forest.get_yticklabels()] == ["gated", "small", "plain again"]
+    assert [x.get_title() for x in curves if x.get_visible()] == ["gated", "small", "wild"]
+    assert np.array(phenomena.images[0].get_array()).tolist() == [[11.0, -10.0, -30.0, 1.0]]

@@ -1,0 +1,131 @@
+"""What the runs of an experiment say: effects, noise, costs, and what makes a comparison unfair."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from seq2seq.config import flatten_toml, toml_value
+from seq2seq.experiments.results import Results
+from seq2seq.experiments.statistics import LEVEL, Array, Comparison, compare
+from seq2seq.utils import printable
+
+MIN_BLEU = 5.0  # a baseline below has hardly learned
+SAME = ("steps", "threads", "data_checksum", "device", "precision")  # expected of each seed
+
+
+@dataclass
+class Group:
+    """The runs of a variant, scored on a test set; of role "again", more of the baseline (A/A)."""
+
+    results: Results
+    test: str
+    variant: str
+    role: str = "run"
+    comparison: Comparison | None = None  # with the baseline, if there can be one
+
+    def __post_init__(self) -> None:
+        key = self.variant, self.role
+        self.rows = [row for row in self.results.rows if (row.variant, row.role) == key]
+        self.n_diverged = sum(row.status == "diverged" for row in self.rows)
+        self.bleu = self.values(f"{self.test}/bleu")
+        self.label = self.variant + " again" * (self.role == "again")
+        self.is_baseline = self.label == self.results.experiment.baseline
+        about = self.results, self.test, self.results.experiment.baseline
+        self.baseline: Group = self if self.is_baseline else Group(*about)
+
+    @property
+    def effect(self) -> float:
+        unknown = 0.0 if self.is_baseline else -np.inf
+        return self.comparison.difference if self.comparison else unknown
+
+    def values(self, column: str) -> Array:
+        return self.results.values(self.variant, column, self.role)
+
+    def mean(self, column: str) -> float:
+        values = self.values(column)
+        return float(values.mean()) if len(values) else np.nan
+
+    def ratio(self, column: str) -> float:
+        """The mean, as a multiple of the baseline's."""
+        return self.mean(column) / self.baseline.mean(column)
+
+
+def compare_all(results: Results, test: str) -> list[Group]:
+    """Baseline and variants by effect, the best first; those without a verdict; the A/A runs."""
+    baseline, *others = (Group(results, test, name) for name in results.experiment.variants)
+    again = [Group(results, test, baseline.variant, "again")]
+    for family in (others, again) if not no_verdicts(results, test) else ():
+        if whole := [x for x in family if not x.n_diverged and len(x.rows) > 1]:
+            scores = [baseline.bleu, *(group.bleu for group in whole)]
+            found = compare(scores, [sentence_variance(group) for group in whole])
+            for group, comparison in zip(whole, found, strict=True):
+                group.comparison = comparison
+    ranked = sorted([baseline, *others], key=lambda group: -group.effect)
+    return ranked + [group for group in again if group.rows]
+
+
+def no_verdicts(results: Results, test: str) -> str:
+    """Why the baseline, having hardly learned, is no measure on a test set; or nothing."""
+    variant = results.experiment.baseline
+    baselines = [Group(results, name, variant) for name in (results.tests[0], test)]
+    what = f"{variant} hardly learned; train longer, or tune its settings:"
+    for baseline in baselines:
+        if (bleu := baseline.bleu.mean()) < MIN_BLEU:
+            return f"{what} BLEU {bleu:.1f} on {printable(baseline.test)}"
+    loss, guess = (baselines[0].mean(column) for column in ("valid_loss", "guess_loss"))
+    return f"{what} a loss of {loss:.2f}, a guess has {guess:.2f}" if loss > guess else ""
+
+
+def sentence_variance(group: Group) -> float:
+    """The variance over test sets of a difference from the baseline, common to all seeds."""
+    own, both = (group.mean(f"{group.test}/{x}") for x in ("cov_own", "cov_baseline"))
+    return max(0.0, own - 2 * both + group.baseline.mean(f"{group.test}/cov_own"))
+
+
+def interval(c: Comparison | None) -> str:
+    return f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" if c else "-"
+
+
+def detectable(groups: list[Group]) -> float:
+    """The smallest difference that 4 of 5 such experiments would show; the median of variants."""
+    found = [x.comparison.detectable for x in groups if x.comparison and x.role == "run"]
+    return float(np.median(found)) if found else np.inf
+
+
+def warnings(groups: list[Group]) -> Iterator[str]:
+    """What makes verdicts impossible, doubtful or unfair, as plain text."""
+    results = groups[0].results
+    problems = [no_verdicts(results, test) for test in results.tests]
+    yield from (f"no differences: {x}" for x in dict.fromkeys(problems) if x not in problems[:1])
+    for group in groups:
+        if group.role == "again" and group.comparison and group.comparison.p < LEVEL:
+            chance = "1 of 20 experiments does so by chance; otherwise p-values are too small"
+            yield f"{group.variant} differs from itself with other seeds: {chance}"
+        first = min(row.look for row in group.rows)
+        if added := [str(row.seed) for row in group.rows if row.look > first]:
+            what = f"added after a look at the results (seed {', '.join(added)})"
+            yield f"{group.label}: {what}: p-values are too small"
+        if group.role == "run":
+            yield from (f"{group.variant}: {what}" for what in unfair(group))
+
+
+def unfair(group: Group) -> Iterator[str]:
+    """What differs from the baseline, and from its runs with the same seeds, but the model."""
+    experiment, more = group.results.experiment, 100 * (group.ratio("parameters") - 1)
+    for key, value in flatten_toml(experiment.variants[group.variant]).items():
+        if not key.startswith("model.") and key not in experiment.tune and not group.is_baseline:
+            yield printable(f"sets {key} = {toml_value(value)}")
+    if experiment.match in (None, "parameters") and abs(more) > experiment.parameter_tolerance:
+        yield f"{more:+.1f}% parameters"
+    pairs, seeds = group.results.runs(experiment.baseline), defaultdict[str, list[str]](list)
+    same_seed = {run.seed: run.numbers | run.text for run in pairs}
+    for run in group.results.runs(group.variant):
+        ours = run.numbers | run.text
+        theirs = same_seed.get(run.seed, ours)
+        for key in SAME:
+            if ours[key] != theirs[key]:
+                what = f"{key} {ours[key]}, not {theirs[key]}".replace(".0", "")
+                seeds[what].append(str(run.seed))
+    yield from (f"{what} (seed {', '.join(x)})" for what, x in seeds.items())
