@@ -63,15 +63,15 @@ def seed_variances(own: Array, df: Array) -> tuple[Array, Array, Array]:
     """
     if len(own) < 3:
         return own, df, np.ones(len(own), dtype=bool)
-    # Unbiased: the median is below the mean (Wilson and Hilferty 1931).
-    typical = np.sort(own)[len(own) // 2] / (1 - 2 / (9 * df.mean())) ** 3
-    low, high = (typical * fdtri(df, df.sum(), tail) for tail in (0.01, 0.99))
-    pool = df * ((own >= low) & (own <= high))
+    typical = np.median(own) / (1 - 2 / (9 * df.mean())) ** 3  # (Wilson and Hilferty 1931)
+    low, middle, high = (typical * fdtri(df, df.sum(), tail) for tail in (0.01, 0.95, 0.999))
+    pool = df * (own >= low) * np.clip((high - own) / (high - middle), 0, 1)
     others = pool * (1 - np.eye(len(own)))
     df_others = np.maximum(others.sum(axis=1), 1)
-    # The fewer runs, the less evidence: level 1/df² kept the error of all simulations below 6%.
-    noisy = own > others @ own / df_others * fdtri(df, df_others, 1 - 1 / df**2)
-    return np.maximum(own, pool @ own / pool.sum()), np.where(noisy, df, pool.sum()), noisy
+    level = 0.6 / df**2  # by simulation: the fewer runs, the less evidence is needed
+    noisy = own > others @ own / df_others * fdtri(df, df_others, 1 - level)
+    pooled = pool @ own / pool.sum() / (1 - level)  # others may be noisier, too
+    return np.maximum(own, pooled), np.where(noisy, df, pool.sum()), noisy
 
 
 def family_error(p: float, df: Array, sd: Array, shared: Array, separate: Array) -> float:
@@ -129,14 +129,14 @@ def compare(scores: list[Array], sentences: list[float]) -> list[Comparison]:
     ``sentences`` has each difference's variance over test sets, as far as all runs share it.
     """
     n = np.array([len(runs) for runs in scores])
-    own = np.array([runs.var(ddof=1) for runs in scores])
+    own = np.array([max(runs.var(ddof=1), 1e-12) for runs in scores])  # runs may be identical
     difference = np.array([runs.mean() - scores[0].mean() for runs in scores[1:]])
     variance, df, separate = seed_variances(own[1:], n[1:] - 1.0)
     variant, baseline = variance / n[1:], own[0] / n[0]
-    of_seeds = np.maximum(variant + baseline, 1e-12)  # identical runs
-    welch = of_seeds**2 / np.maximum(variant**2 / df + baseline**2 / (n[0] - 1), 1e-30)
-    # Welch (1938) trusts a variance that is small by chance too much; so the limit. For the same
-    # reason the sentences' part, which is known well, does not square the ratio.
+    of_seeds = variant + baseline
+    welch = of_seeds**2 / (variant**2 / df + baseline**2 / (n[0] - 1))
+    # Welch (1938) trusts a variance that is small by chance too much: hence the limit, and no
+    # square of the ratio for the sentences' part, which is known well.
     total = of_seeds + sentences
     df = np.clip(np.minimum(welch, 1.5 * df) * total / of_seeds, 1, 1000)
     error = np.sqrt(total)
