@@ -30,7 +30,7 @@ def test_smallest_p_is_that_of_dunnett(n_baseline: int, n_runs: int, k: int) -> 
     df = float(n_baseline - 1 + k * (n_runs - 1))
     shared = math.sqrt((1 / n_baseline) / (1 / n_baseline + 1 / n_runs))
     p = 2 * stats.t.sf(abs(expected.statistic), df)
-    corrected, _ = ours.step_down(p, *np.full((2, k), [[df], [shared]]), np.zeros(k, dtype=bool))
+    corrected, _ = ours.step_down(p, np.full(k, df), np.full(k, shared), np.zeros(k, dtype=bool))
     assert corrected.min() == pytest.approx(expected.pvalue.min(), abs=5e-4)
 
 
@@ -107,16 +107,20 @@ def test_p_and_interval_agree() -> None:
     assert 100 < shown < 600
 
 
-def test_unrelated_variant_changes_only_the_correction() -> None:
+def test_unrelated_variant_changes_little_but_the_correction() -> None:
+    """Six instead of five: at most a fifth more, but for what it says about the variance."""
     rng = np.random.default_rng(4)
-    for _ in range(20):
+    ratios: list[list[Array]] = [[], []]
+    for _ in range(40):
         scores = [rng.normal(30 + rng.normal(0, 0.3), 0.4, n) for n in [10] + [5] * 5]
         before = np.array([c.p for c in without_sentences(scores)])
-        wild = without_sentences([*scores, rng.normal(10, 20, 5)])[:5]
-        # Six instead of five: at most a fifth more, and a little for the variances.
-        assert np.array([c.p for c in wild]) == pytest.approx(before, rel=0.35)
-        alike = without_sentences([*scores, scores[1] - scores[1].mean() + 30])[:5]
-        assert np.array([c.p for c in alike]) == pytest.approx(before, rel=0.6, abs=1e-3)
+        for i, unrelated in enumerate([rng.normal(10, 20, 5), rng.normal(30, 0.4, 5)]):
+            after = without_sentences([*scores, unrelated])[:5]
+            ratios[i].append(np.array([c.p for c in after]) / before)
+    wild, alike = np.array(ratios).reshape(2, -1)
+    assert np.quantile(wild, [0.02, 0.5]) == pytest.approx(1, abs=0.03)
+    assert np.quantile(wild, 0.95) < 1.4
+    assert np.quantile(alike, [0.1, 0.5, 0.9]) == pytest.approx([0.9, 1.1, 1.4], abs=0.15)
 
 
 def test_equal_runs() -> None:
