@@ -1,13 +1,12 @@
 """Is a variant better than the baseline, or is the difference noise?
 
-Training again with another seed gives another model, and other test sentences another score. The
-mean difference over n seeds, on a test set that is a random sample of sentences, varies by
+Another seed gives another model, and other test sentences another score. The difference between
+the mean over n runs of a variant and over n₀ of the baseline varies by
 
-    SE² = σ²_seeds / n + σ²_sentences
+    SE² = σ² / n + σ₀² / n₀ + σ²_sentences
 
-σ²_seeds is the variance over seeds of the paired difference (all variants have the same seeds);
-with one variant this is the paired t-test. σ²_sentences is the part of the bootstrap's variance
-over sentences (Koehn 2004) that is common to all seeds.
+over seeds and over test sets. Dunnett's step-down test (Dunnett and Tamhane 1991) corrects for the
+number of variants: they share the baseline. ``benchmarks/power.py`` simulates errors and power.
 """
 
 from collections.abc import Sequence
@@ -16,43 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
-from scipy.stats import t as student_t
+from scipy.optimize import brentq
+from scipy.special import fdtri, gammaincinv, ndtr, stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
 LEVEL = 0.05
 RESAMPLES = 1000
 NOT_SHOWN = "no difference shown"
-
-
-def holm(p_values: Sequence[float] | Array) -> list[float]:
-    """p-values corrected for multiple comparisons (Holm 1979), in the order given."""
-    p = np.array(p_values)
-    order = p.argsort()
-    p[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return p.tolist()
-
-
-def seed_variance(scores: Array) -> tuple[Array, float]:
-    """The variance over seeds of each mean difference, and its degrees of freedom.
-
-    Few seeds might agree by chance. So each variant gets its own variance, but at least the
-    typical one: the median of all, unbiased by that of χ² / d (Wilson and Hilferty 1931). In
-    simulations of three seeds and nine equal variants, about 5% of the experiments came to a wrong
-    verdict, whichever variants were noisier; the 95% interval held for 98% of equally noisy ones,
-    and for 89% of one 15 times as noisy as the rest.
-
-    Args:
-        scores: (variants, seeds); the first row is the baseline.
-    """
-    n, d = len(scores) - 1, scores.shape[1] - 1.0
-    own = (scores[1:] - scores[0]).var(axis=1, ddof=1) / scores.shape[1]
-    own = np.maximum(own, 1e-12)  # identical runs
-    if n == 1:
-        return own, d
-    typical = own.mean() if n == 2 else np.median(own) / (1 - 2 / (9 * d)) ** 3
-    # All differences share the baseline, so n of them say as much as 4 n / (n + 3) would.
-    return np.maximum(own, typical), min(2 * d, 4 * n * d / (n + 3))
+NODES = np.linspace(-6, 6, 30)  # of a standard normal variable; p is exact to about 0.0001
+WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 
 
 def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Array:
@@ -68,55 +40,111 @@ def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str], tokeniz
     return np.array([score.score for score in bleu])
 
 
-def sentence_variance(differences: Array) -> float:
-    """The variance over test sets of the mean of ``differences`` (seeds, RESAMPLES).
+def sentence_parts(samples: list[list[Array]]) -> list[list[tuple[float, float, float]]]:
+    """How each run's BLEU varies with the sentences, from the samples of all runs of all variants.
 
-    Only what is common to all seeds: the rest is in the variance over seeds already.
+    Its variance (Koehn 2004), and its mean covariance with the other runs of its variant and with
+    those of the baseline, which is the first variant; NaN where there are none.
     """
-    n_seeds = len(differences)
-    of_mean = float(differences.mean(axis=0).var(ddof=1))
-    of_single = float(differences.var(axis=1, ddof=1).mean())
-    return max(0.0, (n_seeds * of_mean - of_single) / (n_seeds - 1))
+    member = np.repeat(np.eye(len(samples)), [len(runs) for runs in samples], axis=0)
+    covariance = np.atleast_2d(np.cov([run for runs in samples for run in runs]))
+    variance = covariance.diagonal()
+    with np.errstate(invalid="ignore"):
+        mean = (covariance - np.diag(variance)) @ member / (member.sum(axis=0) - member)
+    parts = zip(variance.tolist(), mean[member == 1].tolist(), mean[:, 0].tolist(), strict=True)
+    return [[next(parts) for _ in runs] for runs in samples]
+
+
+def seed_variances(own: Array, df: Array) -> tuple[Array, Array, Array]:
+    """The variances over seeds to assume, their degrees of freedom, and whether a variant is noisy.
+
+    Few seeds might agree by chance, so a variance is at least the pooled one. Variants much more or
+    less noisy than most are not in the pool, and the noisy have their own degrees of freedom.
+    """
+    if len(own) < 3:
+        return own, df, np.ones(len(own), dtype=bool)
+    typical = np.median(own) / (1 - 2 / (9 * df.mean())) ** 3  # (Wilson and Hilferty 1931)
+    low, middle, high = (typical * fdtri(df, df.sum(), tail) for tail in (0.01, 0.95, 0.999))
+    pool = df * (own >= low) * np.clip((high - own) / (high - middle), 0, 1)
+    others = pool * (1 - np.eye(len(own)))
+    df_others = np.maximum(others.sum(axis=1), 1)
+    level = 0.6 / df**2  # by simulation: the fewer runs, the less evidence is needed
+    noisy = own > others @ own / df_others * fdtri(df, df_others, 1 - level)
+    pooled = pool @ own / pool.sum() / (1 - level)  # others may be noisier, too
+    return np.maximum(own, pooled), np.where(noisy, df, pool.sum()), noisy
+
+
+def family_error(p: float, df: Array, sd: Array, shared: Array, separate: Array) -> float:
+    """The probability of a p-value up to ``p`` among variants that equal the baseline.
+
+    ``sd`` has each sample SD over the true one at NODES; ``shared`` the baseline's part of each SE,
+    products of two being correlations; ``separate`` whose variance is independent of the others'.
+    """
+    limit = (-stdtrit(df, p / 2)[:, None] * sd)[:, None]
+    shared = np.minimum(shared, 0.95)[:, None, None]  # smooth enough for the nodes; conservative
+    baseline, rest = shared * NODES[15:, None], np.sqrt(1 - shared**2)
+    inside = ndtr((limit - baseline) / rest) - ndtr((-limit - baseline) / rest)
+    alone = (inside @ WEIGHTS)[:, :, None]
+    inside = np.where(separate[:, None, None], alone, inside).prod(axis=0)  # (baseline, sd)
+    return float(1 - 2 * WEIGHTS[15:] @ inside @ WEIGHTS)  # symmetric in the baseline
+
+
+def step_down(p: Array, df: Array, shared: Array, separate: Array) -> tuple[Array, Array]:
+    """Corrected p-values, and the level that each uncorrected one is compared with.
+
+    The smallest is tested against all, the next against the remaining; from the first one that is
+    not significant on, the level stays. So p < LEVEL if and only if the interval excludes zero.
+    """
+    sd = np.sqrt(gammaincinv(df[:, None] / 2, ndtr(NODES)) * 2 / df[:, None])
+    order, worst, level = p.argsort(), 0.0, 0.0
+    corrected, levels = np.zeros((2, len(p)))
+    for k, i in enumerate(order):
+        family = tuple(values[order[k:]] for values in (df, sd, shared, separate))
+        if worst < LEVEL:
+            bracket = LEVEL / (len(p) - k) * 0.9, LEVEL * 1.1
+            level = brentq(lambda q, *args: family_error(q, *args) - LEVEL, *bracket, family, 1e-15)
+        worst = max(worst, family_error(p[i], *family))
+        corrected[i], levels[i] = worst, level
+    return corrected, levels
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against the baseline, in BLEU."""
+    """A variant against the baseline, in BLEU; corrected for the number of variants."""
 
     difference: float
-    low: float  # 95% confidence interval, not corrected for the number of variants
+    low: float  # 95% confidence interval: excludes 0 if and only if p < 0.05
     high: float
     p: float
-    adjusted_p: float
-    min_detectable_difference: float  # shown by 4 of 5 such experiments
+    detectable: float  # true difference that 4 of 5 such experiments would show
 
     @property
     def verdict(self) -> str:
-        if self.adjusted_p >= LEVEL:
-            return NOT_SHOWN
-        return "better" if self.difference > 0 else "worse"
+        return NOT_SHOWN if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
 
 
-def compare(scores: Array, resampled: Array) -> list[Comparison]:
-    """Compare every variant with the baseline, which is the first row.
+def compare(scores: list[Array], sentences: list[float]) -> list[Comparison]:
+    """Compare the runs of every variant, at least two, with those of the baseline, the first.
 
-    Args:
-        scores: (variants, seeds) BLEU.
-        resampled: (variants, seeds, RESAMPLES) BLEU of the bootstrap samples.
+    ``sentences`` has each difference's variance over test sets, as far as all runs share it.
     """
-    of_seeds, seeds_df = seed_variance(scores)
-    total = of_seeds + [sentence_variance(variant - resampled[0]) for variant in resampled[1:]]
+    n = np.array([len(runs) for runs in scores])
+    own = np.array([max(runs.var(ddof=1), 1e-12) for runs in scores])  # runs may be identical
+    difference = np.array([runs.mean() - scores[0].mean() for runs in scores[1:]])
+    variance, df, separate = seed_variances(own[1:], n[1:] - 1.0)
+    variant, baseline = variance / n[1:], own[0] / n[0]
+    of_seeds = variant + baseline
+    welch = of_seeds**2 / (variant**2 / df + baseline**2 / (n[0] - 1))
+    # Welch (1938) trusts a variance that is small by chance too much: hence the limit, and no
+    # square of the ratio for the sentences' part, which is known well.
+    total = of_seeds + sentences
+    df = np.clip(np.minimum(welch, 1.5 * df) * total / of_seeds, 1, 1000)
     error = np.sqrt(total)
-    # The sentences' part is known well. Satterthwaite (1946) would square the ratio; but where few
-    # seeds happen to make theirs look small, that trusts them too much.
-    ratio = total / of_seeds if seeds_df >= 2 else np.ones(len(total))
-    df = np.minimum(seeds_df * ratio, 1000.0)
-    difference = scores[1:].mean(axis=1) - scores[0].mean()
-    margin = student_t.isf(LEVEL / 2, df) * error
-    # Exceeded 4 times out of 5, by a normal approximation to the noncentral t (Johnson and Welch
-    # 1940), at the corrected level.
-    t = student_t.isf(LEVEL / len(total) / 2, df)
+    uncorrected = 2 * stdtr(df, -abs(difference) / error)
+    p, levels = step_down(uncorrected, df, np.sqrt(baseline / total), separate)
+    margin = -stdtrit(df, levels / 2) * error
+    # 80% of a noncentral t exceed the limit of the first step (Johnson and Welch 1940).
+    t = -stdtrit(df, levels.min() / 2)
     detectable = (t * (1 - 1 / (4 * df)) + 0.8416 * np.sqrt(1 + t * t / (2 * df))) * error
-    p = 2 * student_t.sf(abs(difference) / error, df)
-    columns = [difference, difference - margin, difference + margin, p, holm(p), detectable]
+    columns = [difference, difference - margin, difference + margin, p, detectable]
     return [Comparison(*row) for row in np.stack(columns, axis=1).tolist()]
