@@ -663,6 +663,21 @@ def test_ssru_by_loop() -> None:
     torch.testing.assert_close(weights[1, 0], powers.tril())
 
 
+def test_ssru_takes_small_steps_in_bfloat16() -> None:
+    """Also where decoding has converted the matrices: 1000 steps of 1/1000 of the way."""
+    module, x = attention(AttentionConfig(type="ssru", position="none")).float(), tokens(1).float()
+    nn.init.zeros_(module.forget_proj.weight)
+    nn.init.constant_(module.forget_proj.bias, math.log(999))
+    for projection in (module.value_proj, module.forget_proj):
+        projection.weight = nn.Parameter(projection.weight.detach().bfloat16())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        inputs, state = module.value_proj(x), module.project(x, x)
+        for _ in range(999):
+            state = state.append(module.project(x, x))
+    expected = (1 - 0.999**1000) * inputs[:, None].float()
+    torch.testing.assert_close(state.value, expected, rtol=0.01, atol=0)
+
+
 def test_average_attention_by_loop() -> None:
     module, x = attention(AttentionConfig(type="average", position="none")), tokens(5)
     assert isinstance(module, alternatives.AverageAttention)
