@@ -669,6 +669,7 @@ def test_ssru_by_loop() -> None:
 def test_ssru_takes_small_steps_in_bfloat16() -> None:
     """Also where decoding has converted the matrices: 1000 steps of 1/1000 of the way."""
     module, x = attention(AttentionConfig(type="ssru", position="none")).float(), tokens(1).float()
+    assert isinstance(module, alternatives.SSRU)
     nn.init.zeros_(module.forget_proj.weight)
     nn.init.constant_(module.forget_proj.bias, math.log(999))
     for projection in (module.value_proj, module.forget_proj):
