@@ -547,6 +547,8 @@ def test_kerple_is_content_times_a_power() -> None:
     distance = (torch.arange(7) - torch.arange(7)[:, None]).abs()
     expected = product_weights(module, x, (1 + b * distance) ** -a)
     torch.testing.assert_close(run(module, x, None)[1], expected)
+    starts = POSITIONS.make("kerple", Place(1000, K)).parameters()
+    assert [x.exp().max().item() for x in starts] == pytest.approx([2, 1], abs=0.1)
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
@@ -554,6 +556,7 @@ def test_contextual_positions_by_loop(is_causal: bool) -> None:
     """Also beyond the furthest position."""
     n, cope = 40, POSITIONS.make("cope", Place(1, K, causal=is_causal)).double()
     nn.init.normal_(cope.e)
+    assert cope.e.shape == (K, 33 if is_causal else 66)
     q, k = torch.randn(1, 1, n, K).double(), torch.randn(1, 1, n, K).double()
     scores = q @ k.mT / math.sqrt(K) + 3
     ours = cope.modify_scores(scores, q, k, positions(n, n)) - scores
@@ -663,6 +666,22 @@ def test_ssru_by_loop() -> None:
     torch.testing.assert_close(weights[1, 0], powers.tril())
 
 
+def test_ssru_takes_small_steps_in_bfloat16() -> None:
+    """Also where decoding has converted the matrices: 1000 steps of 1/1000 of the way."""
+    module, x = attention(AttentionConfig(type="ssru", position="none")).float(), tokens(1).float()
+    assert isinstance(module, alternatives.SSRU)
+    nn.init.zeros_(module.forget_proj.weight)
+    nn.init.constant_(module.forget_proj.bias, math.log(999))
+    for projection in (module.value_proj, module.forget_proj):
+        projection.weight = nn.Parameter(projection.weight.detach().bfloat16())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        inputs, state = module.value_proj(x), module.project(x, x)
+        for _ in range(999):
+            state = state.append(module.project(x, x))
+    expected = (1 - 0.999**1000) * inputs[:, None].float()
+    torch.testing.assert_close(state.value, expected, rtol=0.01, atol=0)
+
+
 def test_average_attention_by_loop() -> None:
     module, x = attention(AttentionConfig(type="average", position="none")), tokens(5)
     assert isinstance(module, alternatives.AverageAttention)
@@ -692,6 +711,10 @@ def test_differential_attention_is_the_difference_of_two() -> None:
         started = Differential(Place(H, K // 2, layer))
         nn.init.zeros_(started.lambda_key)
         assert started.lambda_().item() == pytest.approx(lambda_0, abs=1e-6)
+    model = small_model(with_attention(AttentionConfig(modifiers="differential")))
+    starts = [part.lambda_0 for part in model.modules() if isinstance(part, Differential)]
+    one, two = 0.2, 0.355509  # the encoder's layers, then the decoder's with two attentions each
+    assert starts == pytest.approx([one, two, one, one, two, two], abs=1e-6)
 
 
 def test_talking_heads_by_hand() -> None:

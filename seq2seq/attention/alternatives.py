@@ -146,7 +146,8 @@ class SSRU(Attention):
 
     def project(self, key: Tensor, value: Tensor) -> KeyValue:
         """The states before which nothing came; ``append`` adds what did."""
-        dtype = self.forget_proj.weight.dtype  # under autocast small steps would get lost
+        # Not in bfloat16, where small steps would get lost; decoding may convert the matrices.
+        dtype = self.forget_proj.bias.dtype
         forget = torch.sigmoid(self.forget_proj(value).to(dtype))[:, None]  # (B, 1, S, D)
         inputs = self.value_proj(value).to(dtype)[:, None]
         states = _recurrence(forget, (1 - forget) * inputs)

@@ -52,8 +52,8 @@ class Differential(AttentionModifier):
         self.lambda_key = nn.Parameter(torch.randn(2, place.head_width) * 0.1)
         self.norm = nn.RMSNorm(2 * place.head_width, eps=1e-5)
 
-    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
-        return self._halve(query), self._halve(key)
+    def modify_qk(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        return self._halve(q), self._halve(k)
 
     @staticmethod
     def _halve(x: Tensor) -> Tensor:
@@ -88,9 +88,7 @@ class TalkingHeads(AttentionModifier):
         self.a = nn.Parameter(torch.eye(place.n_heads))
         self.b = nn.Parameter(torch.eye(place.n_heads))
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         return torch.einsum("hg,bgts->bhts", self.a, scores)
 
     def modify_weights(self, weights: Tensor) -> Tensor:
@@ -104,9 +102,7 @@ class SoftCap(AttentionModifier):
     def __init__(self, place: Place) -> None:
         super().__init__()
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         return 50 * torch.tanh(scores / 50)
 
 
@@ -119,8 +115,9 @@ class SoftCap(AttentionModifier):
 class Forgetting(AttentionModifier):
     """Each token makes what lies beyond it fade, by a gate f per head (FoX, Lin et al. 2025).
 
-    Of key and query the left one's gate is left out. f comes from the token's key, in the paper
-    from the token; the encoder, which the paper does not have, forgets in both directions.
+    Of key and query the left one's gate is left out. f comes from the token's key (with rotary
+    positions, as turned), in the paper from the token. The encoder, which the paper does not have,
+    forgets in both directions.
     """
 
     def __init__(self, place: Place) -> None:
@@ -128,10 +125,8 @@ class Forgetting(AttentionModifier):
         self.w = nn.Parameter(torch.randn(place.n_heads, place.head_width) * place.head_width**-0.5)
         self.b = nn.Parameter(torch.zeros(place.n_heads))
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         # Not a matrix product, which autocast would compute in bfloat16: the sums are long.
-        log_f = F.logsigmoid((key * self.w[:, None]).sum(dim=-1) + self.b[:, None])  # (B, H, S)
+        log_f = F.logsigmoid((k * self.w[:, None]).sum(dim=-1) + self.b[:, None])  # (B, H, S)
         sums = log_f.cumsum(dim=-1)
         return scores - (sums[..., positions.query, None] - sums[..., None, :]).abs()

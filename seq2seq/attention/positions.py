@@ -70,8 +70,8 @@ class Rotary(AttentionModifier):
         rates = 10000.0 ** (-torch.arange(0, place.head_width, 2) / place.head_width)
         self.register_buffer("rates", rates, persistent=False)
 
-    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
-        return self._rotate(query, positions.query), self._rotate(key, positions.key)
+    def modify_qk(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        return self._rotate(q, positions.query), self._rotate(k, positions.key)
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         angles = positions[:, None] * self.rates  # (T, K / 2)
@@ -96,9 +96,7 @@ class Alibi(AttentionModifier):
         slopes = 2.0 ** (-torch.where(h <= power, 8 * h, 8 * (h - power) - 4) / power)
         self.register_buffer("slopes", slopes, persistent=False)
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         return scores - self.slopes[:, None, None] * positions.relative.abs()
 
 
@@ -121,9 +119,7 @@ class T5Buckets(AttentionModifier):
         self.register_buffer("starts", starts, persistent=False)
         self.bias = nn.Parameter(torch.zeros(place.n_heads, n_buckets))
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         return scores + self.bias[:, self.bucket(positions.relative)]
 
     def bucket(self, relative: Tensor) -> Tensor:
@@ -150,10 +146,8 @@ class Shaw(AttentionModifier):
         self.a = nn.Parameter(torch.randn(n_distances, width) * width**-0.5)
         self.b = nn.Parameter(torch.zeros(n_distances, width))
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
-        by_distance = (query / math.sqrt(query.shape[-1])) @ self.a.T  # (B, H, T, distances)
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
+        by_distance = (q / math.sqrt(q.shape[-1])) @ self.a.T  # (B, H, T, distances)
         return scores + by_distance.gather(-1, self._index(positions).expand(scores.shape))
 
     def modify_output(
@@ -179,9 +173,7 @@ class Kerple(AttentionModifier):
         self.log_a = nn.Parameter(torch.empty(place.n_heads).uniform_(0.01, 2).log())
         self.log_b = nn.Parameter(torch.empty(place.n_heads).uniform_(0.01, 1).log())
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         a, b = (x.exp()[:, None, None] for x in (self.log_a, self.log_b))
         return scores - a * torch.log1p(b * positions.relative.abs())
 
@@ -207,9 +199,7 @@ class ContextualPosition(AttentionModifier):
         self.n_sides = 1 if place.causal else 2
         self.e = nn.Parameter(torch.zeros(place.head_width, self.n_sides * (self.furthest + 1)))
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         gates = torch.sigmoid(scores.to(self.e.dtype))
         sums, at = gates.cumsum(dim=-1), positions.query[:, None].expand(*scores.shape[:-1], 1)
         right = positions.relative > 0
@@ -218,6 +208,6 @@ class ContextualPosition(AttentionModifier):
         below = p.detach().nan_to_num().long()  # NaN stays in p, but can be no index
         above = (below + 1).clamp(max=self.furthest)
         side = right * (self.n_sides - 1) * (self.furthest + 1)
-        by_p = (query / math.sqrt(query.shape[-1])) @ self.e  # (B, H, T, sides of e)
+        by_p = (q / math.sqrt(q.shape[-1])) @ self.e  # (B, H, T, sides of e)
         low, high = by_p.gather(-1, below + side), by_p.gather(-1, above + side)
         return scores + low + (p - below) * (high - low)

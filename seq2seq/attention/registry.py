@@ -49,13 +49,11 @@ class AttentionModifier(nn.Module):
     heads, there are 2H of half the width until its ``modify_weights`` joins them.
     """
 
-    def modify_qk(self, query: Tensor, key: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
-        """After step 1: query (B, H, T, K) and key (B, H, S, K)."""
-        return query, key
+    def modify_qk(self, q: Tensor, k: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """After step 1: queries (B, H, T, K) and keys (B, H, S, K)."""
+        return q, k
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
         """After step 2: scores (B, H, T, S), of what ``modify_qk`` returned."""
         return scores
 

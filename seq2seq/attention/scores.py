@@ -78,10 +78,8 @@ class Gaussian(AttentionModifier):
         offset = positions.key - c - r * positions.query[:, None]  # (H, T, S)
         return (-0.5 * (offset / sigma) ** 2).unsqueeze(0)
 
-    def modify_scores(
-        self, scores: Tensor, query: Tensor, key: Tensor, positions: Positions
-    ) -> Tensor:
-        return scores + self(query, key, positions)
+    def modify_scores(self, scores: Tensor, q: Tensor, k: Tensor, positions: Positions) -> Tensor:
+        return scores + self(q, k, positions)
 
 
 @SCORES.add(

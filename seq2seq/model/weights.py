@@ -19,7 +19,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _describe(tensor: Tensor | None) -> str:
     """Its shape and type, if it is there; the floating-point types of weights are one type."""
     if tensor is None:
-        return "missing"
+        return "none"
     is_float = tensor.is_floating_point() and tensor.itemsize > 1
     return f"{tuple(tensor.shape)} of {'floats' if is_float else tensor.dtype}"
 
@@ -34,7 +34,7 @@ def load_model(run: RunFolder, config: Config, tokenizer: Tokenizer) -> Seq2Seq:
     for name in sorted(wanted.keys() | saved.keys()):
         has, wants = (_describe(tensors.get(name)) for tensors in (saved, wanted))
         if has != wants:
-            problem = f"{name!r:.99} is {has}, but the configuration asks for {wants}"
+            problem = f"{name!r:.99} is {has}, and {wants} by the configuration: train again"
             raise UserError(f"{run.weights_file}: {problem}")
     model = Seq2Seq.build(config.model, tokenizer)
     for name, tensor in named_tensors(model).items():

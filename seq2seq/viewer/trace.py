@@ -171,7 +171,7 @@ def _record(
 def project_values(attention: Attention, value: Tensor) -> Tensor:
     """What each value (B, H, S, K) adds to the context where its weight is 1: (B, H, S, D).
 
-    Where the context is not a sum over values (``average``): the values as they are.
+    Where the context is not a sum over values (``average``, ``ssru``): the values as they are.
     """
     if not isinstance(attention, MultiHeadAttention):
         return value
