@@ -189,7 +189,8 @@ def settings_table(groups: list[Group]) -> Table:
         row = {"variant": run.variant, "settings": code(run.settings)}
         for x in (x for x in rows if (x.variant, x.role) == (run.variant, "tuning")):
             bleu = f"{x.numbers['valid_bleu']:.2f}" if x.status == "finished" else x.status
-            row[code(x.tuned)] = f"**{bleu}**" if x.tuned == run.tuned else bleu
+            head = f"validation BLEU: {code(x.tuned)}"
+            row[head] = f"**{bleu}**" if x.tuned == run.tuned else bleu
         table.append(row)
     return table
 

@@ -121,7 +121,9 @@ def doubts(group: Group) -> Iterator[str]:
             yield printable(f"sets {key} = {toml_value(value)}")
     if experiment.match in (None, "parameters") and abs(more) > experiment.parameter_tolerance:
         yield f"{more:+.1f}% parameters"
-    same_seed = {run.seed: run.numbers | run.text for run in group.results.runs(experiment.baseline)}
+    same_seed = {
+        run.seed: run.numbers | run.text for run in group.results.runs(experiment.baseline)
+    }
     for run in group.results.runs(group.variant, group.role):
         ours = run.numbers | run.text
         theirs = same_seed.get(run.seed, ours)
