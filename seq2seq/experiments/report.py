@@ -78,10 +78,8 @@ def draw(groups: list[Group], folder: Path) -> dict[str, str]:
     results, images = groups[0].results, {}
     if any(group.comparison for group in groups):
         figures.plot_forest(groups, folder / "forest.png")
-        images["forest.png"] = (
-            "Differences from the baseline with corrected 95% intervals. Fewer than 4 of 5 such "
-            "experiments would show a true difference in the gray band"
-        )
+        band = "4 of 5 such experiments would show a true difference at the end of the gray band"
+        images["forest.png"] = f"Differences with corrected 95% intervals; {band}"
     figures.plot_speed(groups, folder / "speed.png")
     images["speed.png"] = "BLEU and training speed: mean and SD over runs"
     figures.plot_curves(groups, folder / "curves.png")
@@ -90,7 +88,7 @@ def draw(groups: list[Group], folder: Path) -> dict[str, str]:
         if figures.tags_of(results, test):
             name = f"phenomena-{number}.png"
             figures.plot_phenomena(groups, test, folder / name)
-            images[name] = f"Exact match by tag on {markdown(test)}; the last column shows noise"
+            images[name] = f"Exact match by tag on {markdown(test)}; tags are not tested"
     return images
 
 

@@ -57,15 +57,15 @@ class Group:
 def compare_all(results: Results, test: str) -> list[Group]:
     """Baseline and variants by effect, the best first; those without a verdict; the A/A runs."""
     baseline, *others = (Group(results, test, name) for name in results.experiment.variants)
-    again = [Group(results, test, baseline.variant, "again")]
-    for family in (others, again) if not no_verdicts(results, test) else ():
-        if whole := [x for x in family if not x.n_diverged and len(x.rows) > 1]:
+    again = Group(results, test, baseline.variant, "again")
+    for family in (others, [again]) if not no_verdicts(results, test) else ():
+        if whole := [x for x in family if x.rows and not x.n_diverged]:
             scores = [baseline.bleu, *(group.bleu for group in whole)]
             found = compare(scores, [sentence_variance(group) for group in whole])
             for group, comparison in zip(whole, found, strict=True):
                 group.comparison = comparison
     ranked = sorted([baseline, *others], key=lambda group: -group.effect)
-    return ranked + [group for group in again if group.rows]
+    return [*ranked, again] if again.rows else ranked
 
 
 def no_verdicts(results: Results, test: str) -> str:
