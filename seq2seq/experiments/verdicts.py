@@ -106,25 +106,23 @@ def warnings(groups: list[Group]) -> list[str]:
 
 
 def doubts(group: Group) -> Iterator[str]:
-    """What differs from the baseline, and from its runs with the same seeds, but the model."""
+    """Why a comparison may be wrong or unfair, such as another device than the baseline's."""
     experiment, more = group.results.experiment, 100 * (group.ratio("parameters") - 1)
     if group.role == "again" and group.comparison and group.comparison.p < LEVEL:
         chance = "1 of 20 experiments does so by chance; otherwise p-values are too small"
         yield f"differs from {group.variant} although it is the same: {chance}"
     first = min(row.look for row in group.rows)
-    if added := [str(row.seed) for row in group.rows if row.look > first]:
-        what = f"added after a look at the results (seed {', '.join(added)})"
-        yield f"{what}: p-values are too small"
-    is_other = group.variant != experiment.baseline
-    for key, value in flatten_toml(experiment.variants[group.variant]).items() if is_other else ():
-        if not key.startswith("model.") and key not in experiment.tune:
-            yield printable(f"sets {key} = {toml_value(value)}")
+    if added := ", ".join(str(row.seed) for row in group.rows if row.look > first):
+        yield f"added after a look at the results (seed {added}): p-values are too small"
+    if group.variant != experiment.baseline:
+        for key, value in flatten_toml(experiment.variants[group.variant]).items():
+            if not key.startswith("model.") and key not in experiment.tune:
+                yield printable(f"sets {key} = {toml_value(value)}")
     if experiment.match in (None, "parameters") and abs(more) > experiment.parameter_tolerance:
         yield f"{more:+.1f}% parameters"
-    same_seed = {
-        run.seed: run.numbers | run.text for run in group.results.runs(experiment.baseline)
-    }
-    for run in group.results.runs(group.variant, group.role):
+    runs = group.results.runs
+    same_seed = {run.seed: run.numbers | run.text for run in runs(experiment.baseline)}
+    for run in runs(group.variant, group.role):
         ours = run.numbers | run.text
         theirs = same_seed.get(run.seed, ours)
         for key in SAME:
