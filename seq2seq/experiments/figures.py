@@ -1,7 +1,6 @@
 """The figures of an experiment's report."""
 
 import math
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,6 @@ def limits(values: list[float], groups: list[Group]) -> tuple[float, float]:
     most = 8 * detectable(groups)
     low, high = max(min(values), -most), min(max(values), most)
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
-
-
-def wrapped(name: str) -> str:
-    return textwrap.fill(name.replace("_", "_ "), 28).replace("_ ", "_")
 
 
 def plot_forest(groups: list[Group], path: Path) -> None:
@@ -49,23 +44,20 @@ def plot_forest(groups: list[Group], path: Path) -> None:
 
 
 def plot_speed(groups: list[Group], path: Path) -> None:
-    """BLEU by training speed: bars are the SD over runs, and the slowest to fastest round."""
+    """BLEU by training speed: bars are the SD over runs."""
     shown = [x for x in groups if len(x.values("train_speed"))]
-    shown.sort(key=lambda group: group.bleu.mean())
     differences = [x.bleu.mean() - x.baseline.bleu.mean() for x in shown]
     low, high = limits([y + side for y in differences for side in (-1, 1)], groups)
     with figure(path, figsize=(5.5, max(3.5, 0.27 * len(shown)))) as drawing:
         axes = drawing.add_subplot()
         for number, (group, y) in enumerate(zip(shown, differences, strict=True)):
-            color, place = COLORS[number % len(COLORS)], (1.1, (number + 0.5) / len(shown))
-            slow, x, fast = (group.mean(f"train_speed{end}") for end in ("_low", "", "_high"))
-            sides = {"yerr": group.bleu.std(ddof=1), "xerr": [[x - slow], [fast - x]]}
-            axes.errorbar(x, y, **sides, marker="", color=color, lw=1)
-            marker, shown_y = "v" if y < low else "^" if y > high else "o", np.clip(y, low, high)
-            axes.plot(x, shown_y, marker, color=color, clip_on=False)
+            color, place = COLORS[number % len(COLORS)], (1.1, 1 - (number + 0.5) / len(shown))
+            x, point = group.mean("train_speed"), np.clip(y, low, high)
+            axes.errorbar(x, y, group.bleu.std(ddof=1), marker="", color=color, lw=1)
+            axes.plot(x, point, "o" if y == point else "v", color=color, clip_on=False)
             line = {"arrowstyle": "-", "color": color, "lw": 0.6, "relpos": (0, 0.5)}
             text, where = f"{group.label} ({group.bleu.mean():.1f})", "axes fraction"
-            axes.annotate(text, (x, shown_y), place, "data", where, line, va="center", size=9)
+            axes.annotate(text, (x, point), place, "data", where, line, va="center", size=9)
         axes.set(ylim=(low, high), xlabel="training speed (baseline = 1)")
         axes.set_ylabel("difference from the baseline (BLEU)")
 
@@ -74,13 +66,15 @@ def plot_curves(groups: list[Group], path: Path) -> None:
     """Validation BLEU by step, mean and range over runs: a panel for each variant."""
     baseline = groups[0].baseline
     shown = [x for x in groups if x.role == "run" and len(x.bleu) and not x.is_baseline]
-    rows = max(1, math.ceil(len(shown) / 4))
-    with figure(path, figsize=(9, 2 * rows + 0.5), layout="constrained") as drawing:
-        panels = drawing.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).ravel()
+    columns = min(4, max(1, len(shown)))
+    rows = max(1, math.ceil(len(shown) / columns))
+    size = (2.25 * columns + 0.5, 1.6 * rows + 0.6)
+    with figure(path, figsize=size, layout="constrained") as drawing:
+        panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
         for axes, group in zip(panels, shown, strict=False):
-            axes.set_title(wrapped(group.label), size=9)
+            axes.set_title(group.label, size=8)
             for either, color in ((baseline, GRAY), (group, COLORS[1])):
                 steps, bleu = validations(either)
                 axes.plot(steps, bleu.mean(1), "-", color=color, marker="")
@@ -104,10 +98,9 @@ def tags_of(results: Results, test: str) -> dict[str, int]:
     return {x.removeprefix(prefix): int(n) for x, n in numbers.items() if x.startswith(prefix)}
 
 
-def plot_phenomena(groups: list[Group], path: Path) -> None:
+def plot_phenomena(groups: list[Group], test: str, path: Path) -> None:
     """Exact match by tag, as differences from the baseline in points."""
-    baseline = groups[0].baseline
-    test, tags = baseline.test, tags_of(baseline.results, baseline.test)
+    baseline, tags = groups[0].baseline, tags_of(groups[0].results, test)
     shown = [group for group in groups if len(group.bleu) and not group.is_baseline]
     exact = np.array([[x.mean(f"{test}/tag/{tag}") for x in [baseline, *shown]] for tag in tags])
     cells = exact[:, 1:] - exact[:, :1]
@@ -118,7 +111,7 @@ def plot_phenomena(groups: list[Group], path: Path) -> None:
         for (y, x), cell in np.ndenumerate(cells):
             color = "white" if abs(cell) > 0.6 * limit else "black"
             axes.text(x, y, f"{cell:+.1f}", ha="center", va="center", size=8, color=color)
-        labels = [wrapped(group.label) for group in shown]
+        labels = [group.label for group in shown]
         axes.set_xticks(range(len(shown)), labels, rotation=40, ha="right")
         axes.set_yticks(range(len(tags)), [f"{tag} ({n:,} pairs)" for tag, n in tags.items()])
         axes.set_title(f"{test}: exact match, points above {baseline.label}", size=10)

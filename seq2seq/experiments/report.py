@@ -22,11 +22,11 @@ from seq2seq.utils import markdown, printable, write_text
 TEMPLATE, PAGE = (Path(__file__).with_name(f"report.{kind}") for kind in ("md", "html"))
 RATE = "train.learning_rate"
 NOISE = """\
-Runs of a variant have a standard deviation of {:.2f} BLEU (pooled). {:.0%} of this variance comes
-from the small test set, as each run errs on other sentences; the rest is between models. Beyond
-that, the choice of test sentences adds {:.2f} BLEU to the standard deviation of a difference,
-whatever the seeds. 4 of 5 such experiments would show a difference of {:.2f} BLEU; with twice the
-seeds, of {:.2f}; with four times as many test sentences, of {:.2f}."""
+Runs of a typical variant have a standard deviation of {sd:.2f} BLEU. {small_test:.0%} of this
+variance comes from having few test sentences, as each run errs on others; the rest is between
+models. Beyond that, the choice of test sentences adds {common:.2f} BLEU to the standard deviation
+of a difference, whatever the seeds. What more seeds would show is computed by
+`python benchmarks/power.py --sd {sd:.2f} --sentences {common:.2f}`."""
 
 Table = list[dict[str, str]]  # rows of Markdown by the head of their column
 as_markdown = partial(tabulate, headers="keys", tablefmt="github", disable_numparse=True)
@@ -37,7 +37,6 @@ def write_report(results: Results, folder: Path) -> Path:
     experiment, test = results.experiment, results.tests[0]
     run, groups = results.runs(experiment.baseline)[0], compare_all(results, test)
     images, title = draw(groups, folder), printable(experiment.title)
-    changes = [f"{x} = {toml_value(y)}" for x, y in flatten_toml(experiment.settings).items()]
     text = TEMPLATE.read_text(encoding="utf-8").format(
         experiment=experiment,
         run=run,
@@ -46,11 +45,10 @@ def write_report(results: Results, folder: Path) -> Path:
         sentences=run.numbers[f"{test}/sentences"],
         runs=sum(len(group.rows) for group in groups),
         base=code(experiment.base),
-        changes=code(", ".join(changes)) or "no changes",
         conclusions="\n".join(f"- {line}" for line in conclusions(groups)),
         table=as_markdown(verdict_table(groups)),
         matched=experiment.match or "nothing",
-        warnings="\n".join(f"- {markdown(x)}" for x in verdicts.warnings(groups)) or "All holds.",
+        warnings="\n".join(f"- {markdown(x)}" for x in verdicts.warnings(groups)) or "All are.",
         noise=noise(groups),
         figures="\n\n".join(f"![{x}]({name})\n\n{x}." for name, x in images.items()),
         other_scores=as_markdown(other_scores(groups)),
@@ -77,22 +75,20 @@ def summary(results: Results) -> str:
 
 def draw(groups: list[Group], folder: Path) -> dict[str, str]:
     """Draw the figures; returns a caption for each, by its name."""
-    results = groups[0].results
-    figures.plot_speed(groups, folder / "speed.png")
-    figures.plot_curves(groups, folder / "curves.png")
-    images = {
-        "speed.png": "BLEU and training speed: SD over runs, slowest to fastest round",
-        "curves.png": "BLEU on the validation set: mean and range over runs",
-    }
+    results, images = groups[0].results, {}
     if any(group.comparison for group in groups):
         figures.plot_forest(groups, folder / "forest.png")
-        band = "in the gray band, such an experiment rarely shows a difference"
-        images = {"forest.png": f"Differences with corrected 95% intervals; {band}"} | images
-        for number, test in enumerate(results.tests, start=1):
-            if figures.tags_of(results, test):
-                name = f"phenomena-{number}.png"
-                figures.plot_phenomena(compare_all(results, test), folder / name)
-                images[name] = f"Exact match by tag on {markdown(test)}; A/A shows what noise does"
+        band = "4 of 5 such experiments would show a true difference at the end of the gray band"
+        images["forest.png"] = f"Differences with corrected 95% intervals; {band}"
+    figures.plot_speed(groups, folder / "speed.png")
+    images["speed.png"] = "BLEU and training speed: mean and SD over runs"
+    figures.plot_curves(groups, folder / "curves.png")
+    images["curves.png"] = "BLEU on the validation set: mean and range over runs"
+    for number, test in enumerate(results.tests if "forest.png" in images else [], start=1):
+        if figures.tags_of(results, test):
+            name = f"phenomena-{number}.png"
+            figures.plot_phenomena(groups, test, folder / name)
+            images[name] = f"Exact match by tag on {markdown(test)}; tags are not tested"
     return images
 
 
@@ -120,52 +116,48 @@ def verdict(group: Group) -> str:
     return f"**{shown}**" if shown in ("better", "worse") else shown
 
 
+def at_rate(results: Results) -> str:
+    """What limits the verdicts if the learning rate is not tuned."""
+    return "" if RATE in results.experiment.tune else " at the baseline's learning rate"
+
+
 def conclusions(groups: list[Group]) -> list[str]:
-    """One line for each variant that differs or diverged, and one for the rest, or for all."""
-    results = groups[0].results
+    """A line for each verdict, with its variants, and what differences can be seen."""
+    results, lines = groups[0].results, []
     if problem := verdicts.no_verdicts(results, results.tests[0]):
         return [f"**No verdicts**: {markdown(problem)}."]
-    tuned = RATE in results.experiment.tune
-    rate, lines = "" if tuned else " at the baseline's learning rate", []
-    than = f"than {results.experiment.baseline}{rate}"
-    for group in groups:
-        if group.n_diverged:
-            lines.append(f"{group.label} has no verdict: {verdict(group)}.")
-        elif "**" in verdict(group):
-            difference = f"{interval(group.comparison)} BLEU"
-            lines.append(f"{group.label} is {verdict(group)} {than}: {difference}.")
-    if rest := [group.label for group in groups if verdict(group) == NOT_SHOWN]:
-        lines.append(f"No difference is shown{rate} for {', '.join(rest)}.")
+    for shown in ("better than", "worse than", f"{NOT_SHOWN} from"):
+        compared = [x for x in groups if verdict(x).strip("*") in shown]
+        if differences := ", ".join(f"{x.label} {interval(x.comparison)}" for x in compared):
+            baseline = results.experiment.baseline + at_rate(results)
+            lines.append(f"**{shown.capitalize()}** {baseline}: {differences}.")
+    lines += [f"{x.label}: {verdict(x)}, so no verdict." for x in groups if x.n_diverged]
     n = min(len(group.rows) for group in groups if group.role == "run")
-    quick = f": with {n} runs of a variant, a quick look cannot see less" if n < 5 else ""
+    quick = f" This is a quick look: {n} runs of a variant." if n < 5 else ""
     if (least := verdicts.detectable(groups)) < np.inf:
-        what = f"a difference of **{least:.1f} BLEU**{quick}"
-        lines.append(f"4 of 5 such experiments would show {what}.")
+        what = f"4 of 5 such experiments would show a true difference of **{least:.1f} BLEU**"
+        lines.append(f"{what}; smaller ones are often missed.{quick}")
     return lines
 
 
 def verdict_table(groups: list[Group]) -> Table:
     """The variants, the best first: scores on the first test set, verdict and costs."""
-    test, tune = groups[0].test, groups[0].results.experiment.tune
-    rate = "" if RATE in tune else f" at the baseline's {RATE}"
-    table = []
+    test, table = groups[0].test, []
     for group in groups:
         c = group.comparison
         row = {
             "variant": f"**{group.label}**" if group.is_baseline else group.label,
             f"BLEU on {markdown(test)} (runs)": f"{mean_sd(group.bleu)} ({len(group.bleu)})",
-            "difference [95%]": interval(c),
+            "difference [95% interval]": interval(c),
             "p": "-" if c is None else "< 0.001" if c.p < 0.001 else f"{c.p:.3f}",
-            f"verdict{rate}": verdict(group),
-            "exact match": mean_sd(group.values(f"{test}/exact_match"), 1),
+            f"verdict{at_rate(group.results)}": verdict(group),
+            "exact match, %": mean_sd(group.values(f"{test}/exact_match"), 1),
             "log-likelihood per token": mean_sd(group.values(f"{test}/log_likelihood"), 3),
             "parameters": times(group.ratio("parameters")),
             "training FLOPs": times(group.ratio("train_flops")),
             "training time": times(group.ratio("steps") / group.ratio("train_speed")),
             "decoding speed": times(group.ratio("decode_speed")),
         }
-        if tune:
-            row[f"tuned {code(', '.join(tune))}"] = code(group.rows[0].tuned.partition(" = ")[2])
         table.append(row)
     return table
 
@@ -178,38 +170,39 @@ def other_scores(groups: list[Group]) -> Table:
     for group in groups:
         chrf, aer = (mean_sd(group.values(f"{first}/{x}")) for x in ("chrf", "aer"))
         row = {"variant": group.label, "chrF": chrf, "AER": aer}
-        row |= {f"BLEU on {markdown(x)}": interval(others[x][group.label]) for x in tests}
+        for x in tests:
+            bleu = mean_sd(Group(results, x, group.variant).bleu)
+            difference = interval(others[x][group.label])
+            row[f"BLEU on {markdown(x)}"] = bleu if group.is_baseline else difference
         table.append(row)
     return table
 
 
 def settings_table(groups: list[Group]) -> Table:
-    """The settings of each variant; validation BLEU on the grid of tuned ones, the chosen bold."""
-    tuning = [row for row in groups[0].results.rows if row.role == "tuning"]
-    table = []
+    """What is changed for all and for each; BLEU on the grid of tuned ones, the chosen bold."""
+    experiment, rows = groups[0].results.experiment, groups[0].results.rows
+    changes = [f"{x} = {toml_value(y)}" for x, y in flatten_toml(experiment.settings).items()]
+    table = [{"variant": "all", "settings": code(", ".join(changes))}]
     for run in (group.rows[0] for group in groups if group.role == "run"):
         row = {"variant": run.variant, "settings": code(run.settings)}
-        for x in (x for x in tuning if x.variant == run.variant):
+        for x in (x for x in rows if (x.variant, x.role) == (run.variant, "tuning")):
             bleu = f"{x.numbers['valid_bleu']:.2f}" if x.status == "finished" else x.status
-            row[code(x.tuned)] = f"**{bleu}**" if x.tuned == run.tuned else bleu
+            head = f"validation BLEU: {code(x.tuned)}"
+            row[head] = f"**{bleu}**" if x.tuned == run.tuned else bleu
         table.append(row)
     return table
 
 
 def noise(groups: list[Group]) -> str:
-    """Where it comes from, and what more test sentences or seeds would bring."""
-    test, compared = groups[0].test, [x for x in groups if x.comparison and x.role == "run"]
+    """How much of it comes from few seeds, and how much from few test sentences."""
+    compared = [x for x in groups if x.comparison and x.role == "run"]
     if not compared:
         return "Not measured, as nothing is compared."
-    several = [x for x in groups if x.is_baseline or x.comparison]
-    weights = [len(x.bleu) - 1 for x in several]
+    several, test = [groups[0].baseline, *compared], groups[0].test
+    # The median, as one may be far noisier; made unbiased (Wilson and Hilferty 1931).
+    unbiased = [x.bleu.var(ddof=1) / (1 - 2 / (9 * len(x.bleu) - 9)) ** 3 for x in several]
     few = [x.mean(f"{test}/variance") - x.mean(f"{test}/cov_own") for x in several]
-    between = max(1e-9, np.average([x.bleu.var(ddof=1) for x in several], weights=weights))
-    small_test = np.clip(np.average(few, weights=weights), 0, between)
+    between = max(1e-9, np.median(unbiased))
+    small_test = np.clip(np.median(few), 0, between) / between
     common = np.median([verdicts.sentence_variance(x) for x in compared])
-    sizes = [[len(x.bleu) for x in several if x.is_baseline == side] for side in (True, False)]
-    per_run, least = sum(1 / np.median(size) for size in sizes), verdicts.detectable(groups)
-    seeds = between * per_run / 2 + common
-    sentences = (between - 0.75 * small_test) * per_run + common / 4
-    more = least * np.sqrt(np.array([seeds, sentences]) / (between * per_run + common))
-    return NOISE.format(between**0.5, small_test / between, common**0.5, least, *more)
+    return NOISE.format(sd=between**0.5, small_test=small_test, common=common**0.5)

@@ -32,8 +32,10 @@ class Group:
         self.bleu = self.values(f"{self.test}/bleu")
         self.label = self.variant + " again" * (self.role == "again")
         self.is_baseline = self.label == self.results.experiment.baseline
-        about = self.results, self.test, self.results.experiment.baseline
-        self.baseline: Group = self if self.is_baseline else Group(*about)
+
+    @property
+    def baseline(self) -> "Group":
+        return Group(self.results, self.test, self.results.experiment.baseline)
 
     @property
     def effect(self) -> float:
@@ -55,27 +57,25 @@ class Group:
 def compare_all(results: Results, test: str) -> list[Group]:
     """Baseline and variants by effect, the best first; those without a verdict; the A/A runs."""
     baseline, *others = (Group(results, test, name) for name in results.experiment.variants)
-    again = [Group(results, test, baseline.variant, "again")]
-    for family in (others, again) if not no_verdicts(results, test) else ():
-        if whole := [x for x in family if not x.n_diverged and len(x.rows) > 1]:
+    again = Group(results, test, baseline.variant, "again")
+    for family in (others, [again]) if not no_verdicts(results, test) else ():
+        if whole := [x for x in family if x.rows and not x.n_diverged]:
             scores = [baseline.bleu, *(group.bleu for group in whole)]
             found = compare(scores, [sentence_variance(group) for group in whole])
             for group, comparison in zip(whole, found, strict=True):
                 group.comparison = comparison
     ranked = sorted([baseline, *others], key=lambda group: -group.effect)
-    return ranked + [group for group in again if group.rows]
+    return [*ranked, again] if again.rows else ranked
 
 
 def no_verdicts(results: Results, test: str) -> str:
     """Why the baseline, having hardly learned, is no measure on a test set; or nothing."""
-    variant = results.experiment.baseline
-    baselines = [Group(results, name, variant) for name in (results.tests[0], test)]
-    what = f"{variant} hardly learned; train longer, or tune its settings:"
-    for baseline in baselines:
-        if (bleu := baseline.bleu.mean()) < MIN_BLEU:
-            return f"{what} BLEU {bleu:.1f} on {printable(baseline.test)}"
-    loss, guess = (baselines[0].mean(column) for column in ("valid_loss", "guess_loss"))
-    return f"{what} a loss of {loss:.2f}, a guess has {guess:.2f}" if loss > guess else ""
+    baseline = Group(results, test, results.experiment.baseline)
+    bleu, loss, guess = (baseline.mean(x) for x in (f"{test}/bleu", "valid_loss", "guess_loss"))
+    if bleu >= MIN_BLEU and loss <= guess:
+        return ""
+    what = f"BLEU {bleu:.1f}, validation loss {loss:.2f} (of a guess: {guess:.2f})"
+    return f"{baseline.variant} hardly learned (on {printable(test)}: {what}); train it longer"
 
 
 def sentence_variance(group: Group) -> float:
@@ -94,38 +94,37 @@ def detectable(groups: list[Group]) -> float:
     return float(np.median(found)) if found else np.inf
 
 
-def warnings(groups: list[Group]) -> Iterator[str]:
+def warnings(groups: list[Group]) -> list[str]:
     """What makes verdicts impossible, doubtful or unfair, as plain text."""
-    results = groups[0].results
-    problems = [no_verdicts(results, test) for test in results.tests]
-    yield from (f"no differences: {x}" for x in dict.fromkeys(problems) if x not in problems[:1])
+    results, variants = groups[0].results, defaultdict[str, list[str]](list)
+    others = [no_verdicts(results, test) for test in results.tests[1:]]
+    lines = [f"no differences: {problem}" for problem in others if problem]
     for group in groups:
-        if group.role == "again" and group.comparison and group.comparison.p < LEVEL:
-            chance = "1 of 20 experiments does so by chance; otherwise p-values are too small"
-            yield f"{group.variant} differs from itself with other seeds: {chance}"
-        first = min(row.look for row in group.rows)
-        if added := [str(row.seed) for row in group.rows if row.look > first]:
-            what = f"added after a look at the results (seed {', '.join(added)})"
-            yield f"{group.label}: {what}: p-values are too small"
-        if group.role == "run":
-            yield from (f"{group.variant}: {what}" for what in unfair(group))
+        for doubt in dict.fromkeys(doubts(group)):
+            variants[doubt].append(group.label)
+    return lines + [f"{', '.join(labels)}: {doubt}" for doubt, labels in variants.items()]
 
 
-def unfair(group: Group) -> Iterator[str]:
-    """What differs from the baseline, and from its runs with the same seeds, but the model."""
+def doubts(group: Group) -> Iterator[str]:
+    """Why a comparison may be wrong or unfair, such as another device than the baseline's."""
     experiment, more = group.results.experiment, 100 * (group.ratio("parameters") - 1)
-    for key, value in flatten_toml(experiment.variants[group.variant]).items():
-        if not key.startswith("model.") and key not in experiment.tune and not group.is_baseline:
-            yield printable(f"sets {key} = {toml_value(value)}")
+    if group.role == "again" and group.comparison and group.comparison.p < LEVEL:
+        chance = "1 of 20 experiments does so by chance; otherwise p-values are too small"
+        yield f"differs from {group.variant} although it is the same: {chance}"
+    first = min(row.look for row in group.rows)
+    if added := ", ".join(str(row.seed) for row in group.rows if row.look > first):
+        yield f"added after a look at the results (seed {added}): p-values are too small"
+    if group.variant != experiment.baseline:
+        for key, value in flatten_toml(experiment.variants[group.variant]).items():
+            if not key.startswith("model.") and key not in experiment.tune:
+                yield printable(f"sets {key} = {toml_value(value)}")
     if experiment.match in (None, "parameters") and abs(more) > experiment.parameter_tolerance:
         yield f"{more:+.1f}% parameters"
-    pairs, seeds = group.results.runs(experiment.baseline), defaultdict[str, list[str]](list)
-    same_seed = {run.seed: run.numbers | run.text for run in pairs}
-    for run in group.results.runs(group.variant):
+    runs = group.results.runs
+    same_seed = {run.seed: run.numbers | run.text for run in runs(experiment.baseline)}
+    for run in runs(group.variant, group.role):
         ours = run.numbers | run.text
         theirs = same_seed.get(run.seed, ours)
         for key in SAME:
             if ours[key] != theirs[key]:
-                what = f"{key} {ours[key]}, not {theirs[key]}".replace(".0", "")
-                seeds[what].append(str(run.seed))
-    yield from (f"{what} (seed {', '.join(x)})" for what, x in seeds.items())
+                yield f"{key} {ours[key]}, not {theirs[key]}".replace(".0", "")
