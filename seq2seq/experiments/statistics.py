@@ -80,7 +80,7 @@ def family_error(p: float, df: Array, sd: Array, shared: Array, separate: Array)
     ``sd`` has each sample SD over the true one at NODES; ``shared`` the baseline's part of each SE,
     products of two being correlations; ``separate`` whose variance is independent of the others'.
     """
-    limit = (-stdtrit(df, p / 2)[:, None] * sd)[:, None]
+    limit = (abs(stdtrit(df, p / 2))[:, None] * sd)[:, None]  # of p = 0 it may be inf, not -inf
     shared = np.minimum(shared, 0.95)[:, None, None]  # smooth enough for the nodes; conservative
     baseline, rest = shared * NODES[15:, None], np.sqrt(1 - shared**2)
     inside = ndtr((limit - baseline) / rest) - ndtr((-limit - baseline) / rest)
