@@ -29,7 +29,13 @@ from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.run_folder import RunFolder
 from seq2seq.training.trainer import Summary
 from seq2seq.translator import Translator
-from seq2seq.utils import UserError, read_json, read_lines, write_json, write_text
+from seq2seq.utils import (
+    UserError,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -366,15 +372,21 @@ def test_results_match_files(folder: Path) -> None:
     assert results.values("wild", "test/bleu").size == 0
 
 
-def test_later_runs_are_another_look(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_later_runs_are_another_look(
+    folder: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
     out, left_out = tmp_path / "out", shutil.ignore_patterns("*.csv", "last.pt")
     shutil.copytree(folder / "out", out, ignore=left_out)
     measured = {variant: {"train_speed": 2.0} for variant in ("plain", "gated")}
     monkeypatch.setattr(results_module, "relative_speeds", lambda runs: measured)
-    results_of(folder, out, EXPERIMENT.replace("baseline_seeds = 3", "baseline_seeds = 2"))
+    fewer = EXPERIMENT.replace("baseline_seeds = 3", "baseline_seeds = 2")
+    results_of(folder, out, fewer)
     results = results_of(folder, out)
     assert [row.look for row in results.runs("plain")] == [1, 1, 2]
     assert list(results.values("gated", "train_speed")) == [2, 2]
+    assert capsys.readouterr().err == ""
+    results_of(folder, out, fewer)
+    assert "results.csv: without plain seed 3, no longer in" in capsys.readouterr().err
 
 
 def test_results_are_read_as_written(files: Path, tmp_path: Path) -> None:
@@ -445,6 +457,7 @@ def test_variant_from_outside(files: Path, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(# my_variant\.py\n.*?)```", readme, re.DOTALL)
     (tmp_path / "my_variant.py").write_text(code, encoding="utf-8")
     experiment = EXPERIMENT.split("[variants.wild]", maxsplit=1)[0]
+    experiment = experiment.replace("epochs = 2", "epochs = 1")
     experiment = experiment.replace("baseline_seeds = 3", "baseline_seeds = 2\nagain = 0").replace(
         'modifiers = "gated"', 'score = "distance"'
     )
