@@ -131,6 +131,8 @@ def test_equal_runs() -> None:
             assert 0 < comparison.detectable < 0.01
     constant = without_sentences([np.array([30.0, 30.4, 29.8]), np.full(2, 30.0)])[0]
     assert constant.verdict == NOT_SHOWN
+    far = without_sentences([np.full(60, 30.0), *[np.full(60, 40.0)] * 3])  # p underflows
+    assert [(c.p, c.verdict) for c in far] == [(pytest.approx(0), "better")] * 3
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from seq2seq.utils import read_json, write_json
 
 ROUNDS, STEPS, SENTENCES = 5, 4, 500  # training steps and decoded sentences of each round
 SPEEDS = ("train_speed", "train_speed_low", "train_speed_high", "decode_speed")  # columns
-TOKENS = 24  # on either side of the pairs that stand for a corpus before there is one
+PAIRS, TOKENS = 16, 24  # of the batch that stands for a corpus before there is one, on each side
 
 Cost = Literal["parameters", "flops", "time"]
 
@@ -55,12 +55,12 @@ def make_pass(config: Config, n_pairs: int) -> Callable[[], float]:
 
 
 @cache
-def flops_per_token(config: Config, n_pairs: int = 16) -> float:
+def flops_per_token(config: Config) -> float:
     """Operations in the matrix products of a training step, per target token."""
     # Of the fused kernels for CPUs, the counter knows none.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        make_pass(config, n_pairs)()
-    return counter.get_total_flops() / (n_pairs * TOKENS)
+        make_pass(config, PAIRS)()
+    return counter.get_total_flops() / (PAIRS * TOKENS)
 
 
 def find_d_ff(config: Config, baseline: Config, cost: Cost) -> int:
@@ -89,8 +89,7 @@ def matching_d_ff(config: Config, baseline: Config, cost: Cost, folder: Path) ->
         return find_d_ff(config, baseline, cost)
     key = f"{crc32((dump_config(config) + dump_config(baseline)).encode()):08x}"
     path = folder / "matched.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # another process may be measuring
+    with FileLock(folder / "matched.lock"):  # another process may be measuring
         known: dict[str, int] = read_json(path, dict[str, int]) if path.exists() else {}
         if key not in known:
             known[key] = find_d_ff(config, baseline, cost)

@@ -6,9 +6,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
-from pathlib import Path
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr, suppress
 from typing import Any
 
 import torch
@@ -34,57 +34,42 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
     """
     progress = Progress(runs)
     for run in progress.pending:
-        refuse_links(run.folder.path.parent, run.folder.path, log_file(run))
+        refuse_links(run.folder.path.parent, run.folder.path, run.log_file)
         make_tandem(run.unseeded.data.path)  # before several processes would
     table = Live(console=progress.console, get_renderable=progress.table, refresh_per_second=1)
     with table if progress.pending and progress.console.is_terminal else nullcontext():
         if n_jobs and progress.pending:
             run_in_workers(progress, n_jobs)
         else:
-            work(runs, [False] * len(runs), progress)
+            work(runs, bytearray(len(runs)), progress.update)
 
 
-def work(runs: list[Run], begun: Any, progress: "Progress | None" = None) -> None:
+def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> None:
     """Do the runs that no other process is at work on, each once, until nothing is left."""
-    parent, pending = multiprocessing.parent_process(), runs
-    while parent is None or parent.is_alive():  # an orphan begins nothing
-        pending, is_waiting = progress.update() if progress else unfinished(pending), False
+    parent, pending, is_waiting = multiprocessing.parent_process(), runs, True
+    while is_waiting and (parent is None or parent.is_alive()):  # an orphan begins nothing
+        pending, is_waiting = unfinished(pending), False
+        update()
         for run in pending:
             is_ready, number = not any(x in pending for x in run.tuning), runs.index(run)
-            with claim(run) as is_free:
-                is_waiting |= not is_free
-                if is_free and is_ready and not begun[number] and not run.is_finished:
-                    begun[number] = True
-                    execute(run)
-                    break
+            try:
+                with FileLock(f"{run.folder}.lock", timeout=0):  # it ends with its process
+                    if is_ready and not begun[number] and not run.is_finished:
+                        begun[number] = is_waiting = True
+                        execute(run)
+                        break
+            except Timeout:
+                is_waiting = True
         else:
-            if not is_waiting:
-                return
-            time.sleep(1)
-
-
-def log_file(run: Run) -> Path:
-    return run.folder.path.with_name(f"{run.folder.path.name}.log")
-
-
-@contextmanager
-def claim(run: Run) -> Iterator[bool]:
-    """Keep other processes from this run; false if one has claimed it. It ends with its process."""
-    path = run.folder.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path.with_name(f"{path.name}.lock"), timeout=0):
-            yield True
-    except Timeout:
-        yield False
+            time.sleep(is_waiting)
 
 
 def execute(run: Run) -> None:
     """Prepare, train and evaluate; a run that diverges is recorded as such.
 
-    A worker goes on after a ``UserError``, which is in the log.
+    A worker goes on after an error, which is in the log.
     """
-    with log_file(run).open("a", encoding="utf-8") as log, redirect_stderr(log):
+    with run.log_file.open("a", encoding="utf-8") as log, redirect_stderr(log):
         try:
             if not is_prepared(run.config, run.folder):
                 prepare(run.config, run.folder)
@@ -96,10 +81,12 @@ def execute(run: Run) -> None:
                 evaluate(run.folder)
         except TrainingDiverged as error:
             write_text(run.folder.diverged_file, f"{error}\n")
-        except UserError as error:
-            warn(str(error))
-            if multiprocessing.parent_process() is None:
+        except Exception as error:
+            if multiprocessing.parent_process() is None or isinstance(error, TrainingInterrupted):
                 raise
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            warn(str(error))
 
 
 def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
@@ -111,7 +98,10 @@ def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
     with suppress(TrainingInterrupted, UserError):  # the latter is the parent's as well
-        work(runs, begun)
+        try:
+            work(runs, begun)
+        except OSError as error:  # such as of a read-only folder
+            warn(str(error))
 
 
 def run_in_workers(progress: "Progress", n_jobs: int) -> None:
@@ -137,12 +127,11 @@ def run_in_workers(progress: "Progress", n_jobs: int) -> None:
     if signals:
         raise TrainingInterrupted("stopped; the same command continues from there", signals[0])
     for run in (failed := progress.update()):
-        *_, last = "nothing", *(read_lines(log_file(run)) if log_file(run).exists() else [])
-        warn(f"{run}: failed; {log_file(run)} ends with: {last}")
+        *_, last = "nothing", *(read_lines(run.log_file) if run.log_file.exists() else [])
+        warn(f"{run}: failed; {run.log_file} ends with: {last}")
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(runs)} runs failed; the same command tries them again"
-        )
+        how = "the same command tries them again"
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed; {how}")
 
 
 class Progress:
@@ -158,25 +147,21 @@ class Progress:
         before, self.pending = self.pending, unfinished(self.pending)
         for run in before if not self.console.is_terminal else []:
             if run not in self.pending:
-                rank = run.rank()
-                valid = f"BLEU {rank:.1f}" if rank > 0 else f"a loss of {-rank:.2f}"
-                valid = "diverged" if run.has_diverged else f"{valid} on validation"
-                warn(f"{run}: {valid}; {self.time_left()}")
+                how = "diverged" if run.has_diverged else "finished"
+                warn(f"{run}: {how}; {self.time_left()}")
         return self.pending
 
-    def step(self, run: Run) -> tuple[int, int] | None:
-        """At the last validation, of how many; 0 of 1 before it; none if nothing is at work."""
-        log = log_file(run)
-        if not log.exists() or log.stat().st_mtime < self.began:
+    def share(self, run: Run) -> float | None:
+        """Of its steps, at the last validation; none if nothing is at work on it."""
+        if not run.log_file.exists() or run.log_file.stat().st_mtime < self.began:
             return None
-        text = log.read_text(encoding="utf-8").replace(",", "")
+        text = run.log_file.read_text(encoding="utf-8").replace(",", "")
         step, n_steps = re.findall(r"step (\d+) of (\d+)", "step 0 of 1" + text)[-1]
-        return int(step), int(n_steps)
+        return int(step) / int(n_steps)
 
     def time_left(self) -> str:
         """With the number of finished runs; at the pace since the start."""
-        done = sum(step / n for step, n in filter(None, map(self.step, self.pending)))
-        done += self.n_at_first - len(self.pending)
+        done = self.n_at_first - len(self.pending) + sum(self.share(x) or 0 for x in self.pending)
         text = f"{len(self.runs) - len(self.pending)} of {len(self.runs)} runs"
         minutes = (time.time() - self.began) / 60 * (self.n_at_first / max(done, 1e-9) - 1)
         return f"{text}, about {minutes:.0f} minutes left" if done and self.pending else text
@@ -184,9 +169,9 @@ class Progress:
     def table(self) -> Table:
         table = Table("variant", "finished", "at work", caption=self.time_left())
         for variant in dict.fromkeys(run.variant for run in self.runs):
-            pending = [run for run in self.pending if run.variant == variant]
             n_runs = sum(run.variant == variant for run in self.runs)
-            at_work = [(run, step) for run in pending if (step := self.step(run))]
-            texts = [f"seed {run.seed}: step {x:,} ({x / n:.0%})" for run, (x, n) in at_work]
-            table.add_row(variant, f"{n_runs - len(pending)} of {n_runs}", "\n".join(texts))
+            pending = [run for run in self.pending if run.variant == variant]
+            shares = [(run.seed, x) for run in pending if (x := self.share(run)) is not None]
+            at_work = "\n".join(f"seed {seed}: {x:.0%}" for seed, x in shares)
+            table.add_row(variant, f"{n_runs - len(pending)} of {n_runs}", at_work)
         return table

@@ -2,27 +2,27 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
-from math import isfinite, log
+from math import log
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
 from filelock import FileLock
+from msgspec import Meta
 from tqdm import tqdm
 
-from seq2seq.config import Count
 from seq2seq.data.corpus import load_split
-from seq2seq.evaluation.evaluate import Evaluation, Percent, Scores
+from seq2seq.evaluation.evaluate import Evaluation, Scores
 from seq2seq.evaluation.metrics import bleu_tokenizer
 from seq2seq.experiments.costs import SPEEDS, flops_per_token, relative_speeds
 from seq2seq.experiments.runs import Experiment, Role, Run, in_one_line
 from seq2seq.experiments.statistics import Array, resampled_bleu, sentence_parts
 from seq2seq.model.transformer import count_parameters, empty_model
 from seq2seq.training.trainer import Summary
-from seq2seq.utils import UserError, read_json, read_json_lines, read_lines, write_text
+from seq2seq.utils import UserError, read_json, read_json_lines, read_lines, warn, write_text
 
 ABOUT = ("variant", "role", "seed", "status", "look", "settings", "tuned")
 TEXT = ("device", "precision", "bleu_tokenizer")
@@ -33,9 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class _Validation(TypedDict):  # a line of metrics.jsonl
-    step: Count
-    valid_bleu: Percent
+Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,13 @@ class RunResult:
     look: int  # the number of the report that it appeared in first
     settings: str
     tuned: str
-    numbers: dict[str, float]  # by column, without empty ones
+    numbers: dict[str, Finite]  # by column, without empty ones
     text: dict[str, str]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells a run from all others."""
+        return self.variant, self.role, self.seed, self.role == "tuning" and self.tuned
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Results:
 
     def runs(self, variant: str, role: str = "run") -> list[RunResult]:
         """The runs of a variant that finished."""
-        rows = [row for row in self.rows if (row.variant, row.role) == (variant, role)]
-        return [row for row in rows if row.status == "finished"]
+        wanted = variant, role, "finished"
+        return [row for row in self.rows if (row.variant, row.role, row.status) == wanted]
 
     def values(self, variant: str, column: str, role: str = "run") -> Array:
         """The numbers in a column, of those finished runs that have one."""
@@ -79,81 +82,76 @@ def collect(experiment: Experiment, runs: list[Run], folder: Path) -> Results:
     """
     path, names = folder / "results.csv", list(experiment.variants)
     runs = sorted(runs, key=lambda run: (names.index(run.variant), ROLES.index(run.role)))
-    files = [run.folder.eval_file for run in runs if run.folder.eval_file.exists()]
-    with FileLock(folder / "lock"):  # another process may have waited for the same runs
+    with FileLock(folder / "results.lock"):  # another process may have waited for the same runs
         before = read_rows(path) if path.exists() else []
-        looks = {_identity(row): row.look for row in before}
-        newest = max((file.stat().st_mtime for file in files), default=0)
-        if looks.keys() != set(map(_identity, runs)) or newest > path.stat().st_mtime:
-            new = 1 + max((row.look for row in before if row.role == "run"), default=0)
-            rows = {run: row_of(run, looks.get(_identity(run), new)) for run in runs}
-            scored = [run for run in runs if run.role != "tuning"]
-            groups = [list(x) for _, x in groupby(scored, lambda run: (run.variant, run.role))]
-            complete = [x for x in groups if not any(run.has_diverged for run in x)]
-            if groups[0] in complete:
-                for run, columns in measure(complete).items():
-                    rows[run].numbers.update(columns)
-            write_results(path, list(rows.values()))
+        known = {row.identity: row for row in before}
+        new = 1 + max((row.look for row in before if row.role == "run"), default=0)
+        rows = [row_of(run) for run in runs]
+        olds = [known.pop(row.identity, replace(row, look=new)) for row in rows]
+        rows = [replace(row, look=old.look) for row, old in zip(rows, olds, strict=True)]
+        if gone := dict.fromkeys(f"{row.variant} seed {row.seed}" for row in known.values()):
+            warn(f"{path}: without {', '.join(gone)}, no longer in {experiment.path}")
+        merged = [
+            replace(x, numbers=y.numbers | x.numbers) for x, y in zip(rows, olds, strict=True)
+        ]
+        if merged != before:  # which has what was measured, too
+            measured = measure(runs)
+            for run, row in zip(runs, rows, strict=True):
+                row.numbers.update(measured.get(run, {}))
+            write_results(path, rows)
         return read_results(path, experiment)
 
 
-def _identity(run: Run | RunResult) -> tuple[str, str, int, str]:
-    """What tells a run from all others."""
-    tuned = run.tuned if isinstance(run, RunResult) else in_one_line(run.tuned)
-    return run.variant, run.role, run.seed, tuned if run.role == "tuning" else ""
-
-
-def row_of(run: Run, look: int) -> RunResult:
+def row_of(run: Run) -> RunResult:
     """What the files of a run say."""
-    config, tuned, about = run.config, run.chosen.tuned, (run.variant, run.role, run.seed)
-    settings = in_one_line(run.settings | tuned), in_one_line(tuned)
-    numbers = {"guess_loss": log(config.tokenizer.vocab_size)}
+    config, tuned = run.config, in_one_line(run.chosen.tuned)
+    settings = in_one_line(run.settings | run.chosen.tuned)
+    row = RunResult(run.variant, run.role, run.seed, "finished", 1, settings, tuned, {}, {})
+    numbers = row.numbers
     numbers["parameters"] = count_parameters(empty_model(config))
+    numbers["guess_loss"] = log(config.tokenizer.vocab_size)
     if run.has_diverged:
-        return RunResult(*about, "diverged", look, *settings, numbers, {})
+        return replace(row, status="diverged")
     training: dict[str, Any] = read_json(run.folder.summary_file, Summary)
     numbers |= {key: training[key] for key in ("minutes", "steps", "threads", "data_checksum")}
     numbers |= {f"valid_{key}": training[f"best_valid_{key}"] for key in ("bleu", "loss")}
     if "target_tokens" in training:
         numbers["train_flops"] = flops_per_token(run.chosen.unseeded) * training["target_tokens"]
-    for line in read_json_lines(run.folder.metrics_file, _Validation):
+    for line in read_json_lines(run.folder.metrics_file):
         numbers[f"valid_bleu@{line['step']}"] = line["valid_bleu"]
+    tests: dict[str, Scores] = {}
     if run.role != "tuning":
-        tests: dict[str, Scores] = read_json(run.folder.eval_file, Evaluation)["tests"]
-        for name, scores in tests.items():
-            numbers |= {f"{name}/{key}": value for key, value in score_columns(scores).items()}
-    text = {key: training[key] for key in ("device", "precision")}
-    text["bleu_tokenizer"] = bleu_tokenizer(config.data, config.evaluation)
-    return RunResult(*about, "finished", look, *settings, numbers, text)
+        tests = read_json(run.folder.eval_file, Evaluation)["tests"]
+    for name, scores in tests.items():
+        columns = {key: scores[key] for key in ("sentences", "bleu", "chrf", "exact_match")}
+        if "loss_per_token" in scores:
+            columns["log_likelihood"] = -scores["loss_per_token"]
+        if "alignment" in scores:
+            columns["aer"] = scores["alignment"]["error_rate"]
+        for tag, of_tag in scores.get("tags", {}).items():
+            columns |= {f"tag/{tag}": of_tag["exact_match"], f"tag_pairs/{tag}": of_tag["pairs"]}
+        numbers |= {f"{name}/{key}": value for key, value in columns.items()}
+    row.text.update({key: training[key] for key in ("device", "precision")})
+    row.text["bleu_tokenizer"] = bleu_tokenizer(config.data, config.evaluation)
+    return row
 
 
-def score_columns(scores: Scores) -> dict[str, float]:
-    """The columns of one test set, without its name."""
-    columns = {key: scores[key] for key in ("sentences", "bleu", "chrf", "exact_match")}
-    if "loss_per_token" in scores:
-        columns["log_likelihood"] = -scores["loss_per_token"]
-    if "alignment" in scores:
-        columns["aer"] = scores["alignment"]["error_rate"]
-    for tag, of_tag in scores.get("tags", {}).items():
-        columns |= {f"tag/{tag}": of_tag["exact_match"], f"tag_pairs/{tag}": of_tag["pairs"]}
-    return columns
-
-
-def measure(groups: list[list[Run]]) -> dict[Run, dict[str, float]]:
+def measure(runs: list[Run]) -> dict[Run, dict[str, float]]:
     """Relative speeds, and what the choice of sentences adds to the variance of each run's BLEU.
 
-    ``groups`` are the scored runs of each variant, the baseline's first, and its A/A runs.
+    Of variants (and A/A runs) of which no run diverged; nothing if the baseline did.
     """
-    first, runs = groups[0][0], list(chain(*groups))
-    speeds = relative_speeds({x[0].variant: x[0].folder for x in groups if x[0].role == "run"})
+    scored = [run for run in runs if run.role != "tuning"]
+    groups = [list(x) for _, x in groupby(scored, lambda run: (run.variant, run.role))]
+    complete = [x for x in groups if not any(run.has_diverged for run in x)]
+    if groups[0] not in complete:
+        return {}
+    first, runs = scored[0], list(chain(*complete))
+    speeds = relative_speeds({x[0].variant: x[0].folder for x in complete if x[0].role == "run"})
     columns = {run: dict(speeds[run.variant] if run.role == "run" else {}) for run in runs}
-    tests = list(read_json(first.folder.eval_file, Evaluation)["tests"])
-    for run in runs:
-        if list(read_json(run.folder.eval_file, Evaluation)["tests"]) != tests:
-            raise UserError(f"{run.folder}: its test sets are not those of {first.folder}")
-    for test in tests:
+    for test in read_json(first.folder.eval_file, Evaluation)["tests"]:
         bar = iter(tqdm(runs, desc=f"resampling {test}", unit="run", leave=False, disable=None))
-        samples = [[resample(run, test, first) for run in islice(bar, len(x))] for x in groups]
+        samples = [[resample(run, test, first) for run in islice(bar, len(x))] for x in complete]
         for run, parts in zip(runs, chain(*sentence_parts(samples)), strict=True):
             keys = (f"{test}/{part}" for part in ("variance", "cov_own", "cov_baseline"))
             columns[run] |= dict(zip(keys, parts, strict=True))
@@ -174,16 +172,10 @@ def resample(run: Run, test: str, first: Run) -> Array:
 
 
 def write_results(path: Path, rows: list[RunResult]) -> None:
-    """Validations by step, then the test sets in turn; what does not apply to a run is empty."""
-    found = list(dict.fromkeys(key for row in rows for key in row.numbers if key not in COLUMNS))
-    groups = list(dict.fromkeys(key.partition("/")[0] for key in found))  # a test set's name
-
-    def place(key: str) -> tuple[int, int]:
-        step = key.removeprefix("valid_bleu@")
-        return (-1, int(step)) if step != key else (groups.index(key.partition("/")[0]), 0)
-
+    """What does not apply to a run is empty."""
+    columns = dict.fromkeys([*COLUMNS, *(key for row in rows for key in row.numbers)])
     text = io.StringIO()
-    table = csv.DictWriter(text, [*COLUMNS, *sorted(found, key=place)], lineterminator="\n")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for row in rows:
         numbers = {key: f"{float(x)!r}".removesuffix(".0") for key, x in row.numbers.items()}
@@ -193,36 +185,36 @@ def write_results(path: Path, rows: list[RunResult]) -> None:
 
 def read_rows(path: Path) -> list[RunResult]:
     """``UserError`` if the file is damaged, or of another program or version."""
+    rows = []
     try:
-        return list(map(_read_row, csv.DictReader(read_lines(path), strict=True)))
+        for row in csv.DictReader(read_lines(path), strict=True):
+            if None in (*row, *row.values()):
+                raise ValueError("a row of another length")
+            about: dict[str, Any] = {key: row.pop(key) for key in ABOUT}
+            about["text"] = {key: x for key in TEXT if (x := row.pop(key))}
+            about["numbers"] = {key: x for key, x in row.items() if x}
+            rows.append(msgspec.convert(about, RunResult, strict=False))
     except (csv.Error, KeyError, ValueError) as error:
         what = f"damaged, or of another version ({error})"
         raise UserError(f"{path}: {what}: restore or remove it") from None
-
-
-def _read_row(row: dict[str, str]) -> RunResult:
-    if None in (*row, *row.values()):
-        raise ValueError("a row of another length")
-    numbers = {key: float(x) for key, x in row.items() if x and key not in (*ABOUT, *TEXT)}
-    if not all(map(isfinite, numbers.values())):
-        raise ValueError("a number that is not finite")
-    about: dict[str, Any] = {key: row[key] for key in ABOUT}
-    about |= {key: int(row[key]) for key in ("seed", "look")}
-    text = {key: row[key] for key in TEXT if row[key]}
-    return msgspec.convert(about | {"numbers": numbers, "text": text}, RunResult)
+    return rows
 
 
 def read_results(path: Path, experiment: Experiment) -> Results:
     """What ``write_results`` wrote.
 
-    ``UserError`` if it is of other variants than the experiment's, or the baseline diverged.
+    ``UserError`` if it is of other runs than the experiment's, or the baseline diverged.
     """
     rows = read_rows(path)
-    names = list(dict.fromkeys(row.variant for row in rows))
-    if names != list(experiment.variants):
-        raise UserError(f"{path}: of the variants {', '.join(names)}, not of {experiment.path}")
+    found = {(row.variant, row.role, row.seed) for row in rows if row.role != "tuning"}
+    expected = {(name, *x) for name in experiment.variants for x in experiment.seeds_of(name)}
+    if others := sorted(found ^ expected):
+        variant, _, seed = others[0]
+        where = experiment.path if others[0] in expected else path
+        what = f"not of the same runs as {experiment.path}"
+        raise UserError(f"{path}: {what}: only {where} has {variant}, seed {seed}")
     for row in rows:
-        if (row.variant, row.role, row.status) == (names[0], "run", "diverged"):
+        if (row.variant, row.role, row.status) == (experiment.baseline, "run", "diverged"):
             raise UserError(f"{path}: the baseline, {row.variant}, diverged with seed {row.seed}")
     columns = dict.fromkeys(key for row in rows for key in row.numbers)
     tests = [key.removesuffix("/bleu") for key in columns if key.endswith("/bleu")]

@@ -32,10 +32,7 @@ from seq2seq.training.trainer import Summary
 from seq2seq.utils import UserError, did_you_mean, file_name, read_json
 
 FIRST_AGAIN = 101  # seed of the first run of the A/A comparison
-REPLACED = {
-    "within": "it is called parameter_tolerance now",
-    "match_parameters": 'write match = "parameters"',
-}
+REPLACED = {"match_parameters": 'write match = "parameters"'}
 
 Role = Literal["run", "again", "tuning"]
 SeedCount = Annotated[int, Meta(ge=2, lt=FIRST_AGAIN)]
@@ -64,6 +61,13 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tune: dict[str, Annotated[list[Any], Meta(min_length=1)]] = {}
     match: Cost | None = None
     parameter_tolerance: Annotated[float, Meta(ge=0)] = 1.0
+
+    def seeds_of(self, variant: str) -> list[tuple[Role, int]]:
+        """Roles and seeds of a variant's runs, without tuning."""
+        is_baseline = variant == self.baseline
+        runs = range(1, 1 + (self.baseline_seeds if is_baseline else self.seeds))
+        again = range(FIRST_AGAIN, FIRST_AGAIN + self.again * is_baseline)
+        return [*(("run", seed) for seed in runs), *(("again", seed) for seed in again)]
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -109,8 +113,12 @@ class Run:
     tuning: tuple["Run", ...] = ()  # it takes the settings of the best of these
 
     def __str__(self) -> str:
-        tuned = f" with {in_one_line(self.tuned)}" if self.role == "tuning" else ""
-        return f"{self.variant}, seed {self.seed}{tuned}"
+        return f"{self.variant}/{self.folder.path.name}"
+
+    @property
+    def log_file(self) -> Path:
+        """All that training prints."""
+        return Path(f"{self.folder}.log")
 
     def rank(self) -> float:
         """How good it is on the validation set, as training ranks weights."""
@@ -171,13 +179,9 @@ def plan_runs(experiment: Experiment, folder: Path, overrides: dict[str, str]) -
     """
     runs: list[Run] = []
     for name, grid in plan_grids(experiment, folder, overrides).items():
-        n_seeds, n_again = experiment.seeds, 0
-        if name == experiment.baseline:
-            n_seeds, n_again = experiment.baseline_seeds, experiment.again
         tuning = tuple(grid) if len(grid) > 1 else ()
         runs += tuning
-        for seed in (*range(1, n_seeds + 1), *range(FIRST_AGAIN, FIRST_AGAIN + n_again)):
-            role: Role = "run" if seed < FIRST_AGAIN else "again"
+        for role, seed in experiment.seeds_of(name):
             of_seed = RunFolder(folder / name / f"seed-{seed}")
             runs.append(replace(grid[0], role=role, seed=seed, folder=of_seed, tuning=tuning))
     runs.sort(key=lambda run: run.seed)
@@ -196,39 +200,39 @@ def plan_grids(
     base = find_config(experiment.base, path.parent)
     load_config(base)  # must be valid by itself: the report names the differences from it
     common = ConfigSource(f"{path}, settings", flatten_toml(experiment.settings))
-    tuned = ConfigSource(f"{path}, tune", {key: x[0] for key, x in experiment.tune.items()})
+    points = [
+        dict(zip(experiment.tune, x, strict=True)) for x in product(*experiment.tune.values())
+    ]
+    grid = [ConfigSource(f"{path}, tune", point) for point in points]
     command_line = ConfigSource("command line", overrides, is_text=True)
     grids: dict[str, list[Run]] = {}
     for name, changes in experiment.variants.items():
         variant = ConfigSource(f"{path}, variants.{name}", flatten_toml(changes))
-        for source in (common, variant, tuned, command_line):
+        for source in (common, variant, grid[0], command_line):
             if "train.seed" in source.values:
                 raise UserError(f"{source.origin}: train.seed: seeds are set in {path}")
-            if source is not tuned and (both := source.checked().keys() & tuned.checked().keys()):
+            if source != grid[0] and (both := source.checked().keys() & grid[0].checked().keys()):
                 raise UserError(f"{source.origin}: {min(both)}: is tuned, see tune in {path}")
-        settings = {**variant.values, **overrides}
-        sources, grid = [common, variant, tuned], list[Run]()
-        config = load_config(base, overrides, sources, empty_model)
+        config = load_config(base, overrides, [common, variant, grid[0]], empty_model)
         baseline = grids[experiment.baseline][0].unseeded if grids else config
         if grids and config == baseline:
             raise UserError(f"{variant.origin}: no setting differs from those of the baseline")
-        if grids and experiment.match and "model.d_ff" not in settings:
+        if grids and experiment.match and "model.d_ff" not in {**variant.values, **overrides}:
             d_ff = matching_d_ff(config, baseline, experiment.match, folder)
             if not 1 <= d_ff < 2**31:
                 what = f"no model.d_ff matches the {experiment.match} of the baseline"
                 raise UserError(f"{variant.origin}: {what} ({d_ff:,} would)")
             if d_ff != config.model.d_ff:
-                settings["model.d_ff"] = d_ff
-                sources.append(ConfigSource(variant.origin, {"model.d_ff": d_ff}))
-        for values in product(*experiment.tune.values()):
-            point = dict(zip(experiment.tune, values, strict=True))
-            sources.append(ConfigSource(f"{path}, tune", point))
-            config = load_config(base, overrides, sources, empty_model)
+                variant = variant._replace(values={**variant.values, "model.d_ff": d_ff})
+        grids[name] = []
+        for point in grid:
+            config = load_config(base, overrides, [common, variant, point], empty_model)
             if (config.data, config.evaluation) != (baseline.data, baseline.evaluation):
                 what = "all variants must have the same [data] and [evaluation]"
                 raise UserError(f"{variant.origin}: {what}")
-            label = "-".join(f"{key.rpartition('.')[2]}-{x}" for key, x in point.items())
+            label = "-".join(f"{key.rpartition('.')[2]}-{x}" for key, x in point.values.items())
             of_point = RunFolder(folder / name / file_name(f"tune-{label}"))
-            grid.append(Run(name, "tuning", 0, of_point, settings, point, config))
-        grids[name] = grid
+            settings = {**variant.values, **overrides}
+            run = Run(name, "tuning", 0, of_point, settings, dict(point.values), config)
+            grids[name].append(run)
     return grids

@@ -68,9 +68,9 @@ def seed_variances(own: Array, df: Array) -> tuple[Array, Array, Array]:
     pool = df * (own >= low) * np.clip((high - own) / (high - middle), 0, 1)
     others = pool * (1 - np.eye(len(own)))
     df_others = np.maximum(others.sum(axis=1), 1)
-    level = 0.6 / df**2  # by simulation: the fewer runs, the less evidence is needed
+    level = 0.3 / df  # by simulation, as is 1.1: the fewer runs, the less evidence is needed
     noisy = own > others @ own / df_others * fdtri(df, df_others, 1 - level)
-    pooled = pool @ own / pool.sum() / (1 - level)  # others may be noisier, too
+    pooled = 1.1 * pool @ own / pool.sum() / (1 - level)  # others may be noisier, too
     return np.maximum(own, pooled), np.where(noisy, df, pool.sum()), noisy
 
 
@@ -80,7 +80,7 @@ def family_error(p: float, df: Array, sd: Array, shared: Array, separate: Array)
     ``sd`` has each sample SD over the true one at NODES; ``shared`` the baseline's part of each SE,
     products of two being correlations; ``separate`` whose variance is independent of the others'.
     """
-    limit = (-stdtrit(df, p / 2)[:, None] * sd)[:, None]
+    limit = (abs(stdtrit(df, p / 2))[:, None] * sd)[:, None]  # of p = 0 it may be inf, not -inf
     shared = np.minimum(shared, 0.95)[:, None, None]  # smooth enough for the nodes; conservative
     baseline, rest = shared * NODES[15:, None], np.sqrt(1 - shared**2)
     inside = ndtr((limit - baseline) / rest) - ndtr((-limit - baseline) / rest)
