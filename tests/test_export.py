@@ -144,16 +144,14 @@ def mixed(*names: str) -> list[AttentionConfig]:
     ]
 
 
-ENCODERS = mixed("gaussian none", "scaled_dot learned", "uniform sinusoidal", "dot kerple")
+ENCODERS = mixed("gaussian none", "scaled_dot learned", "uniform gaussian", "dot kerple")
 DECODERS = mixed("scaled_dot cope forgetting", "dot shaw talking_heads")
 CROSSES = mixed(
-    "dot t5 gated",
+    "one_content_head t5 gated",
     "additive alibi differential",
     "cosine rotary softcap",
-    "one_content_head gaussian",
 )
-ENCODERS += mixed("dot none")
-DECODERS += [AttentionConfig(type=name) for name in ("linear", "hard_coded", "average")]
+DECODERS += [AttentionConfig(type=name) for name in ("linear", "hard_coded")]
 CROSSES += [AttentionConfig(type="average", position="none")]
 MIXED = list(zip(ENCODERS, DECODERS, CROSSES, strict=True))
 

@@ -81,7 +81,9 @@ def test_seed_variances_by_hand() -> None:
     assert noisy.tolist() == [False, False, False, False, True, False]
     # Where all are alike, the margin is what is left.
     draws = np.random.default_rng(2).chisquare(4, 1000) / 4
-    assert ours.seed_variances(draws, np.full(1000, 4.0))[0].min() == pytest.approx(1.1 / (1 - level), rel=0.07)
+    assert ours.seed_variances(draws, np.full(1000, 4.0))[0].min() == pytest.approx(
+        1.1 / (1 - level), rel=0.07
+    )
 
 
 def random_scores(rng: np.random.Generator) -> list[Array]:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from seq2seq import cpu
-from seq2seq.attention import NORMALIZERS, Part
+from seq2seq.attention import NORMALIZERS, Part, Place
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
 from seq2seq.data.batches import make_batch
@@ -297,9 +297,9 @@ class Running(nn.Module):
     mean: Tensor
     count: Tensor
 
-    def __init__(self, n_heads: int, head_width: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(n_heads))
+        self.register_buffer("mean", torch.zeros(place.n_heads))
         self.register_buffer("count", torch.tensor(0))
 
     def forward(self, scores: Tensor) -> Tensor:

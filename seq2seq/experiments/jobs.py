@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,22 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
         if n_jobs and progress.pending:
             run_in_workers(progress, n_jobs)
         else:
-            work(runs, bytearray(len(runs)), progress.update)
+            try:
+                work(runs, bytearray(len(runs)), progress.update)
+            except UserError:
+                for run in runs:
+                    remove_traces(run)
+                raise
+
+
+def remove_traces(run: Run) -> None:
+    """Of a run that could not begin, nothing stays: the error has been said."""
+    if not run.folder.path.exists():
+        run.log_file.unlink(missing_ok=True)
+        Path(f"{run.folder}.lock").unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for folder in run.folder.path.parents:
+                folder.rmdir()
 
 
 def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> None:

@@ -19,7 +19,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _describe(tensor: Tensor | None) -> str:
     """Its shape and type, if it is there; the floating-point types of weights are one type."""
     if tensor is None:
-        return "none"
+        return "missing"
     is_float = tensor.is_floating_point() and tensor.itemsize > 1
     return f"{tuple(tensor.shape)} of {'floats' if is_float else tensor.dtype}"
 
