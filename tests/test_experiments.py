@@ -1,6 +1,7 @@
 """Experiments: planned, tuned, matched, run by several processes, resumed, and collected."""
 
 import csv
+import itertools
 import re
 import shutil
 import signal
@@ -114,21 +115,22 @@ def test_plan(files: Path) -> None:
     assert len(plan(files, EXPERIMENT.replace("baseline_seeds = 3\n", ""))) == 4 + 2 + 2 * 2
 
 
-def finish_training(run: Run, bleu: float, loss: float) -> None:
+def finish_training(run: Run, bleu: float, loss: float, chrf: float = 0) -> None:
     run.folder.save_config(run.config)
     summary: dict[str, Any] = dict.fromkeys(Summary.__required_keys__, 1)
-    summary |= dict.fromkeys(("selected_by", "device", "precision"), "x")
-    summary |= {"best_valid_bleu": bleu, "best_valid_loss": loss}
+    summary["selected_by"] = "chrf" if chrf else "bleu" if bleu >= 1 else "loss"
+    summary |= {"device": "x", "precision": "x", "best_valid_bleu": bleu, "best_valid_loss": loss}
+    summary |= {"best_valid_chrf": chrf} if chrf else {}
     write_json(run.folder.summary_file, summary)
 
 
 @pytest.mark.parametrize(
     ("scores", "chosen"),
     [([(20, 3), (30, 4)], 6), ([(30, 4), (20, 3)], 5), ([(0.5, 3), (0.1, 2)], 6),
-     ([None, (0, 9)], 6), ([(1.5, 3), (0.9, 2)], 5)],
+     ([None, (0, 9)], 6), ([(1.5, 3), (0.9, 2)], 5), ([(20, 3, 45), (30, 4, 40)], 5)],
 )  # fmt: skip
 def test_best_point_of_the_grid_is_chosen(
-    files: Path, tmp_path: Path, scores: list[tuple[float, float] | None], chosen: int
+    files: Path, tmp_path: Path, scores: list[tuple[float, ...] | None], chosen: int
 ) -> None:
     runs = [run for run in plan(files, with_line(TUNE), tmp_path) if run.variant == "gated"]
     for run, of_run in zip(runs, scores, strict=False):
@@ -144,7 +146,7 @@ def test_best_point_of_the_grid_is_chosen(
     finish_training(runs[2], 20, 3)
     more = with_line(TUNE.replace("5, 6", "5, 6, 7"))
     new = [run for run in plan(files, more, tmp_path) if run.variant == "gated"][2]
-    finish_training(new, 40, 1)  # better than what the runs so far have
+    finish_training(new, 60, 1)  # better than what the runs so far have
     with pytest.raises(UserError, match=rf"seed-1 was trained with .* = {chosen}, not 7"):
         plan(files, more, tmp_path)
 
@@ -320,13 +322,17 @@ def test_diverged_baseline_is_one_line(files: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["eval.json", "training.json", "metrics.jsonl", "hypotheses/test.txt"]
-)
-def test_damaged_file_is_named(folder: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
+    ("name", "content"),
+    [*itertools.product(("training.json", "metrics.jsonl"), ('{"half', "{}")),
+     ("eval.json", '{"half'), ("hypotheses/test.txt", "half")],
+)  # fmt: skip
+def test_damaged_file_is_named(
+    folder: Path, tmp_path: Path, capsys: Capture, name: str, content: str
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(folder / "out", out, ignore=shutil.ignore_patterns("last.pt", "*.csv"))
     path = (out / "gated" / "seed-1" / name).resolve()
-    path.write_text('{"half', encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
     assert run_compare(folder, out=out) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"seq2seq: {path}")
@@ -393,18 +399,20 @@ def test_results_are_read_as_written(files: Path, tmp_path: Path) -> None:
     experiment, path = load_experiment(files / "tiny-experiment.toml"), tmp_path / "results.csv"
     numbers = {"minutes": 0.1 + 0.2, "train_flops": 1e17, "a,b/bleu": 3.0, "a,b/tag/x/bleu": 1.0}
     numbers |= {"valid_bleu@10": 1.0, "valid_bleu@9": -1e-300}
-    about: tuple[Any, ...] = ("finished", 2, 'x = "y, z"', "", numbers, {"device": "cpu"})
+    numbers |= {"parameters": 5, "steps": 6, "threads": 7, "data_checksum": 8, "valid_bleu": 9}
+    text = {"device": "cpu", "precision": "float32"}
+    about: tuple[Any, ...] = ("finished", 2, 'x = "y, z"', "", numbers, text)
     rows = [RunResult(x, *of, *about) for x in experiment.variants for of in experiment.seeds_of(x)]
     write_results(path, rows)
     results = read_results(path, experiment)
     assert (results.rows, results.tests) == (rows, ["a,b"])
-    text = path.read_text(encoding="utf-8")
-    last = text.splitlines()[-1]
+    written = path.read_text(encoding="utf-8")
+    last = written.splitlines()[-1]
     for old, new in (
         ("gated", "other"), (f"{last}\n", ""), (last, last.rpartition(",")[0]), (last, f"{last},1"), ("finished", "lost"), ("0.3", "0.3x"),
-        ("0.3", "nan"), ("look", "took"), ("plain,run", 'plain,"run'), ("run", "walk"),
+        ("0.3", "nan"), ("look", "took"), ("plain,run", 'plain,"run'), ("run", "walk"), (",cpu,", ",,"), (",7,", ",,"),
     ):  # fmt: skip
-        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        path.write_text(written.replace(old, new, 1), encoding="utf-8")
         with pytest.raises(UserError, match=r"results\.csv: .*$"):
             read_results(path, experiment)
 

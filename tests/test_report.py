@@ -169,6 +169,8 @@ def test_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(change("small", {}, look=2)) == found(RESULTS)  # added later as a whole
     other = change("small", {"steps": 1100.0}, text=TEXT | {"device": "cuda"})
     assert found(other)[3:] == ["small: steps 1100, not 1200", "small: device cuda, not cpu"]
+    slow = [replace(x, numbers=x.numbers | {"threads": 1}) if x.seed > 100 else x for x in ROWS]
+    assert "plain again: threads 1, not 2" in found(replace(RESULTS, rows=slow))
     later = [replace(x, look=2) if x.seed == 3 else x for x in ROWS]
     (added,) = (x for x in found(replace(RESULTS, rows=later)) if "(seed 3)" in x)
     assert added.startswith("gated, plain, small, wild: added")

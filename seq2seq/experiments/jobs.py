@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, suppress
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
         if n_jobs and progress.pending:
             run_in_workers(progress, n_jobs)
         else:
+            begun = bytearray(len(runs))
             try:
-                work(runs, bytearray(len(runs)), progress.update)
+                work(runs, begun, progress.update)
             except UserError:
-                for run in runs:
+                for run in compress(runs, begun):  # others may be claimed elsewhere
                     remove_traces(run)
                 raise
 
@@ -77,7 +79,8 @@ def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> No
             except Timeout:
                 is_waiting = True
         else:
-            time.sleep(is_waiting)
+            if is_waiting:
+                time.sleep(1)
 
 
 def execute(run: Run) -> None:

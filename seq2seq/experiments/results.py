@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from math import log
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import msgspec
 import numpy as np
@@ -14,8 +14,9 @@ from filelock import FileLock
 from msgspec import Meta
 from tqdm import tqdm
 
+from seq2seq.config import Count
 from seq2seq.data.corpus import load_split
-from seq2seq.evaluation.evaluate import Evaluation, Scores
+from seq2seq.evaluation.evaluate import Evaluation, Percent, Scores
 from seq2seq.evaluation.metrics import bleu_tokenizer
 from seq2seq.experiments.costs import SPEEDS, flops_per_token, relative_speeds
 from seq2seq.experiments.runs import Experiment, Role, Run, in_one_line
@@ -31,9 +32,14 @@ COLUMNS = (
     *ABOUT, "parameters", "train_flops", "minutes", "steps", "threads", *TEXT, "data_checksum",
     *SPEEDS, "valid_bleu", "valid_loss", "guess_loss",
 )  # fmt: skip
-
+NEEDED = {"parameters", "steps", "threads", "data_checksum", "device", "precision", "valid_bleu"}
 
 Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]
+
+
+class _Validation(TypedDict):  # a line of metrics.jsonl
+    step: Count
+    valid_bleu: Percent
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def row_of(run: Run) -> RunResult:
     numbers |= {f"valid_{key}": training[f"best_valid_{key}"] for key in ("bleu", "loss")}
     if "target_tokens" in training:
         numbers["train_flops"] = flops_per_token(run.chosen.unseeded) * training["target_tokens"]
-    for line in read_json_lines(run.folder.metrics_file):
+    for line in read_json_lines(run.folder.metrics_file, _Validation):
         numbers[f"valid_bleu@{line['step']}"] = line["valid_bleu"]
     tests: dict[str, Scores] = {}
     if run.role != "tuning":
@@ -193,7 +199,11 @@ def read_rows(path: Path) -> list[RunResult]:
             about: dict[str, Any] = {key: row.pop(key) for key in ABOUT}
             about["text"] = {key: x for key in TEXT if (x := row.pop(key))}
             about["numbers"] = {key: x for key, x in row.items() if x}
-            rows.append(msgspec.convert(about, RunResult, strict=False))
+            result = msgspec.convert(about, RunResult, strict=False)
+            known = result.numbers.keys() | result.text.keys()
+            if result.status == "finished" and (missing := NEEDED - known):
+                raise ValueError(f"a finished run without {min(missing)}")
+            rows.append(result)
     except (csv.Error, KeyError, ValueError) as error:
         what = f"damaged, or of another version ({error})"
         raise UserError(f"{path}: {what}: restore or remove it") from None

@@ -124,9 +124,9 @@ class Run:
         """How good it is on the validation set, as training ranks weights."""
         if self.has_diverged:
             return -math.inf
-        summary: Summary = read_json(self.folder.summary_file, Summary)
-        bleu = summary["best_valid_bleu"]
-        return bleu if bleu >= 1 else -summary["best_valid_loss"]
+        summary: dict[str, Any] = read_json(self.folder.summary_file, Summary)
+        loss, by = summary["best_valid_loss"], summary["selected_by"]
+        return -loss if by == "loss" else summary.get(f"best_valid_{by}", -loss)
 
     @property
     def chosen(self) -> "Run":
