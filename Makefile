@@ -58,7 +58,7 @@ scale: setup ## time and memory as work grows, on the corpus in DATA repeated
 	$(VENV)/bin/python benchmarks/scale.py --data "$(DATA)"
 
 test: setup ## run the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: setup ## run the fast tests only
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m "not slow"

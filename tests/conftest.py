@@ -172,7 +172,12 @@ def trained_run(tiny_config: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a trained model are slow: ten seconds for the first of them in a process."""
+    """Tests of a trained model are slow: ten seconds for the first of them in a process.
+
+    The files that take longest come first, so that several processes end at the same time.
+    """
+    longest = {"test_experiments", "test_variants", "test_training", "test_cli", "test_export"}
+    items.sort(key=lambda item: item.path.stem not in longest)
     for item in items:
         if "trained_run" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)

@@ -32,7 +32,7 @@ from seq2seq.translator import Translator
 from seq2seq.utils import read_json, write_json
 
 ROUNDS, STEPS, SENTENCES = 5, 4, 500  # training steps and decoded sentences of each round
-SPEEDS = ("train_speed", "train_speed_low", "train_speed_high", "decode_speed")  # columns
+SPEEDS = ("train_speed", "decode_speed")  # columns
 PAIRS, TOKENS = 16, 24  # of the batch that stands for a corpus before there is one, on each side
 
 Cost = Literal["parameters", "flops", "time"]
@@ -60,7 +60,8 @@ def flops_per_token(config: Config) -> float:
     # Of the fused kernels for CPUs, the counter knows none.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         make_pass(config, PAIRS)()
-    return counter.get_total_flops() / (PAIRS * TOKENS)
+    n_passes = 1.5 if config.train.r_drop_alpha else 1  # R-Drop: two in the second half
+    return n_passes * counter.get_total_flops() / (PAIRS * TOKENS)
 
 
 def find_d_ff(config: Config, baseline: Config, cost: Cost) -> int:
@@ -108,9 +109,8 @@ def relative_speeds(runs: dict[str, RunFolder]) -> dict[str, dict[str, float]]:
     for name in tqdm(names[1:], desc="measuring speed", unit="variant", disable=None):
         measure = speed_test(runs[name])
         ratios = [measure() / measure_baseline() for _ in range(ROUNDS)]
-        training, decoding = np.array(ratios).round(4).T
-        values = np.median(training), training.min(), training.max(), np.median(decoding)
-        speeds[name] = dict(zip(SPEEDS, map(float, values), strict=True))
+        medians = np.median(ratios, axis=0).round(4).tolist()
+        speeds[name] = dict(zip(SPEEDS, medians, strict=True))
         del measure  # and its model, before the next one is built
     return speeds
 

@@ -27,6 +27,8 @@ from seq2seq.shipped import make_tandem
 from seq2seq.training.trainer import TrainingDiverged, stop_requests, train
 from seq2seq.utils import TrainingInterrupted, UserError, read_lines, refuse_links, warn, write_text
 
+DID_ONE = 75  # a worker's exit code: a run is done, and there may be more
+
 
 def run_all(runs: list[Run], n_jobs: int = 0) -> None:
     """Finish all runs, in this process or in ``n_jobs`` others.
@@ -45,7 +47,8 @@ def run_all(runs: list[Run], n_jobs: int = 0) -> None:
         else:
             begun = bytearray(len(runs))
             try:
-                work(runs, begun, progress.update)
+                while work(runs, begun, progress.update):
+                    pass
             except UserError:
                 for run in compress(runs, begun):  # others may be claimed elsewhere
                     remove_traces(run)
@@ -62,8 +65,11 @@ def remove_traces(run: Run) -> None:
                 folder.rmdir()
 
 
-def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> None:
-    """Do the runs that no other process is at work on, each once, until nothing is left."""
+def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> bool:
+    """Do one run, not yet begun, that no other process is at work on; wait if that may come.
+
+    Returns whether there was one.
+    """
     parent, pending, is_waiting = multiprocessing.parent_process(), runs, True
     while is_waiting and (parent is None or parent.is_alive()):  # an orphan begins nothing
         pending, is_waiting = unfinished(pending), False
@@ -73,14 +79,14 @@ def work(runs: list[Run], begun: Any, update: Callable[[], object] = bool) -> No
             try:
                 with FileLock(f"{run.folder}.lock", timeout=0):  # it ends with its process
                     if is_ready and not begun[number] and not run.is_finished:
-                        begun[number] = is_waiting = True
+                        begun[number] = True
                         execute(run)
-                        break
+                        return True
             except Timeout:
                 is_waiting = True
-        else:
-            if is_waiting:
-                time.sleep(1)
+        if is_waiting:
+            time.sleep(1)
+    return False
 
 
 def execute(run: Run) -> None:
@@ -109,7 +115,7 @@ def execute(run: Run) -> None:
 
 
 def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
-    """``work`` in a process of its own."""
+    """``work`` in a process of its own: another run would inherit its grown memory."""
     if os.name == "posix":
         os.setpgrp()  # so that Ctrl-C reaches the parent only, which passes it on once
     tune_process()
@@ -118,30 +124,39 @@ def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
         torch.cuda.set_device(slot % torch.cuda.device_count())
     with suppress(TrainingInterrupted, UserError):  # the latter is the parent's as well
         try:
-            work(runs, begun)
+            sys.exit(DID_ONE if work(runs, begun) else 0)
         except OSError as error:  # such as of a read-only folder
             warn(str(error))
 
 
 def run_in_workers(progress: "Progress", n_jobs: int) -> None:
-    """``work`` in ``n_jobs`` processes until all of them end, or a signal stops them."""
+    """Do all runs, ``n_jobs`` at a time, until nothing is left or a signal stops them."""
     context, runs = multiprocessing.get_context("spawn"), progress.runs
     begun, n_threads = context.RawArray("b", len(runs)), max(1, torch.get_num_threads() // n_jobs)
-    about = [(runs, begun, slot, n_threads) for slot in range(n_jobs)]
-    workers = [context.Process(target=run_worker, args=args, daemon=True) for args in about]
-    with stop_requests() as signals:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # in workers that are starting
-        for worker in workers:
-            worker.start()
+
+    def start(slot: int) -> multiprocessing.process.BaseProcess:
+        args = (runs, begun, slot, n_threads)
+        worker = context.Process(target=run_worker, args=args, daemon=True)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # while it starts
+        worker.start()
         signal.signal(signal.SIGINT, before)
+        return worker
+
+    with stop_requests() as signals:
+        workers = {slot: start(slot) for slot in range(n_jobs)}
         try:
-            while any(worker.is_alive() for worker in workers) and not signals:
+            while workers and not signals:
                 progress.update()
                 time.sleep(0.5)
+                for slot, code in [(slot, worker.exitcode) for slot, worker in workers.items()]:
+                    if code is not None and (code == DID_ONE or code < 0):  # negative: killed
+                        workers[slot] = start(slot)
+                    elif code is not None:
+                        del workers[slot]
         finally:
-            for worker in workers:
+            for worker in workers.values():
                 worker.terminate()
-            for worker in workers:
+            for worker in workers.values():
                 worker.join()
     if signals:
         raise TrainingInterrupted("stopped; the same command continues from there", signals[0])
