@@ -22,8 +22,8 @@ from seq2seq.model.transformer import Seq2Seq
 
 BLOCK = 32  # tokens for which a cache makes room at a time
 LAYERS = {DecoderLayer, AttentionSublayer, FeedForward, SublayerConnection, MultiHeadAttention}
+KNOWN = LAYERS | {nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Identity, Dropout}  # no subclasses
 Function = Callable[[Tensor], Tensor]
-KNOWN = LAYERS | {nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Identity, Dropout}
 
 
 class LeanCache(NamedTuple):
@@ -94,12 +94,12 @@ class LeanDecoder:
                 keys[n] = layer.key(y).view(values.shape[1:])
                 key, value = (past[: n + 1].permute(1, 2, 0, 3) for past in (keys, values))
                 query = layer.query(y).view(len(x), -1, 1, values.shape[-1])
-                output = _attention(query, key, value)
+                output = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
             else:
                 output = weights[i] @ layer.own.repeat_heads(values.permute(1, 2, 0, 3))
             x = layer.post[0](x + layer.output(output.flatten(1)))
             query = layer.cross_query(layer.pre[1](x)).view(len(x), -1, 1, memory.key.shape[-1])
-            output = _attention(query, *memory, cache.src_mask)
+            output = F.scaled_dot_product_attention(query, *memory, cache.src_mask, enable_gqa=True)
             x = layer.post[1](x + layer.cross_output(output.flatten(1)))
             x = layer.post[2](x + layer.down(torch.relu_(layer.up(layer.pre[2](x)))))
         return self.model.decoder_norm(x)[:, None], cache._replace(length=n + 1)
@@ -112,9 +112,6 @@ class LeanDecoder:
             weights=[layer.weights(start, end) for layer in self.layers],
             position=None if position is None else position(start, end),
         )
-
-
-_attention = partial(F.scaled_dot_product_attention, enable_gqa=True)
 
 
 class _Layer:
@@ -133,10 +130,9 @@ class _Layer:
         self.up, self.down = _linear(feed_forward.up_proj), _linear(feed_forward.down_proj)
         sublayers = layer.self_attention, layer.cross_attention, feed_forward
         norms = [_norm(sublayer.connection.norm) for sublayer in sublayers]
-        unchanged: list[Function] = [_unchanged] * 3
-        self.pre, self.post = (
-            (norms, unchanged) if feed_forward.connection.pre_norm else (unchanged, norms)
-        )
+        unchanged: list[Function] = [lambda x: x] * 3
+        pre_norm = feed_forward.connection.pre_norm
+        self.pre, self.post = (norms, unchanged) if pre_norm else (unchanged, norms)
 
     def no_tokens(self, memory: Tensor) -> KeyValue:
         """Keys and values of a target that has not begun."""
@@ -167,11 +163,5 @@ def _linear(module: Any) -> Function:
 
 
 def _norm(module: nn.LayerNorm) -> Function:
-    shape, eps = module.normalized_shape, module.eps
-    return partial(
-        F.layer_norm, normalized_shape=shape, weight=module.weight, bias=module.bias, eps=eps
-    )
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+    names = "normalized_shape", "weight", "bias", "eps"
+    return partial(F.layer_norm, **{name: getattr(module, name) for name in names})
