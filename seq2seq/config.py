@@ -137,6 +137,7 @@ class DecodingConfig:
     no_repeat: Annotated[NaturalInt, "no output has an n-gram of so many tokens twice; 0: any"] = 0
     batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
     precision: Annotated[Precision, "auto: bfloat16 for batches where that is faster"] = "auto"
+    lean: Annotated[bool, "less overhead for few sentences on CPUs, in float32"] = True
 
 
 @dataclass(frozen=True)

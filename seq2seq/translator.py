@@ -15,6 +15,7 @@ from seq2seq.data.tokenizer import BOS, EOS, PAD, InputReport, Tokenizer
 from seq2seq.model import decoding
 from seq2seq.model.decoding import Hypothesis
 from seq2seq.model.ensemble import Ensemble
+from seq2seq.model.lean import LeanDecoder
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.model.weights import load_model
 from seq2seq.run_folder import RunFolder
@@ -140,9 +141,11 @@ class Translator:
         precision = cpu.resolve_precision(config.precision, device)
         if config.precision == "auto" and (device.type != "cpu" or n_rows < cpu.SMALL_BATCH):
             precision = "float32"
-        model = self._evaluating()
+        model: decoding.Decoder = (plain := self._evaluating())
         if precision == "bfloat16":
-            model = decoding.in_bfloat16(model)
+            model = decoding.in_bfloat16(plain)
+        elif config.lean and device.type == "cpu" and n_rows < cpu.SMALL_BATCH:
+            model = LeanDecoder.of(plain) or plain
 
         def decode_batch(rows: list[int]) -> list[list[Hypothesis]]:
             src = pad([src_ids[i] for i in rows]).to(device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, attention_variants, small_model, with_attention
 
-from seq2seq.config import AttentionConfig, DecodingConfig
+from seq2seq.config import AttentionConfig, DecodingConfig, ModelConfig
 from seq2seq.data.batches import pad
 from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.decoding import (
@@ -53,9 +53,9 @@ def has_twice(ids: list[int], n: int) -> bool:
     return grams[-1:] != [] and grams[-1] in grams[:-1]
 
 
-def eager_to_stop(seed: int) -> Seq2Seq:
+def eager_to_stop(seed: int, shape: ModelConfig = SMALL) -> Seq2Seq:
     """A random model of which some sentences end early and some at their limit."""
-    model = small_model(seed=seed).eval()
+    model = small_model(shape, seed=seed).eval()
     with torch.no_grad():
         model.output.weight *= 3
         model.output.weight[EOS] *= 1.5

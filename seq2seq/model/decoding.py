@@ -1,23 +1,32 @@
 """Decoding: from source ids to target ids, greedily or by beam search.
 
-Both use only ``encode``, ``start``, ``decode`` and ``logits`` of a model in evaluation mode. They
-take padded source ids (B, S), and the ids that every target has to begin with, ``prefix``.
+Both take a model in evaluation mode, or what stands in for it, padded source ids (B, S), and the
+ids that every target has to begin with, ``prefix``.
 """
 
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from seq2seq.config import DecodingConfig
 from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
-from seq2seq.model.transformer import DecoderCache, Seq2Seq
+from seq2seq.model.transformer import Seq2Seq
 
 SUPPRESSED_IDS = [PAD, BOS, UNK]  # never generated
 SHRINK_AT = 0.8  # share of a batch that is unfinished when the finished sentences are removed
+
+
+class Decoder(Protocol):
+    """What a search uses of a model; a cache has a ``length`` and can ``select`` rows."""
+
+    def encode(self, src: Tensor, /) -> tuple[Tensor, Tensor]: ...
+    def start(self, memory: Tensor, src_mask: Tensor, /) -> Any: ...
+    def decode(self, tgt: Tensor, cache: Any, /) -> tuple[Tensor, Any]: ...
+    def logits(self, x: Tensor, /) -> Tensor: ...
 
 
 def sharing_copy(model: Seq2Seq) -> Seq2Seq:
@@ -38,12 +47,12 @@ def in_bfloat16(model: Seq2Seq) -> Seq2Seq:
 
 
 def store_by_columns(model: Seq2Seq) -> None:
-    """Store matrices with more rows than columns by columns: the same numbers and products.
+    """Store matrices by columns: the same numbers and products.
 
-    For one sentence in float32 they are read up to three times as fast.
+    For one sentence in float32 they are read up to twice as fast, for batches no slower.
     """
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module.out_features > module.in_features:
+        if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.T.contiguous().T
 
 
@@ -73,7 +82,7 @@ def constrain(scores: Tensor, ids: list[list[int]], prefix: Sequence[int], n: in
             row[[so_far[i + n - 1] for i in starts if so_far[i : i + n - 1] == last]] = -math.inf
 
 
-def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Tensor, DecoderCache]:
+def next_logits(model: Decoder, tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Logits (B, V) of the token after ``tokens`` (B,), and the cache with ``tokens`` added."""
     x, cache = model.decode(tokens[:, None], cache)
     logits = model.logits(x[:, -1]).float()
@@ -83,7 +92,7 @@ def next_logits(model: Seq2Seq, tokens: Tensor, cache: DecoderCache) -> tuple[Te
 
 @torch.inference_mode()
 def greedy(
-    model: Seq2Seq, src: Tensor, config: DecodingConfig, prefix: Sequence[int] = ()
+    model: Decoder, src: Tensor, config: DecodingConfig, prefix: Sequence[int] = ()
 ) -> list[Hypothesis]:
     """The most likely token at each step, for all sentences of a batch at once."""
     limits = max_lengths(src, config.max_length_ratio) + len(prefix)
@@ -169,7 +178,7 @@ class BeamState:
 
 @torch.inference_mode()
 def beam_search(
-    model: Seq2Seq,
+    model: Decoder,
     src: Tensor,
     config: DecodingConfig,
     n_best: int = 1,
