@@ -114,7 +114,7 @@ class TrainingData:
         self._fits = fits = np.maximum(src_lengths, tgt_lengths) <= config.data.max_tokens
         if not fits.any():
             raise UserError(f"data.max_tokens = {config.data.max_tokens}: all pairs are longer")
-        self._encoded, self.n_too_long = (src, tgt), np.count_nonzero(~fits)
+        self._encoded, self.n_too_long = (src, tgt), int((~fits).sum())
         max_tokens = config.train.max_tokens_per_batch
         self.n_batches = len(make_token_batches(src, tgt, max_tokens, chosen=fits))
         self.n_target_tokens = int((tgt_lengths[fits] - 1).sum())  # an epoch's, without BOS
