@@ -66,8 +66,9 @@ def load_encoded(
     if not saved.exists():
         write_json(saved, made_of)
     elif read_json(saved) != made_of:
-        how = "remove it, and they are encoded anew"
-        raise UserError(f"{saved}: ids of other texts or subwords, or damaged: {how}")
+        names = ", ".join(path.name for path in (*texts, *files))
+        how = "remove it, and the training pairs are encoded anew"
+        raise UserError(f"{saved}: of another tokenizer, or other or damaged {names}: {how}")
     src, tgt = (
         EncodedSentences(np.memmap(file, mode="r"), len(subwords))
         for file, subwords in zip(files, vocabularies, strict=True)
