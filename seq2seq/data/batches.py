@@ -83,8 +83,9 @@ def make_token_batches(
     A pair that is longer by itself gets its own batch. The order, but not the shapes, depends on
     ``shuffle``, a (seed, epoch); None for shortest first. ``chosen`` is a mask of pairs.
     """
-    rows = np.arange(len(src)) if chosen is None else np.flatnonzero(chosen)
-    order = rows.astype(np.int32)
+    order = np.arange(len(src), dtype=np.int32)
+    if chosen is not None:
+        order = order[chosen]
     src_lengths, tgt_lengths = lengths(src), lengths(tgt)
     rng = np.random.default_rng(shuffle) if shuffle else None
     if rng:
