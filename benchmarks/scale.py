@@ -161,8 +161,8 @@ def tables(
     """The results as lines of Markdown."""
     yield (
         "`make scale DATA=PATH`: Multi30k repeated; a tiny model, so steps and translations say "
-        f"nothing about speed; {os.cpu_count()} cores. Start: time until the first step, with text "
-        "read and encoded."
+        f"nothing about speed; {os.cpu_count()} cores. Start: time until the first step, which "
+        "reads the ids that preparing encoded."
     )
     yield from ("", "| training pairs | prepare, s | MB | start, s | MB | 200 steps, s | MB |")
     yield "| --- | --- | --- | --- | --- | --- | --- |"

@@ -51,6 +51,7 @@ class RunFolder:
         self.config_file = self.path / "config.toml"  # every setting, resolved
         self.corpus = self.path / "corpus"
         self.report_file = self.corpus / "report.json"  # there when the corpus is complete
+        self.encoded_file = self.corpus / "encoded.json"  # there when the ids beside it are
         self.tokenizer_file = self.path / "tokenizer.model"
         self.tgt_tokenizer_file = self.path / "tokenizer.tgt.model"  # if not joint
         self.weights_file = self.path / "model.safetensors"  # the best on the validation split

@@ -89,7 +89,8 @@ class Evil:
 
 
 FILES = ["model.safetensors", "last.pt", "tokenizer.model", "config.toml", "metrics.jsonl",
-         "corpus/report.json", "corpus/train.src", "corpus/valid.tgt", "corpus/test.src"]  # fmt: skip
+         "corpus/report.json", "corpus/train.src", "corpus/train.tgt.ids", "corpus/encoded.json",
+         "corpus/valid.tgt", "corpus/test.src"]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch.save"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
+from seq2seq.data.encoded import load_encoded
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Survey
 from seq2seq.data.tokenizer import Tokenizer
@@ -39,10 +40,12 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
             load_report(run)  # there when the corpus is complete
             if run.load_config().data != data:
                 raise UserError(f"{run} holds another corpus: prepare it again")
-            run.tokenizer_file.unlink(missing_ok=True)
+            for made in (run.tokenizer_file, run.encoded_file):
+                made.unlink(missing_ok=True)
             src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
+            load_encoded(run, data, tokenizer)
             tokenizer.save(run)
             whose = f", those of {origin}" if inherited else ""
             done.append(f"{run.tokenizer_file}: {len(tokenizer.tgt):,} subwords{whose}")
