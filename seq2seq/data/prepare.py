@@ -33,6 +33,7 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
             return f"{run}: training has started; corpus and tokenizer stay as they are"
         done, origin = [], config.train.init_from
         inherited = load_inherited(config) if origin else None
+        run.encoded_file.unlink(missing_ok=True)  # of another corpus or tokenizer
         if stage in ("corpus", "all"):
             done.append(str(prepare_corpus(data, run)))
             run.save_config(config)
@@ -40,8 +41,7 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
             load_report(run)  # there when the corpus is complete
             if run.load_config().data != data:
                 raise UserError(f"{run} holds another corpus: prepare it again")
-            for made in (run.tokenizer_file, run.encoded_file):
-                made.unlink(missing_ok=True)
+            run.tokenizer_file.unlink(missing_ok=True)
             src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
