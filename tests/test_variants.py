@@ -238,7 +238,11 @@ def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
 @each_variant
 def test_gradients_equal_finite_differences(config: AttentionConfig) -> None:
     module, x = attention(config), tokens(4, batch=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: run(module, x, causal(4))[0], (x,), atol=1e-4)
+
+    def context(x: Tensor) -> Tensor:
+        return run(module, x, causal(4))[0]
+
+    assert torch.autograd.gradcheck(context, (x,), atol=1e-4, fast_mode=True)
 
 
 def tells_left_from_right(variant: AttentionConfig) -> bool:
@@ -302,13 +306,11 @@ def random_heads(n_queries: int = 5, n_keys: int = 6) -> tuple[Tensor, Tensor]:
     return torch.randn(2, H, n_queries, K), torch.randn(2, H, n_keys, K)
 
 
-@pytest.mark.parametrize(
-    ("kind", "kv_heads"), [("multi_head", 0), ("multi_head", 1), ("multi_head", 2), ("linear", 0)]
-)
-def test_fast_path(kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["multi_head", "linear"])
+def test_fast_path(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without and with a trace: fused or explicit; linear in linear or in quadratic time."""
     monkeypatch.setattr(heart, "_sdpa_is_faster", lambda query: True)
-    module, x = multi_head(type=kind, kv_heads=kv_heads), tokens(40)
+    module, x = multi_head(type=kind), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, causal(40)):
         kv = module.project(x, x)
         slow, _ = traced(module, x, kv, mask)
@@ -497,21 +499,6 @@ def test_rotary_is_a_product_of_complex_numbers() -> None:
         angles = at[:, None] * torch.tensor([10000.0 ** (-2 * n / K) for n in range(K // 2)])
         expected = numbers * torch.polar(torch.ones_like(angles), angles)
         torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], dim=-1))
-
-
-@pytest.mark.parametrize("position", ["rotary", "alibi", "t5", "shaw", "kerple", "cope"])
-def test_only_relative_positions_matter(position: str) -> None:
-    """The same tokens further on in the sentence attend to each other as before."""
-    module, x = multi_head(position=position), tokens(4)
-    shifted = torch.cat([torch.randn(2, 3, D, dtype=torch.double), x], dim=1)
-    mask = torch.ones(4, 7, dtype=torch.bool)
-    mask[:, :3] = False
-    expected, expected_weights = run(module, x, None)
-    context, weights = run(module, shifted, mask, start=3)
-    torch.testing.assert_close(context, expected)
-    torch.testing.assert_close(weights[..., 3:], expected_weights)
-    swapped, _ = run(module, x[:, [1, 0, 2, 3]], None)
-    assert not torch.allclose(swapped[:, [1, 0, 2, 3]], expected)  # but they do matter
 
 
 def test_alibi_by_hand() -> None:
