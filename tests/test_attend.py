@@ -409,12 +409,9 @@ def test_errors_are_one_line(trained_run: Path, tmp_path: Path, capsys: Capture)
     out = tmp_path / "kept.html"
     out.write_text("kept", encoding="utf-8")
     cases: list[tuple[list[object], str]] = [
-        (["--run", tmp_path / "no", SENTENCE, "-o", out], str(tmp_path / "no")),
         (["--run", trained_run, " ", "-o", out], "blank"),
         (["--run", trained_run, SENTENCE, "--layer", "7", "-o", out], "no layer 7"),
-        (["--run", trained_run, SENTENCE, "--head", "-1", "-o", out], "no head -1"),
         (["--run", trained_run, SENTENCE, "-o", tmp_path / "folder.html"], "folder.html"),
-        (["--run", trained_run, SENTENCE, "--decoding.beam", "x", "-o", out], "decoding.beam"),
         (["--run", trained_run, SENTENCE, "-o", tmp_path / "x.svg"], "x.svg"),
         (["--run", trained_run, SENTENCE, "--png", "-o", out], "must end in .png"),
     ]

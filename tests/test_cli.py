@@ -41,12 +41,6 @@ SHORT = ("--decoding.max_length_ratio", "0")  # outputs of at most 10 tokens
 
 
 @pytest.fixture
-def run(trained_run: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(trained_run, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
 def failure(capsys: Capture) -> Failure:
     def failure(*words: str | Path | RunFolder) -> str:
         """The one line that a failing command prints."""

@@ -210,11 +210,7 @@ def test_without_encoder_attention_no_source_token_knows_another() -> None:
     assert [i for i in range(6) if not torch.equal(memory[0, i], other[0, i])] == [2]
 
 
-def test_each_stack_has_its_own_heads_and_positions() -> None:
-    model = small_model(replace(SMALL, encoder_attention=AttentionConfig(n_heads=2)))
-    traces, _ = trace_attentions(model, random_ids(1, 5), random_ids(1, 3))
-    assert traces["encoder"][0].weights.shape == (1, 2, 5, 5)
-    assert traces["cross"][0].weights.shape == (1, 4, 3, 5)
+def test_each_stack_has_its_own_positions() -> None:
     rotary = AttentionConfig(position="rotary")
     model = small_model(replace(SMALL, encoder_attention=rotary))
     assert model.src_position is None

@@ -814,11 +814,10 @@ def test_other_runs_that_are_damaged(from_another: Config, tmp_path: Path) -> No
     prepare(from_another, run)
     saved = load_file(old / "model.safetensors")
     name = next(iter(saved))
-    for spoiled in ({name: saved[name][:1]}, {name: saved[name] * math.nan}):
-        RunFolder(old).save_weights(saved | spoiled, Translator.load(old).tokenizer.fingerprint)
-        with pytest.raises(UserError, match=rf"old/model\.safetensors: '{name}'"):
-            train(from_another, run)
-        RunFolder(old).save_weights(saved, Trainer(from_another, run).tokenizer.fingerprint)
+    spoiled = saved | {name: saved[name] * math.nan}
+    RunFolder(old).save_weights(spoiled, Translator.load(old).tokenizer.fingerprint)
+    with pytest.raises(UserError, match=rf"old/model\.safetensors: '{name}'"):
+        train(from_another, run)
     (old / "model.safetensors").unlink()
     for work in (train, prepare):
         with pytest.raises(UserError, match=r"old/model\.safetensors: No such file"):

@@ -7,9 +7,7 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import entmax
@@ -28,12 +26,10 @@ from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Place, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, uniform
 from seq2seq.cli import main
-from seq2seq.config import AttentionConfig, ModelConfig, load_config
+from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import BOS
-from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model.loss import batch_loss
-from seq2seq.model.transformer import empty_model
 from seq2seq.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -179,18 +175,6 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
         assert context.isfinite().all()
         torch.testing.assert_close(context[:, :6], alone)
         assert (weights[:, :, :6, 6:] == 0).all()
-
-
-@each_variant
-def test_cross_attention_in_pieces(config: AttentionConfig) -> None:
-    """Queries go on, the memory does not grow."""
-    if fitting(config, "cross_attention") != config:
-        pytest.skip("for self-attention")
-    module, x = attention(replace(config, window=0)), tokens(9)
-    kv = module.project(x[:, :4], x[:, :4])
-    expected = module(x, kv)
-    pieces = [module(x[:, t : t + 3], kv, None, t) for t in (0, 3, 6)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
 
 
 @each_variant
@@ -780,27 +764,3 @@ def test_names_are_registered_once_and_properties_spelled_right() -> None:
     with pytest.raises(TypeError, match="content_base"):
         registry.add("other", "s = 1", "a control", content_base=False)(uniform)
     assert "other" not in registry
-
-
-@pytest.fixture
-def far_away() -> Iterator[str]:
-    """A score defined here, as a reader of the documentation would define one."""
-
-    @SCORES.add("far_away", "s = |j - i|", "a control", content_based=False)
-    def score(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
-        return positions.relative.abs().to(query.dtype).expand(1, 1, -1, -1)
-
-    yield "far_away"
-    del SCORES["far_away"]
-
-
-def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
-    path = tmp_path / "new.toml"
-    path.write_text(f'data.path = "x"\nmodel.attention.score = "{far_away}"\n')
-    config = load_config(path, check=empty_model)
-    assert config.model.cross_attention.score == far_away
-    model = small_model(with_attention(AttentionConfig(score=far_away, position="none")))
-    traces, _ = trace_attentions(model, torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
-    expected = torch.tensor([[0.0, 1, 2, 3], [1, 0, 1, 2]]).softmax(dim=-1)
-    for layer in traces["cross"]:
-        torch.testing.assert_close(layer.weights[0, 0], expected)
