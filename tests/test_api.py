@@ -42,7 +42,6 @@ def test_what_is_offered() -> None:
         _ = seq2seq.lode  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stream", [Stream(), None])
 def test_train_in_a_thread_without_streams(
     tmp_path: Path, monkeypatch: Patch, stream: Stream | None
