@@ -18,7 +18,6 @@ from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
-SACREBLEU = [sys.executable, "-m", "sacrebleu"]
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
