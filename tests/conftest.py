@@ -1,6 +1,7 @@
 """What several tests need: small models, a small corpus, a run trained through the command line."""
 
 import random
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from seq2seq.attention import POSITIONS, REGISTRIES, TYPES, AttentionModifier
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.model.transformer import Seq2Seq
+from seq2seq.run_folder import RunFolder
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
-SACREBLEU = [sys.executable, "-m", "sacrebleu"]
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -169,6 +170,13 @@ def trained_run(tiny_config: Path) -> Path:
     with single_threaded():
         assert main(["train", "--config", str(tiny_config), "--run", str(run)]) == 0
     return run
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> RunFolder:
+    """A copy of that run, to be changed."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,8 @@
 """Alignment error rate by hand and from a model; evaluation of a trained run."""
 
 import math
-import shutil
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,12 +109,6 @@ def test_memory_is_bounded(translator: Translator, monkeypatch: Patch) -> None:
     counts: Any = score_heads(translator, Corpus(long, long), [links("0-0")] * 12)
     assert counts.pairs == 12
     assert sum(sizes) > alignment.MAX_TOKENS >= max(sizes)
-
-
-@pytest.fixture(params=[pytest.param("run", marks=pytest.mark.slow)])
-def run(trained_run: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(trained_run, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
 
 
 def test_evaluation_reports_alignment_and_tags(run: RunFolder, capsys: Capture) -> None:

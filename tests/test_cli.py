@@ -1,7 +1,6 @@
 """The command line, as its users meet it."""
 
 import io
-import json
 import os
 import pty
 import random
@@ -18,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import SACREBLEU, SEQ2SEQ, Capture, Patch, write_lines
+from conftest import SEQ2SEQ, Capture, Patch, write_lines
 from safetensors.torch import load_file
 
 import seq2seq.cli.common
@@ -26,24 +25,19 @@ from seq2seq import cpu
 from seq2seq.attention import REGISTRIES
 from seq2seq.cli import main
 from seq2seq.cli.common import legal_values
-from seq2seq.config import RENAMED, settings
+from seq2seq.config import settings
 from seq2seq.evaluation import evaluate
+from seq2seq.evaluation.metrics import score
 from seq2seq.model import decoding
 from seq2seq.model.decoding import Hypothesis, greedy
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import Translator
-from seq2seq.utils import read_json, read_json_lines, write_json, write_text
+from seq2seq.utils import read_json, read_json_lines, read_lines, write_json, write_text
 
 Failure = Callable[..., str]
 Predict = Callable[..., bytes]
 SHORT = ("--decoding.max_length_ratio", "0")  # outputs of at most 10 tokens
-
-
-@pytest.fixture
-def run(trained_run: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(trained_run, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
 
 
 @pytest.fixture
@@ -103,10 +97,9 @@ def test_learns_to_reverse(trained_run: Path, capsys: Capture) -> None:
     for example in test["examples"]:
         parts = (re.escape(example[key]) for key in ("src", "reference", "hypothesis"))
         assert re.search(r" {}\n.* {}\n.* {}\n".format(*parts), out)
-    hypotheses = str(trained_run / "hypotheses" / "test.txt")
-    command = [*SACREBLEU, config.data.path + "/test.tgt", "-i", hypotheses]
-    scores = json.loads(subprocess.check_output([*command, "-m", "bleu", "chrf", "-w", "4"]))
-    assert [x["score"] for x in scores] == [round(test[metric], 4) for metric in ("bleu", "chrf")]
+    hypotheses = trained_run / "hypotheses" / "test.txt"
+    texts = read_lines(hypotheses), read_lines(Path(config.data.path) / "test.tgt")
+    assert test.items() >= score(*texts, "13a").items()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
@@ -399,33 +392,16 @@ def test_too_little_memory(trained_run: Path, monkeypatch: Patch, failure: Failu
     assert re.search(r"decoding\.batch_size .*256", message)
 
 
-def test_missing_and_damaged_files(run: RunFolder, failure: Failure) -> None:
-    damages = {
-        "model.safetensors": bytes(20), "tokenizer.model": b"junk", "corpus/report.json": b"[]",
-        "config.toml": b"[model]\nd_ff = 'x'\n", "corpus/test.tgt": b"\xff\n" * 100,
-    }  # fmt: skip
-    for name, content in damages.items():
+def test_missing_files(run: RunFolder, failure: Failure) -> None:
+    trained = "model.safetensors", "tokenizer.model"
+    for name in (*trained, "config.toml", "corpus/report.json", "corpus/test.tgt"):
         path = run.path / name
         before = path.read_bytes()
-        path.write_bytes(content)
-        assert path.name in failure("evaluate", "--run", run)
         path.unlink()
         message = failure("evaluate", "--run", run)
         assert f"{path}: No such file" in message
-        assert ("another folder" in message) == ("corpus" not in name and "toml" not in name)
+        assert ("another folder" in message) == (name in trained)
         path.write_bytes(before)
-
-
-def test_weights_of_another_model(run: RunFolder, failure: Failure) -> None:
-    fingerprint = Translator.load(run).tokenizer.fingerprint
-    tensors = run.load_weights(fingerprint)
-    name = "decoder.0.feed_forward.up_proj.weight"
-    run.save_weights(tensors | {name: tensors[name][:5]}, fingerprint)
-    message = failure("predict", "--run", run, "x")
-    for part in (str(run.weights_file), repr(name), "(5, 64)", "(128, 64)"):
-        assert part in message
-    run.save_weights({key: x for key, x in tensors.items() if key != name}, fingerprint)
-    assert f"{name!r} is missing" in failure("predict", "--run", run, "x")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +414,6 @@ def test_weights_of_another_model(run: RunFolder, failure: Failure) -> None:
         ("evaluate --run x --config y", "--config\n"),
         ("evaluate --run x y", "y\n"),
         ("predict --run x --decoding.max_ratio=1", "decoding.max_length_ratio "),
-        *((f"train --{old} 1", f" {new} ") for old, new in RENAMED.items()),
     ],
 )
 def test_unknown_flags(command: str, named: str, capsys: Capture) -> None:
@@ -446,20 +421,6 @@ def test_unknown_flags(command: str, named: str, capsys: Capture) -> None:
         main(command.split())
     assert caught.value.code == 2
     assert named in capsys.readouterr().err
-
-
-def test_wrong_value_changes_nothing(
-    tiny_config: Path, trained_run: Path, tmp_path: Path, failure: Failure
-) -> None:
-    before = (trained_run / "config.toml").read_bytes()
-    words = ["train", "--config", tiny_config, "--run"]
-    message = failure(*words, trained_run, "--model.dropout", "x")
-    assert re.search(r"command line: model\.dropout = 'x': .*`float`", message)
-    message = failure(*words, trained_run, "--model.d_ff", "64")
-    assert re.search(rf"{trained_run}.* model\.d_ff = 128\b", message)
-    assert (trained_run / "config.toml").read_bytes() == before
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    assert str(tmp_path / "file") in failure(*words, tmp_path / "file" / "run")
 
 
 def test_nothing_stays_of_what_could_not_begin(
@@ -480,6 +441,7 @@ def test_nothing_stays_of_what_could_not_begin(
         assert not list(tmp_path.iterdir())
     (tmp_path / "config.toml").write_text("[page]\n", encoding="utf-8")
     assert "not of a run" in failure("prepare", *making[:2], "--run", tmp_path)
+    assert "config.toml" in failure("train", *making[:2], "--run", tmp_path / "config.toml" / "run")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["[page]\n"]
 
 
@@ -491,9 +453,10 @@ def test_no_evaluation_of_other_hypotheses(run: RunFolder, monkeypatch: Patch) -
     assert not run.eval_file.exists()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_train_prepares_what_is_missing(tiny_config: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_train_prepares_what_is_missing(
+    tiny_config: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("seq2seq.training.trainer.Trainer.fit", lambda *_: None)
     run = RunFolder(tmp_path / "r")
     words = ["--config", str(tiny_config), "--run", str(run)]
     assert main(["prepare", "corpus", *words, "--model.dropout", "0.25", "--model.norm=post"]) == 0
@@ -503,7 +466,7 @@ def test_train_prepares_what_is_missing(tiny_config: Path, tmp_path: Path, capsy
     assert run.tokenizer_file.exists()
     assert re.search(r"3,000 .* 60 .* 100 ", capsys.readouterr().out)
     # Another corpus setting prepares again.
-    assert main(["train", *words, "--train.epochs", "1", "--tokenizer.vocab_size", "280"]) == 0
+    assert main(["train", *words, "--tokenizer.vocab_size", "280"]) == 0
     assert "280 subwords" in capsys.readouterr().out
 
 
@@ -519,11 +482,3 @@ def test_help_lists_legal_values(capsys: Capture) -> None:
         assert re.search(re.escape(f" --{key} {legal or legal_values(annotation)}") + "[ ,]", out)
     assert "|additive|" in parts["score"]
     assert "--model.dropout number >= 0 < 1 " in out
-
-
-def test_names_that_need_quoting(tiny_config: Path, tmp_path: Path) -> None:
-    folder = tmp_path / 'ein "Ordner" — 日本'
-    shutil.copytree(tiny_config.parent / "corpus", folder)
-    words = ["prepare", "corpus", "--config", str(tiny_config), "--run", str(tmp_path / "run")]
-    assert main([*words, "--data.path", str(folder)]) == 0
-    assert RunFolder(tmp_path / "run").load_config().data.path == str(folder)

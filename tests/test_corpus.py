@@ -320,18 +320,3 @@ def test_stages(run: RunFolder) -> None:
     assert not is_prepared(other, run)
     prepare(other, run)
     assert is_prepared(other, run)
-
-
-def test_directory_may_move_once_training_has_started(run: RunFolder) -> None:
-    config = reversal(run)
-    prepare(config, run)
-    run.state_file.touch()
-    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.*")}
-    moved = replace(config, data=replace(config.data, path="elsewhere"))
-    assert is_prepared(moved, run)
-    assert "training has started" in prepare(moved, run)
-    assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*.*")}
-    other = replace(config, tokenizer=TokenizerConfig(vocab_size=280))
-    for refuse in (is_prepared, prepare):
-        with pytest.raises(UserError, match=r"tokenizer\.vocab_size = 290, not 280"):
-            refuse(other, run)

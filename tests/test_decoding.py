@@ -251,15 +251,6 @@ def test_beam_search_repeats_no_ngram(n: int) -> None:
     assert repeating > 0
 
 
-@pytest.mark.parametrize("beam", [2, 5])
-def test_beam_search_of_a_batch(beam: int) -> None:
-    model = eager_to_stop(1)
-    config = DecodingConfig(beam, 1.0, 1.5)
-    together = beam_search(model, pad(SOURCES), config)
-    alone = [beam_search(model, pad([ids]), config)[0] for ids in SOURCES]
-    assert together == alone
-
-
 def test_length_penalty_by_hand() -> None:
     assert length_normalized(-6.0, 7, 0.0) == -6.0
     assert length_normalized(-6.0, 7, 1.0) == -3.0

@@ -23,12 +23,6 @@ pytestmark = pytest.mark.slow  # trained_run takes seconds
 
 
 @pytest.fixture
-def run(trained_run: Path, tmp_path: Path) -> RunFolder:
-    shutil.copytree(trained_run, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Path:
     """The prefix of a test set that the run does not hold; the model has seen no such lengths."""
     write_corpus(tmp_path, {"other": 30}, seed=9, longest=6)

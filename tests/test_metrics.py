@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import SACREBLEU, Capture, Patch, write_lines
+from conftest import Capture, Patch, write_lines
 from sacrebleu.metrics import bleu as bleu_module
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -43,7 +44,7 @@ CHINESE = ["昨天汤姆买了3本书。", "猫在垫子上。"], ["昨天汤姆
 
 @pytest.mark.parametrize(
     ("tokenizer", "hypotheses", "references"),
-    [("13a", HYPOTHESES, REFERENCES), ("zh", *CHINESE), ("char", *CHINESE)],
+    [("13a", HYPOTHESES, REFERENCES), ("zh", *CHINESE)],
 )
 def test_scores_match_sacrebleu_command(
     tmp_path: Path, tokenizer: str, hypotheses: list[str], references: list[str]
@@ -52,8 +53,8 @@ def test_scores_match_sacrebleu_command(
     write_lines(tmp_path / "hyp", hypotheses)
 
     def scores(*options: str) -> list[float]:
-        command = [*SACREBLEU, str(tmp_path / "ref"), "-i", str(tmp_path / "hyp"), "-w", "6"]
-        command += ["-tok", tokenizer]
+        command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "ref")]
+        command += ["-i", str(tmp_path / "hyp"), "-w", "6", "-tok", tokenizer]
         done = subprocess.run([*command, *options], capture_output=True, check=True)
         return [metric["score"] for metric in json.loads(done.stdout)]
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY_CONFIG, Capture, Patch, write_corpus
-from test_training import load_state, metrics, no_curves, stop_after, wait_for  # noqa: F401
+from test_training import load_state, metrics, no_curves, stop_after  # noqa: F401
 
 from seq2seq.cli import main
 from seq2seq.config import Config, load_config
@@ -163,7 +164,9 @@ def test_ctrl_c_stops_all_and_any_number_resumes(
     config = load_config(path, OVERRIDES | LONG)
     run = tmp_path / "two"
     process = start(path, run, OVERRIDES | LONG)
-    wait_for(run / "last.pt")
+    deadline = time.monotonic() + 120
+    while not (run / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = finish(process)
     assert process.returncode != 0

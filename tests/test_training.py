@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from resource import RLIMIT_AS, RLIMIT_FSIZE, getpagesize, getrlimit, setrlimit
 from typing import Any
 from unittest.mock import Mock
 
@@ -30,7 +31,7 @@ from seq2seq import cpu
 from seq2seq.attention import NORMALIZERS, Part, Place
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, Config, TrainConfig, load_config
-from seq2seq.data.batches import make_batch
+from seq2seq.data.batches import Batch, make_batch
 from seq2seq.data.corpus import load_split
 from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.data.tokenizer import BOS, PAD
@@ -528,24 +529,24 @@ def test_r_drop_starts_half_way(config: Config, run: Path) -> None:
     assert {line["epoch"] for line in results[0][:-1]} == {0, 1}
 
 
-def stop_after(monkeypatch: Patch, stop_at: int) -> None:
-    """Let Ctrl-C come during a step."""
+def stop_after(monkeypatch: Patch, stop_at: int, number: int = signal.SIGINT) -> None:
+    """Let a signal, Ctrl-C if no other, come during a step."""
     step = Trainer.step
 
     def step_and_stop(self: Trainer, *arguments: Any) -> float:
         loss = step(self, *arguments)
         if self.state.step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return loss
 
     monkeypatch.setattr(Trainer, "step", step_and_stop)
 
 
-@pytest.mark.parametrize("stops", [[1], [3, 4, 5], [4, 8, 9]])
 def test_resume_is_exact(
-    config: Config, uninterrupted: Path, run: Path, stops: list[int], monkeypatch: Patch
+    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
 ) -> None:
-    for stop_at in stops:
+    """Stopped before, at and after a validation, within an epoch and at its end."""
+    for stop_at in (1, 3, 4, 5, 8, 9):
         with monkeypatch.context() as patch:
             stop_after(patch, stop_at)
             with pytest.raises(TrainingInterrupted, match=f"step {stop_at}") as stopped:
@@ -573,21 +574,35 @@ def test_signal_after_the_last_step(
     assert_same_result(run, uninterrupted)
 
 
+@pytest.mark.parametrize("has_state", [True, False])
 def test_finished_run_is_not_trained_again(
-    config: Config, uninterrupted: Path, monkeypatch: Patch, capsys: Capture
+    config: Config,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: Patch,
+    capsys: Capture,
+    has_state: bool,
 ) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
     monkeypatch.setattr(Trainer, "step", None)
-    before = (uninterrupted / "model.safetensors").read_bytes()
-    summary = train(config, uninterrupted)
-    assert re.search("finished.*train.epochs", capsys.readouterr().err)
-    assert summary["steps"] == metrics(uninterrupted)[-1]["step"]
+    if not has_state:
+        (run / "last.pt").unlink()
+    kept = [path for path in run.rglob("*") if path.is_file() and path.name != "last.pt"]
+    before = {path: path.read_bytes() for path in kept}
+    summary = train(config, run)
+    assert summary["steps"] == metrics(run)[-1]["step"]
+    written = json.loads((run / "training.json").read_text(encoding="utf-8"))
+    assert (written["precision"], written["processes"]) == ("float32", 1)
+    assert written["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
     beam = replace(config, decoding=replace(config.decoding, beam=3))
-    train(changed(beam, epochs=1, patience=1), uninterrupted)
-    assert RunFolder(uninterrupted).load_config() == beam  # what evaluation reads
-    train(config, uninterrupted)
-    assert (summary["precision"], summary["processes"]) == ("float32", 1)
-    assert summary["versions"] == {"torch": torch.__version__, "seq2seq": "0.1.0"}
-    assert (uninterrupted / "model.safetensors").read_bytes() == before
+    train(changed(beam, epochs=1, patience=1), run)
+    assert RunFolder(run).load_config() == beam  # what evaluation reads
+    for settings in ({}, {"epochs": 1}, {"patience": 1}, *([] if has_state else [{"epochs": 9}])):
+        capsys.readouterr()
+        train(changed(config, **settings), run)
+        how = "train.epochs" if has_state else "init_from"
+        assert re.search(f"finished.*{how}", capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in kept} == before
 
 
 def test_harmless_settings_may_change(
@@ -629,94 +644,52 @@ def ctrl_c_interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_stop_request(capsys: Capture) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_at_once(number: int, capsys: Capture) -> None:
+    """After the first, each signal does what it did before training."""
+    before = {x: signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)}
+    assert before[signal.SIGTERM] == signal.SIG_DFL
     with stop_requests() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals == [signal.SIGINT]
-        assert signal.getsignal(signal.SIGINT) is before
+        os.kill(os.getpid(), number)
+        assert signals == [number]
+        assert {x: signal.getsignal(x) for x in before} == before
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert {x: signal.getsignal(x) for x in before} == before
     assert "again to stop at once" in capsys.readouterr().err
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+def train_by_command(run: Path) -> int:
+    return main(["train", "--config", str(run / "config.toml"), "--run", str(run)])
 
 
-def command(run: Path, code: str = "") -> list[str]:
-    """``seq2seq train`` in a process of its own, after some ``code``."""
-    script = (
-        "import sys; from seq2seq.training import trainer; from seq2seq.cli import main\n"
-        "from seq2seq.evaluation import validation\n"
-        f"validation.plot_curves = lambda *_: None\n{code}\nsys.exit(main(sys.argv[1:]))"
-    )
-    config = str(run / "config.toml")
-    return [sys.executable, "-c", script, "train", "--config", config, "--run", str(run)]
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_resumes(run: Path) -> None:
-    process = subprocess.Popen(
-        [*command(run), "--train.epochs", "1000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    wait_for(run / "metrics.jsonl")
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert b"the same command" in errors
-    assert b"Traceback" not in errors
-    assert load_state(run)["state"]["step"] >= 4
+def test_sigterm_saves(run: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    stop_after(monkeypatch, 5, signal.SIGTERM)
+    assert train_by_command(run) == 143
+    assert "the same command" in capsys.readouterr().err
+    assert load_state(run)["state"]["step"] == 5
     assert not (run / "training.json").exists()
-
-
-@pytest.mark.slow
-def test_second_signal_ends_at_once(run: Path) -> None:
-    """In the middle of a step that takes a minute. (A shell reports 143 for SIGTERM.)"""
-    code = (
-        "import signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "trainer.Trainer.step = lambda *_: (print('step', flush=True), time.sleep(60))"
-    )
-    processes = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        folder = shutil.copytree(run, run.parent / str(number))
-        processes[number] = subprocess.Popen(
-            command(folder, code), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    for (number, process), status in zip(processes.items(), (130, -15), strict=True):
-        assert process.stdout
-        assert process.stderr
-        assert process.stdout.readline() == b"step\n"
-        process.send_signal(number)
-        assert b"again" in process.stderr.readline()
-        began = time.monotonic()
-        process.send_signal(number)
-        assert process.wait(timeout=30) == status
-        assert time.monotonic() - began < 20
-        assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.slow
 def test_sigint_with_closed_stderr(run: Path) -> None:
     """``train 2>&1 | tee log``: the same Ctrl-C ends ``tee``."""
     code = (
-        "import os, signal; step = trainer.Trainer.step\n"
+        "import os, signal, sys; from seq2seq.training import trainer; from seq2seq.cli import main\n"
+        "step = trainer.Trainer.step\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def step_and_stop(*a):\n"
         "    read, write = os.pipe(); os.dup2(write, 2); os.close(write); os.close(read)\n"
         "    os.kill(os.getpid(), signal.SIGINT); return step(*a)\n"
-        "trainer.Trainer.step = step_and_stop"
+        "trainer.Trainer.step = step_and_stop; sys.exit(main(sys.argv[1:]))"
     )
-    assert subprocess.run(command(run, code), check=False).returncode == 130
+    command = [sys.executable, "-c", code, "train", "--config", str(run / "config.toml")]
+    assert subprocess.run([*command, "--run", str(run)], check=False).returncode == 130
     assert load_state(run)["state"]["step"] == 1
 
 
 def test_quiet_in_a_pipe(run: Path, capfd: Capture) -> None:
-    assert main(["train", "--config", str(run / "config.toml"), "--run", str(run)]) == 0
+    assert train_by_command(run) == 0
     out, err = capfd.readouterr()
     said = [[*map(float, x)] for x in re.findall(r"step (\d+) of (\d+),.*bleu ([\d.]+)", err)]
     assert said == [[x["step"], said[-1][0], x["valid_bleu"]] for x in metrics(run)]
@@ -792,7 +765,9 @@ def test_resumes_without_the_other(
             stop_after(patch, 1)
         with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
             train(from_another, run)
-    if not is_first_checkpoint:
+    if is_first_checkpoint:
+        assert {"model.safetensors", "metrics.jsonl"} <= {x.name for x in run.iterdir()}
+    else:
         shutil.rmtree(tmp_path / "old")
     assert is_prepared(from_another, run)
     train(from_another, run)
@@ -839,11 +814,10 @@ def test_other_runs_that_are_damaged(from_another: Config, tmp_path: Path) -> No
     prepare(from_another, run)
     saved = load_file(old / "model.safetensors")
     name = next(iter(saved))
-    for spoiled in ({name: saved[name][:1]}, {name: saved[name] * math.nan}):
-        RunFolder(old).save_weights(saved | spoiled, Translator.load(old).tokenizer.fingerprint)
-        with pytest.raises(UserError, match=rf"old/model\.safetensors: '{name}'"):
-            train(from_another, run)
-        RunFolder(old).save_weights(saved, Trainer(from_another, run).tokenizer.fingerprint)
+    spoiled = saved | {name: saved[name] * math.nan}
+    RunFolder(old).save_weights(spoiled, Translator.load(old).tokenizer.fingerprint)
+    with pytest.raises(UserError, match=rf"old/model\.safetensors: '{name}'"):
+        train(from_another, run)
     (old / "model.safetensors").unlink()
     for work in (train, prepare):
         with pytest.raises(UserError, match=r"old/model\.safetensors: No such file"):
@@ -917,7 +891,7 @@ def test_steps_without_finite_gradient_are_skipped(
 def test_divergence_keeps_the_last_good_state(
     config: Config, run: Path, monkeypatch: Patch
 ) -> None:
-    config = changed(config, epochs=6)
+    config = changed(config, epochs=4)
     first_bad = config.train.validate_every + 2
     spoil(monkeypatch, range(first_bad, 10**6), math.nan)
     message = rf"gradient of 5 steps.*at step {first_bad + MAX_SKIPPED} .*step 8\)"
@@ -944,32 +918,29 @@ def test_nan_model_is_never_the_best(config: Config, run: Path, monkeypatch: Pat
     assert not (run / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@contextmanager
+def limited(resource: int, most: int) -> Iterator[None]:
+    before = getrlimit(resource)
+    setrlimit(resource, (most, before[1]))
+    try:
+        yield
+    finally:
+        setrlimit(resource, before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
-def test_out_of_memory_names_the_batch(run: Path) -> None:
-    """For real: with the memory that torch itself takes, and a little more."""
-    code = (
-        "import resource; from pathlib import Path; step = trainer.Trainer.step\n"
-        "def limited(self, batches, *rest):\n"
-        "    many = [trainer.Batch(b.src.repeat(400, 1), b.tgt.repeat(400, 1)) for b in batches]\n"
-        "    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, -1))\n"
-        "    return step(self, many, *rest)\n"
-        "trainer.Trainer.step = limited"
-    )
-    ended = subprocess.run(
-        command(run, code),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.count("\n") == 1
+def test_out_of_memory_names_the_batch(config: Config, prepared: Path, monkeypatch: Patch) -> None:
+    """For real: with the memory that is in use, and a little more."""
+    monkeypatch.setattr(cpu, "pick_device", lambda: torch.device("cpu"))
+    trainer = Trainer(config, prepared)
+    batches, _ = next(trainer.steps())
+    many = [Batch(x.src.repeat(4000, 1), x.tgt.repeat(4000, 1)) for x in batches]
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * getpagesize()
     expected = (
         r"out of memory at step 0, for \d+ pairs of \d+ source and \d+ .*max_tokens_per_batch"
     )
-    assert re.search(expected, ended.stderr)
+    with limited(RLIMIT_AS, used + 2**24), pytest.raises(UserError, match=expected):
+        trainer.step(many, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["training.json", "model.safetensors", "metrics.jsonl", "last.pt"])
@@ -989,48 +960,16 @@ def test_without_its_state_what_is_there_is_kept(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_finished_without_its_state(
-    config: Config, uninterrupted: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    run = shutil.copytree(uninterrupted, tmp_path / "run")
-    (run / "last.pt").unlink()
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert train(config, run)["steps"] == load_state(uninterrupted)["state"]["step"]
-    assert "finished" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in before} == before
-    beam = replace(config, decoding=replace(config.decoding, beam=3))
-    train(beam, run)
-    assert RunFolder(run).load_config() == beam  # what evaluation reads
-    capsys.readouterr()
-    for settings in ({"epochs": 1}, {"epochs": 9}, {"patience": 3}):
-        train(changed(config, **settings), run)
-        assert re.search("finished.*init_from", capsys.readouterr().err)
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_killed_before_the_first_checkpoint(
-    config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save_checkpoint", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(config, run)
-    assert {"model.safetensors", "metrics.jsonl"} <= {path.name for path in run.iterdir()}
-    train(config, run)
-    assert_same_result(run, uninterrupted)
-
-
 def test_out_of_memory_for_the_model(run: Path, capsys: Capture) -> None:
     path = run / "config.toml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("d_ff = 128", "d_ff = 2000000000"), encoding="utf-8")
-    assert main(["train", "--run", str(run), "--config", str(path)]) == 1
+    assert train_by_command(run) == 1
     line = capsys.readouterr().err
     assert "out of memory" in line
     assert line.count("\n") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's files as Linux does")
 def test_full_disk_leaves_the_last_checkpoint(
     config: Config, uninterrupted: Path, run: Path, monkeypatch: Patch
@@ -1041,11 +980,9 @@ def test_full_disk_leaves_the_last_checkpoint(
         with pytest.raises(TrainingInterrupted):
             train(config, run)
     before = [(run / name).read_bytes() for name in ("last.pt", "model.safetensors")]
-    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))"
-    ended = subprocess.run(command(run, code), capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    _, line = ended.stderr.splitlines()  # the first: from where it goes on
-    assert re.search(r"(last\.pt|model\.safetensors): .*File too large", line)
+    too_large = pytest.raises(UserError, match=r"(last\.pt|model\.safetensors): .*File too large")
+    with limited(RLIMIT_FSIZE, 100_000), too_large:
+        train(config, run)
     assert [(run / name).read_bytes() for name in ("last.pt", "model.safetensors")] == before
     assert not list(run.glob("*.tmp"))
     train(config, run)

@@ -7,9 +7,7 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import entmax
@@ -28,12 +26,10 @@ from seq2seq.attention.positions import Alibi, Learned, Rotary, Shaw, T5Buckets
 from seq2seq.attention.registry import NORMALIZERS, POSITIONS, REGISTRIES, SCORES, Place, Positions
 from seq2seq.attention.scores import Additive, Cosine, Gaussian, dot, uniform
 from seq2seq.cli import main
-from seq2seq.config import AttentionConfig, ModelConfig, load_config
+from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import BOS
-from seq2seq.evaluation.tracing import trace_attentions
 from seq2seq.model.loss import batch_loss
-from seq2seq.model.transformer import empty_model
 from seq2seq.utils import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -182,18 +178,6 @@ def test_padding_and_kv_cache(config: AttentionConfig) -> None:
 
 
 @each_variant
-def test_cross_attention_in_pieces(config: AttentionConfig) -> None:
-    """Queries go on, the memory does not grow."""
-    if fitting(config, "cross_attention") != config:
-        pytest.skip("for self-attention")
-    module, x = attention(replace(config, window=0)), tokens(9)
-    kv = module.project(x[:, :4], x[:, :4])
-    expected = module(x, kv)
-    pieces = [module(x[:, t : t + 3], kv, None, t) for t in (0, 3, 6)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
-
-
-@each_variant
 def test_bfloat16_is_near_float32(config: AttentionConfig) -> None:
     """With scores so far apart that a threshold or an exponential could get lost."""
     module, x, mask = attention(config).float(), 2 * tokens(30).float(), causal(30)
@@ -238,7 +222,11 @@ def test_gradients_reach_every_parameter(config: AttentionConfig) -> None:
 @each_variant
 def test_gradients_equal_finite_differences(config: AttentionConfig) -> None:
     module, x = attention(config), tokens(4, batch=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: run(module, x, causal(4))[0], (x,), atol=1e-4)
+
+    def context(x: Tensor) -> Tensor:
+        return run(module, x, causal(4))[0]
+
+    assert torch.autograd.gradcheck(context, (x,), atol=1e-4, fast_mode=True)
 
 
 def tells_left_from_right(variant: AttentionConfig) -> bool:
@@ -302,13 +290,11 @@ def random_heads(n_queries: int = 5, n_keys: int = 6) -> tuple[Tensor, Tensor]:
     return torch.randn(2, H, n_queries, K), torch.randn(2, H, n_keys, K)
 
 
-@pytest.mark.parametrize(
-    ("kind", "kv_heads"), [("multi_head", 0), ("multi_head", 1), ("multi_head", 2), ("linear", 0)]
-)
-def test_fast_path(kind: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["multi_head", "linear"])
+def test_fast_path(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without and with a trace: fused or explicit; linear in linear or in quadratic time."""
     monkeypatch.setattr(heart, "_sdpa_is_faster", lambda query: True)
-    module, x = multi_head(type=kind, kv_heads=kv_heads), tokens(40)
+    module, x = multi_head(type=kind), tokens(40)
     for mask in (None, torch.rand(2, 1, 1, 40) < 0.5, causal(40)):
         kv = module.project(x, x)
         slow, _ = traced(module, x, kv, mask)
@@ -497,21 +483,6 @@ def test_rotary_is_a_product_of_complex_numbers() -> None:
         angles = at[:, None] * torch.tensor([10000.0 ** (-2 * n / K) for n in range(K // 2)])
         expected = numbers * torch.polar(torch.ones_like(angles), angles)
         torch.testing.assert_close(turned, torch.cat([expected.real, expected.imag], dim=-1))
-
-
-@pytest.mark.parametrize("position", ["rotary", "alibi", "t5", "shaw", "kerple", "cope"])
-def test_only_relative_positions_matter(position: str) -> None:
-    """The same tokens further on in the sentence attend to each other as before."""
-    module, x = multi_head(position=position), tokens(4)
-    shifted = torch.cat([torch.randn(2, 3, D, dtype=torch.double), x], dim=1)
-    mask = torch.ones(4, 7, dtype=torch.bool)
-    mask[:, :3] = False
-    expected, expected_weights = run(module, x, None)
-    context, weights = run(module, shifted, mask, start=3)
-    torch.testing.assert_close(context, expected)
-    torch.testing.assert_close(weights[..., 3:], expected_weights)
-    swapped, _ = run(module, x[:, [1, 0, 2, 3]], None)
-    assert not torch.allclose(swapped[:, [1, 0, 2, 3]], expected)  # but they do matter
 
 
 def test_alibi_by_hand() -> None:
@@ -793,27 +764,3 @@ def test_names_are_registered_once_and_properties_spelled_right() -> None:
     with pytest.raises(TypeError, match="content_base"):
         registry.add("other", "s = 1", "a control", content_base=False)(uniform)
     assert "other" not in registry
-
-
-@pytest.fixture
-def far_away() -> Iterator[str]:
-    """A score defined here, as a reader of the documentation would define one."""
-
-    @SCORES.add("far_away", "s = |j - i|", "a control", content_based=False)
-    def score(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
-        return positions.relative.abs().to(query.dtype).expand(1, 1, -1, -1)
-
-    yield "far_away"
-    del SCORES["far_away"]
-
-
-def test_new_variant_is_used_by_name(far_away: str, tmp_path: Path) -> None:
-    path = tmp_path / "new.toml"
-    path.write_text(f'data.path = "x"\nmodel.attention.score = "{far_away}"\n')
-    config = load_config(path, check=empty_model)
-    assert config.model.cross_attention.score == far_away
-    model = small_model(with_attention(AttentionConfig(score=far_away, position="none")))
-    traces, _ = trace_attentions(model, torch.tensor([[5, 6, 7, 8]]), torch.tensor([[BOS, 9]]))
-    expected = torch.tensor([[0.0, 1, 2, 3], [1, 0, 1, 2]]).softmax(dim=-1)
-    for layer in traces["cross"]:
-        torch.testing.assert_close(layer.weights[0, 0], expected)
