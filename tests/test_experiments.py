@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -427,6 +428,32 @@ def numbers_of(path: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     times = [key for key in rows[0] if key == "minutes" or "speed" in key]
     return [{key: x for key, x in row.items() if key not in times} for row in rows]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_killed_workers_are_replaced_while_they_begin_runs(
+    files: Path, tmp_path: Path, monkeypatch: Patch, begins: bool
+) -> None:
+    started, runs = list[int](), plan(files, EXPERIMENT, tmp_path)
+
+    class Killed(SimpleNamespace):
+        """A process out of memory: after it began a run, or while it was starting."""
+
+        exitcode, terminate, join = -signal.SIGKILL, bool, bool
+
+        def start(self) -> None:
+            _, begun, slot, _ = self.args
+            if begins and 0 in begun:
+                begun[begun.index(0)] = 1
+            started.append(slot)
+            assert len(started) < 20
+
+    context = SimpleNamespace(Process=Killed, RawArray=lambda _, n: bytearray(n))
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr(time, "sleep", bool)
+    with pytest.raises(UserError, match=f"{len(runs)} of {len(runs)} runs failed"):
+        run_all(runs, 2)
+    assert len(started) == (len(runs) + 2 if begins else 2)
 
 
 @pytest.mark.slow

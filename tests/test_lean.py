@@ -10,6 +10,7 @@ from test_decoding import SOURCES, eager_to_stop
 from torch import Tensor, nn
 from untrained import small_tokenizer
 
+from seq2seq.attention.registry import SCORES, Part, Positions
 from seq2seq.config import AttentionConfig, Config, DecodingConfig, ModelConfig
 from seq2seq.data.batches import pad
 from seq2seq.data.tokenizer import BOS
@@ -87,6 +88,23 @@ def test_every_variant_is_the_same_or_left_to_the_model(variant: AttentionConfig
         model = perturbed(shape)
         if lean := LeanDecoder.of(model):
             assert_equal_steps(lean, model, pad(SOURCES), 4)
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+@torch.inference_mode()
+def test_a_score_of_ones_own_by_position(by_head: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may return fewer dimensions than queries have, and look at how many heads there are."""
+
+    def score(query: Tensor, key: Tensor, positions: Positions) -> Tensor:
+        slopes = torch.arange(query.shape[1]).view(-1, 1, 1) if by_head else 0.5
+        return -positions.relative.abs() * slopes / query.shape[-1] ** 0.5
+
+    part = Part("own", score, "s = -|j - i|", "a control", content_based=False)
+    monkeypatch.setitem(SCORES, "own", part)
+    model = perturbed(replace(SMALL, decoder_attention=AttentionConfig(score="own")))
+    lean = LeanDecoder.of(model)
+    assert lean is not None
+    assert_equal_steps(lean, model, pad(SOURCES), BLOCK + 2)
 
 
 @each_shape

@@ -180,6 +180,7 @@ def test_ctrl_c_stops_all_and_any_number_resumes(
         with pytest.raises(TrainingInterrupted):
             train(config, run)
     assert load_state(run)["state"]["step"] == stopped_at + 1
+    (run / "corpus" / "encoded.json").unlink()  # as if an earlier version had prepared it
     process = start(path, run, OVERRIDES | LONG)
     one = train_alone(config, tmp_path / "one")
     _, errors = finish(process)
@@ -191,6 +192,7 @@ def test_ctrl_c_stops_all_and_any_number_resumes(
     assert_close(weights[1], weights[0], 0.01)
     for line, expected in zip(metrics(run), metrics(tmp_path / "one"), strict=True):
         assert line["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    assert set((tmp_path / "writers").read_text(encoding="utf-8").split()) == {"0"}
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write
 def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> str:
     """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
-    Nothing is done once training has started. ``stage`` is ``corpus``, ``tokenizer`` (the corpus
-    must be there), or ``all``. Returns what was done, for the user. ``UserError`` if the corpus
-    cannot be read, or the run holds another, was trained with other settings, or is in use.
+    Then encode the training pairs. Nothing is done once training has started. ``stage`` is
+    ``corpus``, ``tokenizer`` (the corpus must be there), or ``all``. Returns what was done, for the
+    user. ``UserError`` if the corpus cannot be read, or the run holds another, was trained with
+    other settings, or is in use.
     """
     run, data = RunFolder(run), config.data
     ours = (run.path / "lock", run.report_file)

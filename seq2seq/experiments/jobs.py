@@ -143,15 +143,18 @@ def run_in_workers(progress: "Progress", n_jobs: int) -> None:
         return worker
 
     with stop_requests() as signals:
-        workers = {slot: start(slot) for slot in range(n_jobs)}
+        workers, n_killed = {slot: start(slot) for slot in range(n_jobs)}, 0
         try:
             while workers and not signals:
                 progress.update()
                 time.sleep(0.5)
-                for slot, code in [(slot, worker.exitcode) for slot, worker in workers.items()]:
-                    if code is not None and (code == DID_ONE or code < 0):  # negative: killed
+                codes = [(slot, worker.exitcode) for slot, worker in workers.items()]
+                for slot, code in [(slot, code) for slot, code in codes if code is not None]:
+                    n_killed += code < 0
+                    # What kills a worker before it begins a run would kill the next one too.
+                    if code == DID_ONE or (code < 0 and n_killed <= sum(begun)):
                         workers[slot] = start(slot)
-                    elif code is not None:
+                    else:
                         del workers[slot]
         finally:
             for worker in workers.values():

@@ -143,12 +143,13 @@ class _Layer:
         """(T, H, 1, S) of the queries from ``start`` to before ``end``, if they have any."""
         if not self.by_position:
             return None
-        device = self.own.value_proj.weight.device
-        keys = torch.arange(end, device=device)
+        n_heads, weight = self.own.n_heads, self.own.value_proj.weight
         # Such scores look at no more than the shapes.
-        query, key = torch.empty(1, 1, end - start, 1), torch.empty(1, 1, end, 1)
+        key = weight.new_zeros(1, n_heads, end, len(self.own.output_proj.weight) // n_heads)
+        query, keys = key[:, :, start:], torch.arange(end, device=weight.device)
         scores = self.own.score(query, key, Positions(keys[start:], keys))
-        scores = scores.masked_fill(~causal_mask(end - start, end, device), -math.inf)
+        scores = scores.expand(1, n_heads, end - start, end)
+        scores = scores.masked_fill(~causal_mask(end - start, end, weight.device), -math.inf)
         return self.own.normalize(scores)[0].transpose(0, 1).unsqueeze(2)
 
 

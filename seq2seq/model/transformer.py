@@ -1,7 +1,8 @@
 """The Transformer: an encoder that reads the source, a decoder that writes the target.
 
 Shapes: see ``attention.py``. ``decode`` reads the tokens that follow those in its cache: training
-calls it once with the whole target, translation once per token, so the two cannot drift apart.
+calls it once with the whole target, translation once per token, so the two cannot drift apart. For
+a few sentences on a CPU, ``lean.py`` computes the same step; a test compares them.
 """
 
 import math
