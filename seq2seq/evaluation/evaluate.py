@@ -138,7 +138,9 @@ def load_pairs(path: str, columns: str, data: DataConfig) -> Corpus:
 def score_settings(config: Config) -> dict[str, Any]:
     """What the scores depend on, beside the weights."""
     tokenizer = metrics.bleu_tokenizer(config.data, config.evaluation)
-    return {"decoding": asdict(config.decoding), "bleu_tokenizer": tokenizer}
+    decoding = asdict(config.decoding)
+    del decoding["lean"]  # it changes no translation
+    return {"decoding": decoding, "bleu_tokenizer": tokenizer}
 
 
 def best_head(translator: Translator, run: RunFolder) -> Head | None:
