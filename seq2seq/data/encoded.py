@@ -13,7 +13,7 @@ from seq2seq.config import DataConfig
 from seq2seq.data.corpus import file_pairs
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.run_folder import RunFolder
-from seq2seq.utils import UserError, atomic_write, open_file, read_json, write_json
+from seq2seq.utils import atomic_write, open_file, read_json, write_json
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -46,34 +46,41 @@ def write_sentences(file: BinaryIO, sentences: Iterable[Sequence[int]], vocab_si
     file.write(ends)
 
 
-def load_encoded(
-    run: RunFolder, data: DataConfig, tokenizer: Tokenizer
-) -> tuple[EncodedSentences, EncodedSentences, int]:
-    """The sources and the targets of the training pairs, and the checksum of their ids.
+def encode_once(run: RunFolder, data: DataConfig, tokenizer: Tokenizer) -> int:
+    """Encode the training pairs, unless that was done for this corpus and tokenizer.
 
-    Encodes them if that was not done yet; ``UserError`` if it was for another corpus or tokenizer.
+    Returns the checksum of their ids.
     """
-    texts = [run.split_file("train", language) for language in (data.src, data.tgt)]
-    files = [run.split_file("train", f"{language}.ids") for language in (data.src, data.tgt)]
-    vocabularies, saved = (tokenizer.src, tokenizer.tgt), run.encoded_file
-    if not saved.exists():
-        for side, subwords in enumerate(vocabularies):
+    texts, files, saved = _files(run, data, ""), _files(run, data, ".ids"), run.encoded_file
+    made_of = {"tokenizer": tokenizer.fingerprint, "texts": checksum(texts)}
+    are_there = saved.exists() and all(path.exists() for path in files)
+    if not are_there or read_json(saved) != made_of | {"ids": checksum(files)}:
+        for side, subwords in enumerate((tokenizer.src, tokenizer.tgt)):
             ids = subwords.encode((pair[side] for pair in file_pairs(*texts)), bos=side == 1)
             with atomic_write(files[side]) as file:
                 write_sentences(file, ids, len(subwords))
-    texts_checksum, ids_checksum = checksum(texts), checksum(files)
-    made_of = {"tokenizer": tokenizer.fingerprint, "texts": texts_checksum, "ids": ids_checksum}
-    if not saved.exists():
-        write_json(saved, made_of)
-    elif read_json(saved) != made_of:
-        names = ", ".join(path.name for path in (*texts, *files))
-        how = "remove it, and the training pairs are encoded anew"
-        raise UserError(f"{saved}: of another tokenizer, or other or damaged {names}: {how}")
+        write_json(saved, made_of | {"ids": checksum(files)})
+    return checksum(files)
+
+
+def load_encoded(
+    run: RunFolder, data: DataConfig, tokenizer: Tokenizer
+) -> tuple[EncodedSentences, EncodedSentences, int]:
+    """The sources and the targets of the training pairs, and the checksum of their ids."""
+    ids_checksum = encode_once(run, data, tokenizer)
     src, tgt = (
         EncodedSentences(np.memmap(file, mode="r"), len(subwords))
-        for file, subwords in zip(files, vocabularies, strict=True)
+        for file, subwords in zip(
+            _files(run, data, ".ids"), (tokenizer.src, tokenizer.tgt), strict=True
+        )
     )
     return src, tgt, ids_checksum
+
+
+def _files(run: RunFolder, data: DataConfig, ending: str) -> tuple[Path, Path]:
+    """Of the training pairs' sources and targets."""
+    src, tgt = (run.split_file("train", f"{x}{ending}") for x in (data.src, data.tgt))
+    return src, tgt
 
 
 def checksum(paths: Iterable[Path]) -> int:

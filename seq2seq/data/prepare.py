@@ -8,7 +8,7 @@ from pathlib import Path
 
 from seq2seq.config import Config, DataConfig, flatten, toml_value
 from seq2seq.data.corpus import CorpusReport, load_report
-from seq2seq.data.encoded import load_encoded
+from seq2seq.data.encoded import encode_once
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Survey
 from seq2seq.data.tokenizer import Tokenizer
@@ -34,7 +34,6 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
             return f"{run}: training has started; corpus and tokenizer stay as they are"
         done, origin = [], config.train.init_from
         inherited = load_inherited(config) if origin else None
-        run.encoded_file.unlink(missing_ok=True)  # of another corpus or tokenizer
         if stage in ("corpus", "all"):
             done.append(str(prepare_corpus(data, run)))
             run.save_config(config)
@@ -46,7 +45,7 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
             src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
             tokenizer = inherited or Tokenizer.train(config.tokenizer, src, tgt)
             run.save_config(config)
-            load_encoded(run, data, tokenizer)
+            encode_once(run, data, tokenizer)
             tokenizer.save(run)
             whose = f", those of {origin}" if inherited else ""
             done.append(f"{run.tokenizer_file}: {len(tokenizer.tgt):,} subwords{whose}")

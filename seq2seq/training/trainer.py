@@ -30,7 +30,7 @@ from seq2seq import cpu
 from seq2seq.config import Config, Count, Name, Number
 from seq2seq.data.batches import Batch, TrainingData, make_batch
 from seq2seq.data.corpus import iter_split, load_split
-from seq2seq.data.encoded import load_encoded
+from seq2seq.data.encoded import encode_once
 from seq2seq.data.tokenizer import Tokenizer
 from seq2seq.evaluation.metrics import bleu_tokenizer, suits_bleu
 from seq2seq.evaluation.validation import greedy_scores, guess_loss, log_validation, validation_loss
@@ -402,12 +402,6 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
 
 
-def encode_if_needed(run: RunFolder, config: Config) -> None:
-    """Encode the training pairs of a folder that was prepared by an earlier version."""
-    if not run.encoded_file.exists():
-        load_encoded(run, config.data, Tokenizer.load(run, config))
-
-
 def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
     """Train the model of a prepared run folder, or resume; returns what ``training.json`` holds.
 
@@ -430,7 +424,8 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
                 return dict(read_json(run.summary_file, Summary))
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
-        dist.rank_zero(lambda: encode_if_needed(run, config))
+        # Which the others then only read.
+        dist.rank_zero(lambda: encode_once(run, config.data, Tokenizer.load(run, config)))
         trainer = Trainer(config, run)
         if run.state_file.exists():
             trainer.load_checkpoint()
