@@ -69,8 +69,8 @@ check: test ## the tests, lint, format, imports and types
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-soak: setup ## kill training runs a hundred times: they end as if not killed
-	KILLS=100 $(VENV)/bin/pytest tests/test_kill.py
+soak: setup ## kill training runs a hundred times, and translate 10,000 fuzzed lines
+	KILLS=100 FUZZED=10000 $(VENV)/bin/pytest tests/test_kill.py tests/test_cli.py -k "killed or fuzzed"
 
 mutants: setup ## change the core in thousands of ways, and list what no fast test notices (hours)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"

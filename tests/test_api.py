@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TINY_CONFIG, Capture, Patch, write_corpus
 
 import seq2seq
@@ -92,6 +93,25 @@ def test_attention_in_a_notebook(trained_run: Path, tmp_path: Path, capsys: Capt
     assert "U+0431" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"seen\.pdf"):
         seen.write(tmp_path / "seen.pdf")
+
+
+def test_weights_seen_are_those_that_decode(trained_run: Path) -> None:
+    model, sentences = seq2seq.load(trained_run), ["ba du ke lo", "si to"]
+    before = model.translate(sentences)
+    output = model.model.get_parameter("decoder.0.cross_attention.attention.output_proj.weight")
+    kept = output.detach().clone()
+    for change in (output.zero_, lambda: output.copy_(kept)):  # all heads away, and back
+        with torch.no_grad():
+            change()
+        translations = model.translate(sentences)
+        assert (translations == before) == output.equal(kept)
+        assert [model.attend(x).trace.tgt.text for x in sentences] == translations
+    optimizer = torch.optim.SGD(model.model.parameters(), lr=100.0)
+    model.model.train()
+    model.model(*(torch.tensor([[1, 5, 2]]),) * 2).square().mean().backward()
+    optimizer.step()
+    assert model.translate(sentences) != before
+    assert model.model.training
 
 
 def test_configurations_by_name(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -36,6 +37,17 @@ def test_attention_by_hand() -> None:
     output, weights = attention(query, key, value, torch.tensor([True, True, False]))
     torch.testing.assert_close(weights, torch.tensor([[[[0.75, 0.25, 0.0]]]]))
     torch.testing.assert_close(output, torch.tensor([[[[6.0, 1.0, 0.0, 0.0]]]]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_sdpa(masked: bool) -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 6, 8)
+    value, mask = torch.randn(2, 4, 6, 8), random_mask(2, 1, 5, 6) if masked else None
+    output, weights = attention(query, key, value, mask)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights @ value, expected)
 
 
 def test_parts_equal_attention() -> None:

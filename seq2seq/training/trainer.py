@@ -424,7 +424,7 @@ def train(config: Config, run: RunFolder | Path | str) -> dict[str, Any]:
                 return dict(read_json(run.summary_file, Summary))
             names = ", ".join(x.name for x in made)
             raise UserError(f"{run}: cannot go on without last.pt: {how}, or remove {names}")
-        # Which the others then only read.
+        # By the first process, so that the others only read the ids.
         dist.rank_zero(lambda: encode_once(run, config.data, Tokenizer.load(run, config)))
         trainer = Trainer(config, run)
         if run.state_file.exists():
