@@ -91,8 +91,8 @@ def test_attention_in_a_notebook(trained_run: Path, tmp_path: Path, capsys: Capt
         model.attend([SENTENCE])  # type: ignore[arg-type]
     assert model.translate("ба") is not None
     assert "U+0431" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"seen\.pdf"):
-        seen.write(tmp_path / "seen.pdf")
+    with pytest.raises(UserError, match=r"seen\.gif"):
+        seen.write(tmp_path / "seen.gif")
 
 
 def test_weights_seen_are_those_that_decode(trained_run: Path) -> None:

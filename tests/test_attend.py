@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,15 @@ from seq2seq.translator import Translator
 from seq2seq.utils import UserError
 from seq2seq.viewer import page as viewer
 from seq2seq.viewer import trace
-from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
+from seq2seq.viewer.page import (
+    RunView,
+    TokenGroup,
+    ViewState,
+    group_tokens,
+    page,
+    select_views,
+    write_attention,
+)
 from seq2seq.viewer.trace import Sentence, TranslationTrace
 
 SENTENCE = "ba du ke lo"
@@ -285,7 +294,7 @@ def test_select_views() -> None:
     both = select_views([other, run])
     assert [state.view for _, state in both] == ["cross", "cross"]
     with pytest.raises(UserError, match="y has no cross-attention"):
-        viewer.draw(both, Path("any.png"))
+        write_attention(both, Path("any.png"))
 
 
 def test_best_head_from_eval_json(tmp_path: Path) -> None:
@@ -311,32 +320,47 @@ def test_best_head_from_eval_json(tmp_path: Path) -> None:
         assert known(content) is None, content
 
 
-def test_figure(traced: TranslationTrace, monkeypatch: Patch) -> None:
-    """First query on top, first key on the left, darker for more; whole words of one head."""
-    figures = []
+@pytest.fixture
+def figures(monkeypatch: Patch) -> list[Figure]:
+    """What is drawn from now on, unsaved."""
+    drawn = []
 
     @contextmanager
-    def figure(path: Path, **options: Any) -> Iterator[Figure]:
-        figures.append(Figure(**options))
-        yield figures[-1]
+    def figure(path: Path, bbox: object, **options: Any) -> Iterator[Figure]:
+        drawn.append(Figure(**options))
+        yield drawn[-1]
 
     monkeypatch.setattr(plotting, "figure", figure)
+    return drawn
+
+
+def title_of(part: Any) -> str:
+    return " ".join(part.get_suptitle().split())
+
+
+def words_of(axes: Any, which: str) -> list[str]:
+    return [label.get_text() for label in getattr(axes, f"get_{which}ticklabels")()]
+
+
+def test_figure(traced: TranslationTrace, figures: list[Figure]) -> None:
+    """First query on top, first key on the left, darker for more; whole words of one head."""
     run = RunView("x", traced, Head(1, 3, "input"))
-    viewer.draw([*select_views([run]), *select_views([run], "decoder", 0, 0)], Path("any.png"))
-    best, mean = figures[0].axes[:2]
+    views = [*select_views([run]), *select_views([run], "decoder", 0, 0)]
+    write_attention(views, Path("any.png"))
+    parts: Any = figures[0].subfigs
     words = ["<s>", "lo", "ke", "du", "ba"]
-    for axes, title, keys in (
-        (best, "x: cross-attention, layer 1, head 3", ["ba", "du", "ke", "lo", "</s>"]),
-        (mean, "x: decoder self-attention, mean of layers, mean of heads", words),
+    for part, title, keys in (
+        (parts[0], "x: cross-attention, layer 1, head 3", ["ba", "du", "ke", "lo", "</s>"]),
+        (parts[1], "x: decoder self-attention, mean of layers, mean of heads", words),
     ):
-        assert axes.get_title() == title
-        assert [label.get_text() for label in axes.get_yticklabels()] == words
-        assert [label.get_text() for label in axes.get_xticklabels()] == keys
+        axes = part.axes[0]
+        assert title_of(part) == title
+        assert (words_of(axes, "y"), words_of(axes, "x")) == (words, keys)
         assert axes.yaxis_inverted()
         assert not axes.xaxis_inverted()
-        low, high = axes.images[0].to_rgba(np.array([[0.1, 0.9]]))[0, :, :3].sum(axis=1)
+        low, high = axes.collections[0].to_rgba(np.array([[0.1, 0.9]]))[0, :, :3].sum(axis=1)
         assert low > high
-    table: Any = best.images[0].get_array()
+    table: Any = parts[0].axes[0].collections[0].get_array()
     np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-5)
     assert traced.cross is not None
     pairs = list(zip(traced.cross.weights.values[0, 2, 0], traced.src.words, strict=True))
@@ -344,9 +368,43 @@ def test_figure(traced: TranslationTrace, monkeypatch: Patch) -> None:
     np.testing.assert_allclose(table[0, :4], expected, atol=1e-6)
 
 
+def test_all_heads(figures: list[Figure]) -> None:
+    """Each in its row and column, as it is by itself; words at the margins only."""
+    run = RunView("x", trace_untrained(SMALL, "ba du", "lo ke"))
+    run.write("any.svg", all_heads=True)
+    (part,) = figures[0].subfigs
+    *maps, _ = part.axes
+    assert title_of(part) == "x: cross-attention"
+    for (layer, head), axes in zip(np.ndindex(2, 4), maps, strict=True):
+        alone = viewer.heat_maps(run, ViewState("cross", layer + 1, head + 1, "predict"), False)
+        assert axes.get_title() == f"layer {layer + 1}, head {head + 1}"
+        np.testing.assert_array_equal(axes.collections[0].get_array(), alone.weights[0, 0])
+        words = words_of(axes, "y"), words_of(axes, "x")
+        assert words[0] == (["lo", "ke", "</s>"] if head == 0 else [])
+        assert words[1] == (["ba", "du", "</s>"] if layer == 1 else [])
+
+
+def test_figure_has_its_width(tmp_path: Path) -> None:
+    """In every format, nothing is cut, and no date makes the next one differ."""
+    run = RunView("a run of a long name " * 5, trace_untrained(SMALL, "ba " * 15, "lo"))
+    paths = [tmp_path / name for name in ("x.svg", "again.svg", "x.pdf", "x.png")]
+    for path in paths:
+        run.write(path, width=12)
+    svg, again, pdf, png = (path.read_bytes() for path in paths)
+    assert svg == again
+    assert b"CreationDate" not in pdf
+    (width,) = re.findall(rb'<svg [^>]*width="([\d.]+)pt"', svg)
+    (box,) = re.findall(rb"MediaBox \[ 0 0 ([\d.]+)", pdf)
+    assert [float(width), float(box)] == pytest.approx([12 / 2.54 * 72] * 2)
+    assert int.from_bytes(png[16:20], "big") == pytest.approx(220 * 12 / 2.54, abs=1)
+    pixels = matplotlib.image.imread(paths[-1])
+    for margin in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
+        assert (margin == 1).all()
+
+
 def test_missing_glyphs_are_reported(tmp_path: Path, capsys: Capture) -> None:
     run = RunView("\U00012000", trace_untrained(SMALL, "ba", "lo"))
-    viewer.draw(select_views([run]), tmp_path / "any.png")
+    run.write(tmp_path / "any.png")
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "any.png" in error
@@ -391,14 +449,15 @@ def test_page_size() -> None:
 def test_figure_and_json_commands(trained_run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     both = SENTENCE, "--compare", trained_run, trained_run
-    assert attend(*both, "--png", "--view", "encoder") == 0
-    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    assert attend("--run", trained_run, "--json", SENTENCE) == 0
-    one = json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
+    figure = tmp_path / "new" / "x.pdf"
+    assert attend(*both, "--view", "encoder", "--all-heads", "--width", "9", "-o", figure) == 0
+    assert figure.read_bytes().startswith(b"%PDF")
+    assert attend("--run", trained_run, "-o", "x.json", SENTENCE) == 0
+    one = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert one["name"] == str(trained_run)
     assert one["cross"]["contributions"]["axes"] == ["layer", "head", "query", "key"]
-    assert attend(*both, "--json") == 0
-    assert json.loads((tmp_path / "attention.json").read_text(encoding="utf-8")) == [one, one]
+    assert attend(*both, "-o", "x.json") == 0
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == [one, one]
     assert attend(*both) == 0
     html = (tmp_path / "attention.html").read_text(encoding="utf-8")
     assert [pane["name"] for pane in data_of(html)] == [str(trained_run)] * 2
@@ -412,8 +471,11 @@ def test_errors_are_one_line(trained_run: Path, tmp_path: Path, capsys: Capture)
         (["--run", trained_run, " ", "-o", out], "blank"),
         (["--run", trained_run, SENTENCE, "--layer", "7", "-o", out], "no layer 7"),
         (["--run", trained_run, SENTENCE, "-o", tmp_path / "folder.html"], "folder.html"),
-        (["--run", trained_run, SENTENCE, "-o", tmp_path / "x.svg"], "x.svg"),
-        (["--run", trained_run, SENTENCE, "--png", "-o", out], "must end in .png"),
+        (["--run", trained_run, SENTENCE, "-o", tmp_path / "x.gif"], "x.gif"),
+        (["--run", trained_run, SENTENCE, "-o", tmp_path / "x.svg", "--width", "nan"], "nan cm"),
+        (["--run", trained_run, SENTENCE, "--width", "9", "-o", out], ".svg, .pdf or .png"),
+        (["--run", trained_run, SENTENCE, "--all-heads", "-o", out], ".svg, .pdf or .png"),
+        (["--run", trained_run, SENTENCE, "--all-heads", "--head", "0", "-o", out], "--head"),
     ]
     for arguments, named in cases:
         assert attend(*arguments) == 1

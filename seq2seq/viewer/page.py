@@ -18,9 +18,9 @@ import numpy as np
 from seq2seq.attention import MODIFIERS, NORMALIZERS, POSITIONS, SCORES, TYPES, AttentionModifier
 from seq2seq.config import AttentionConfig
 from seq2seq.data.tokenizer import SPACE
-from seq2seq.evaluation import plotting
 from seq2seq.evaluation.alignment import OFFSETS, Head
 from seq2seq.utils import UserError, printable, write_text
+from seq2seq.viewer.figure import ENDINGS, HeatMaps, draw
 from seq2seq.viewer.trace import AttentionRecord, Sentence, TranslationTrace
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -63,9 +63,9 @@ class RunView:
         source = html.escape(page(select_views([self])))
         return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{source}"></iframe>'
 
-    def write(self, path: Path | str) -> None:
-        """Write the page, a figure or the arrays: the name ends in .html, .png or .json."""
-        write_attention(select_views([self]), Path(path))
+    def write(self, path: Path | str, width: float | None = None, all_heads: bool = False) -> None:
+        """Write the page, the arrays or a figure: see ``write_attention``."""
+        write_attention(select_views([self]), Path(path), width, all_heads)
 
 
 def select_views(
@@ -95,18 +95,32 @@ def select_views(
     return selected
 
 
-def write_attention(runs: list[tuple[RunView, ViewState]], path: Path) -> None:
-    """Write one run, or several side by side: a page (.html), a figure (.png) or arrays (.json)."""
-    if path.suffix == ".png":
-        draw(runs, path)
-    elif path.suffix == ".html":
+def write_attention(
+    runs: list[tuple[RunView, ViewState]],
+    path: Path,
+    width: float | None = None,
+    all_heads: bool = False,
+) -> None:
+    """Write one run, or several side by side, as what the ending of the name says.
+
+    A page (.html), arrays (.json) or a figure, of a ``width`` in centimeters, or of all heads.
+    """
+    if path.suffix in ENDINGS:
+        if width is not None and not 1 <= width <= 100:
+            raise UserError(f"a width of {width:g} cm: from 1 to 100 are possible")
+        draw([heat_maps(run, state, all_heads) for run, state in runs], path, width)
+        return
+    figures = ", ".join(ENDINGS[:-1]) + f" or {ENDINGS[-1]}"
+    if path.suffix not in (".html", ".json"):
+        raise UserError(f"{path}: the file's name must end in .html, .json, {figures}")
+    if width is not None or all_heads:
+        raise UserError(f"{path}: width and all heads are for figures, which end in {figures}")
+    if path.suffix == ".html":
         write_text(path, page(runs))
-    elif path.suffix == ".json":
+    else:
         arrays = [{"name": run.name} | run.trace.to_json() for run, _ in runs]
         content = arrays if len(arrays) > 1 else arrays[0]
         write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-    else:
-        raise UserError(f"{path}: the file's name must end in .html, .png or .json")
 
 
 class TokenGroup(NamedTuple):
@@ -145,42 +159,26 @@ def join_pieces(pieces: list[str]) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def draw(runs: list[tuple[RunView, ViewState]], path: Path) -> None:
-    """The weights of each run as a picture: queries down, keys across, darker for more."""
-    maps = [heatmap(run, state) for run, state in runs]
-    widths = [1.8 + 0.36 * len(keys) for _, _, keys, _ in maps]
-    size = sum(widths), 1.8 + 0.3 * max(len(queries) for _, queries, _, _ in maps)
-    with plotting.figure(path, figsize=size, layout="constrained") as figure:
-        grid = figure.subplots(1, len(maps), squeeze=False, width_ratios=widths)[0]
-        for axes, (title, queries, keys, weights) in zip(grid, maps, strict=True):
-            image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-            ticks = range(len(keys))
-            axes.set_xticks(ticks, keys, rotation=60, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(len(queries)), queries)
-            axes.grid(visible=False)
-            axes.tick_params(length=0)
-            axes.set_title(title, fontsize=10)
-        figure.colorbar(image, ax=grid, shrink=0.6, label="weight")
-
-
-def heatmap(run: RunView, state: ViewState) -> tuple[str, list[str], list[str], Any]:
-    """Title, words with queries, words with keys, and the weights between them."""
+def heat_maps(run: RunView, state: ViewState, all_heads: bool) -> HeatMaps:
+    """The weights between words: of all layers and heads, or of the chosen one or mean."""
     view, layer, head, offset = state
     record = getattr(run.trace, view)
     if record is None:
         raise UserError(f"{run.name} has no {VIEWS[view]}")
-    weights = record.weights.values
-    weights = weights[layer - 1 : layer] if layer else weights
-    weights = (weights[:, head - 1 : head] if head else weights).mean(axis=(0, 1))
+    weights, title = record.weights.values, [f"{run.name}: {VIEWS[view]}"]
+    if not all_heads:
+        weights = weights[layer - 1 : layer] if layer else weights
+        weights = weights[:, head - 1 : head] if head else weights
+        weights = weights.mean(axis=(0, 1), keepdims=True)
+        where = ("layer", layer), ("head", head)
+        title += [f"{x} {n}" if n else f"mean of {x}s" for x, n in where]
     src, tgt = group_tokens(run.trace.src, True, None), group_tokens(run.trace.tgt, True, offset)
     queries = [group for group in (src if view == "encoder" else tgt) if group.queries]
     keys = [group for group in (tgt if view == "decoder" else src) if group.keys]
     # Means over queries, sums over keys: the sum of each row stays what it was.
-    rows = np.stack([weights[group.queries].mean(axis=0) for group in queries])
-    table = np.stack([rows[:, group.keys].sum(axis=1) for group in keys], axis=1)
-    where = [f"{x} {n}" if n else f"mean of {x}s" for x, n in (("layer", layer), ("head", head))]
-    title = ", ".join([f"{run.name}: {VIEWS[view]}", *where])
-    return title, [group.label for group in queries], [group.label for group in keys], table
+    rows = np.stack([weights[:, :, x.queries].mean(axis=2) for x in queries], axis=2)
+    table = np.stack([rows[..., x.keys].sum(axis=3) for x in keys], axis=3)
+    return HeatMaps(", ".join(title), [x.label for x in queries], [x.label for x in keys], table)
 
 
 def page(runs: list[tuple[RunView, ViewState]]) -> str:
