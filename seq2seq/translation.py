@@ -1,5 +1,6 @@
 """What a translation is: its parts, how probable it is, and what was cut or split for it."""
 
+import html
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -50,6 +51,17 @@ class Translation(NamedTuple):
         src_is_cut = any(part.src_is_cut for part in self.parts)
         is_cut = any(part.hypothesis.is_cut for part in self.parts)
         return list(compress(FLAGS, (src_is_cut, len(self.parts) > 1, is_cut)))
+
+    def _repr_html_(self) -> str:
+        """In a notebook: each part beside its translation, and what happened to the line.
+
+        No text is markup, nor is what stands between dollar signs a formula.
+        """
+        rows = [(part.src, part.text) for part in self.parts]
+        rows += [(flag, f"by {FLAGS[flag]}") for flag in self.flags]
+        cells = ([f"<td>{html.escape(text)}</td>" for text in row] for row in rows)
+        table = "".join(f"<tr>{src}{tgt}</tr>" for src, tgt in cells)
+        return f'<table class="tex2jax_ignore">{table}</table>'
 
 
 class Score(NamedTuple):

@@ -7,6 +7,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from seq2seq.model.decoding import Hypothesis, length_normalized
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.model.weights import named_tensors
 from seq2seq.run_folder import RunFolder
+from seq2seq.translation import FLAGS
 from seq2seq.translator import SENTENCE, Part, Translation, Translator
 from seq2seq.utils import UserError
 
@@ -148,6 +151,27 @@ def test_longer_than_usual_is_split(trained_run: Path, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_translation_in_a_notebook() -> None:
+    """A table in which nothing typed is markup."""
+    src = ["<script>hacked=1</script>", 'a & b &lt; "c"']
+    tgt = ["<b>x</b>", "</td></table>"]
+    uncut, cut = (Hypothesis([5], is_cut=x) for x in (False, True))
+    parts = [
+        Part(src[0], [5, EOS], False, uncut, tgt[0]),
+        Part(src[1], [5, EOS], True, cut, tgt[1]),
+    ]
+    events: list[str] = []
+    parser = HTMLParser(convert_charrefs=True)
+    parser.handle_starttag = lambda tag, attrs: events.append(f"<{tag}>")  # type: ignore[method-assign]
+    parser.handle_data = events.append  # type: ignore[method-assign]
+    parser.feed(Translation(parts)._repr_html_())
+    parser.close()
+    rows = [*zip(src, tgt, strict=True)]
+    rows += [(flag, f"by {FLAGS[flag]}") for flag in ("input cut", "input split", "output cut")]
+    cells = [["<tr>", "<td>", left, "<td>", right] for left, right in rows]
+    assert events == ["<table>", *chain(*cells)]
+
+
 def test_words_are_aligned_by_a_head_or_the_mean() -> None:
     translator = untrained()
     for parameter in translator.model.decoder.parameters():
