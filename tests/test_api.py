@@ -1,6 +1,7 @@
 """What ``import seq2seq`` offers, in the surroundings that notebooks and wheels have."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -207,21 +208,47 @@ assert (seq2seq.shipped.SHIPPED / "data/tandem/lexicon.toml").exists()
 
 
 @pytest.mark.slow
-def test_notebook(tiny_config: Path, trained_run: Path, tmp_path: Path) -> None:
-    """The tour runs, with a trained run of ours; taking attention away shows."""
+def test_notebooks(tiny_config: Path, trained_run: Path, tmp_path: Path) -> None:
+    """Both run, one after the other in one process, with a run and a corpus of ours."""
     nbformat, nbclient = (pytest.importorskip(name) for name in ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
-    text = (ROOT / "notebooks" / "tour.ipynb").read_text(encoding="utf-8")
-    notebook = nbformat.reads(text, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    write_corpus(tmp_path / "corpus", {"train": 100, "valid": 4, "test": 10})
+    tiny = tmp_path / "tiny.toml"
+    tiny.write_text(TINY_CONFIG.format(path=str(tmp_path / "corpus")), encoding="utf-8")
+    ours = {
+        '"default", "runs/default"': f"{str(tiny_config)!r}, {str(trained_run)!r}",
+        'base = "default"': f"base = {str(tiny)!r}",
+        "seeds = 3": "seeds = 2",
+    }
+    attention, experiment = (
+        nbformat.reads(path.read_text(encoding="utf-8"), as_version=4).cells
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    )
+    reset = nbformat.v4.new_code_cell("%reset -f")  # the second has to import what it uses
+    cells = [x for x in (*attention, reset, *experiment) if x.cell_type == "code"]
     assert not any(cell.outputs for cell in cells)
-    names = '"default", "../runs/default"'
-    assert names in cells[0].source
-    ours = f"{str(tiny_config)!r}, {str(trained_run)!r}"
-    cells[0].source = cells[0].source.replace(names, ours)
+    for name, replacement in ours.items():
+        assert any(name in cell.source for cell in cells)
+        for cell in cells:
+            cell.source = cell.source.replace(name, replacement)
+    notebook = nbformat.v4.new_notebook(cells=cells)
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
-    results = [cell.outputs[-1].data for cell in cells]
-    assert "iframe" in next(data["text/html"] for data in results if "text/html" in data)
-    plain = [data["text/plain"] for data in results]
-    assert plain[2] != plain[-1]
+    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+
+    def result(containing: str, kind: str = "text/plain") -> str:
+        (cell,) = (x for x in cells if containing in x.source)
+        return cell.outputs[-1].data[kind]
+
+    output = [float(x) for x in re.findall(r"\d\.\d+", result("weights @ value"))]
+    assert output == pytest.approx([0.708, 2.012], abs=1e-3)  # as in docs/class.md
+    assert float(re.findall(r"\((.*)\)", result("abs().max()"))[0]) < 1e-5
+    assert "<table" in result("model.best", "text/html")
+    assert "<svg" in result("SVG(", "image/svg+xml")
+    one_head_off, all_off = result("[:, :width] = 0"), result("zero_()")
+    sentences = re.findall(r"'(.*?)'", all_off)
+    assert sentences[0] == sentences[1] != one_head_off.strip("'")
+    assert (tmp_path / "attention.pdf").exists()
+    assert "True" in result("cdist")
+    report = result("report.html", "text/html")
+    assert all(name in report for name in ("scaled_dot", "distance"))
+    assert "iframe" in result("seed-1", "text/html")
