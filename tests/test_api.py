@@ -220,18 +220,19 @@ def test_notebooks(tiny_config: Path, trained_run: Path, tmp_path: Path) -> None
         'base = "default"': f"base = {str(tiny)!r}",
         "seeds = 3": "seeds = 2",
     }
-    attention, experiment = (
-        nbformat.reads(path.read_text(encoding="utf-8"), as_version=4).cells
+    notebook, experiment = (
+        nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
     )
-    reset = nbformat.v4.new_code_cell("%reset -f")  # the second has to import what it uses
-    cells = [x for x in (*attention, reset, *experiment) if x.cell_type == "code"]
+    notebook.cells += experiment.cells
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in cells)
+    first_of_experiment = next(x for x in experiment.cells if x.cell_type == "code")
+    first_of_experiment.source = f"%reset -f\n{first_of_experiment.source}"  # no name is left
     for name, replacement in ours.items():
         assert any(name in cell.source for cell in cells)
         for cell in cells:
             cell.source = cell.source.replace(name, replacement)
-    notebook = nbformat.v4.new_notebook(cells=cells)
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
 
