@@ -1,5 +1,6 @@
 """What ``import seq2seq`` offers, in the surroundings that notebooks and wheels have."""
 
+import base64
 import json
 import re
 import subprocess
@@ -250,6 +251,6 @@ def test_notebooks(tiny_config: Path, trained_run: Path, tmp_path: Path) -> None
     assert sentences[0] == sentences[1] != one_head_off.strip("'")
     assert (tmp_path / "attention.pdf").exists()
     assert "True" in result("cdist")
-    report = result("report.html", "text/html")
-    assert all(name in report for name in ("scaled_dot", "distance"))
+    (report,) = re.findall(r"base64,([\w+/=]+)", result("report.html", "text/html"))
+    assert all(name in base64.b64decode(report) for name in (b"scaled_dot", b"distance"))
     assert "iframe" in result("seed-1", "text/html")

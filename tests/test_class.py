@@ -33,8 +33,8 @@ def test_example(query: str, table: str) -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[:-1]]
     q, k, v = vector(query), *(torch.stack([vector(row[i]) for row in rows]) for i in (1, 6))
     is_seen = torch.tensor([row[3] != "−∞" for row in rows])
-    one_head = [x.reshape(1, 1, -1, 2) for x in (q, k, v)]
-    output, weights = (x[0, 0, 0] for x in attention(*one_head, is_seen))
+    one_query, keys, values = (x.reshape(1, 1, -1, 2) for x in (q, k, v))
+    output, weights = (x[0, 0, 0] for x in attention(one_query, keys, values, is_seen))
     scores = [float(q @ key) / math.sqrt(2) for key in k]
     exponentials = [math.exp(x) * bool(seen) for x, seen in zip(scores, is_seen, strict=True)]
     expected = [
