@@ -27,8 +27,8 @@ def draw(runs: list[HeatMaps], path: Path, width: float | None = None) -> None:
     letter = 0.6 * points * EM
     sizes = [size(run, letter, cell) for run in runs]
     widths, height = [w for w, _ in sizes], max(h for _, h in sizes)
-    title = textwrap.TextWrapper(int(min(widths) / letter), break_on_hyphens=False)
     widths[-1] += 0.7  # for the bar
+    title = textwrap.TextWrapper(int(min(widths) / letter), break_on_hyphens=False)
     scale = (width / 2.54 if width else min(sum(widths), LARGEST)) / sum(widths)
     figsize = scale * sum(widths), scale * height
     options = {"figsize": figsize, "dpi": 220, "layout": "constrained"}
