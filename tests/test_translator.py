@@ -163,7 +163,7 @@ def test_translation_in_a_notebook() -> None:
     events: list[str] = []
     parser = HTMLParser(convert_charrefs=True)
     parser.handle_starttag = lambda tag, attrs: events.append(f"<{tag}>")  # type: ignore[method-assign]
-    parser.handle_data = events.append  # type: ignore[method-assign]
+    parser.handle_data = events.append  # type: ignore[assignment,method-assign]
     parser.feed(Translation(parts)._repr_html_())
     parser.close()
     rows = [*zip(src, tgt, strict=True)]
