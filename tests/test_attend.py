@@ -33,6 +33,7 @@ from seq2seq.translator import Translator
 from seq2seq.utils import UserError
 from seq2seq.viewer import page as viewer
 from seq2seq.viewer import trace
+from seq2seq.viewer.diagram import draw_model
 from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
 from seq2seq.viewer.trace import Sentence, TranslationTrace
 
@@ -309,6 +310,21 @@ def test_best_head_from_eval_json(tmp_path: Path) -> None:
         assert known(evaluated(**{key: value})) is None, (key, value)
     for content in ("{}", "[", '{"tests": []}', '{"tests": {"x": 1}}'):
         assert known(content) is None, content
+
+
+def test_diagram_command(
+    translator: Translator,
+    traced: TranslationTrace,
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    path, command = tmp_path / "new" / "model.svg", ["diagram", "--run", str(trained_run), SENTENCE]
+    assert main([*command, "-o", str(path)]) == 0
+    tokens = traced.src.tokens, traced.tgt.tokens
+    assert path.read_text("utf-8") == draw_model(translator.model, translator.config.model, *tokens)
+    assert main([*command, "-o", "model.png"]) == 1
+    assert "must end in .svg" in capsys.readouterr().err
 
 
 def test_figure(traced: TranslationTrace, monkeypatch: Patch) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Capture, attention_variants, with_attention
+from conftest import SMALL, attention_variants, with_attention
 from torch import Tensor, nn
 
 from seq2seq.attention import Attention
-from seq2seq.cli import main
-from seq2seq.config import AttentionConfig, ModelConfig
+from seq2seq.config import AttentionConfig, ModelConfig, load_config
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.viewer.diagram import draw_model
 
 SRC = ["▁ba", "<script>", "&amp;", "▁ke", "</s>"]
 TGT = ["<s>", "▁lo", "<b>'\"", "</s>"]
 NONE = AttentionConfig(type="none", position="none")
+ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -123,6 +123,12 @@ def test_shapes_by_hand() -> None:
         "output.weight": (50, 32),
         "output": (3, 50),
     }
+    sizes, text = {"S": 5, "T": 3, "D": 32, "H": 4}, "\n".join(lines(svg))
+    named = re.findall(r"\(([A-Z, ]+)\):?\s+([\d× ]+)", text)
+    assert len(named) == 14
+    for symbols, numbers in named:
+        pairs = zip(symbols.split(", "), map(int, numbers.split("×")), strict=True)
+        assert all(number == sizes.get(symbol, number) for symbol, number in pairs)
     assert not any(module.recorded for module in model.modules() if isinstance(module, Attention))
 
 
@@ -174,14 +180,16 @@ def test_tokens_are_text() -> None:
     assert all(x.strip().startswith(".whole-model") for x in selectors)  # inside a page, too
 
 
-def test_command(trained_run: Path, tmp_path: Path, capsys: Capture) -> None:
-    path = tmp_path / "new" / "model.svg"
-    command = ["diagram", "--run", str(trained_run), "ba du", "-o"]
-    assert main([*command, str(path)]) == 0
-    svg = ET.fromstring(path.read_text(encoding="utf-8"))
-    assert "ba" in "".join(lines(svg))
-    first = path.read_bytes()
-    assert main([*command, str(path)]) == 0
-    assert path.read_bytes() == first
-    assert main([*command, "model.png"]) == 1
-    assert "must end in .svg" in capsys.readouterr().err
+def test_picture_in_the_docs_is_current() -> None:
+    """Shapes depend on the configuration and the tokens, not on the weights of a trained run."""
+    picture = (ROOT / "docs" / "images" / "model.svg").read_text(encoding="utf-8")
+    texts = lines(ET.fromstring(picture))
+
+    def tokens(start: str, end: str) -> list[str]:
+        return " ".join(texts[texts.index(start) + 1 : texts.index(end)]).split()
+
+    src, tgt = tokens("source tokens", "src_embedding"), tokens("target tokens", "tgt_embedding")
+    config = load_config(ROOT / "configs" / "default.toml")
+    size = config.tokenizer.vocab_size
+    model = Seq2Seq(config.model, size, size, joint=True)
+    assert draw_model(model, config.model, src, [*tgt, "</s>"]) == picture
