@@ -19,6 +19,7 @@ from untrained import trace_untrained
 
 import seq2seq
 import seq2seq.translator
+import seq2seq.viewer.diagram
 from seq2seq.attention import NORMALIZERS, SCORES, TYPES
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, TokenizerConfig
@@ -33,7 +34,6 @@ from seq2seq.translator import Translator
 from seq2seq.utils import UserError
 from seq2seq.viewer import page as viewer
 from seq2seq.viewer import trace
-from seq2seq.viewer.diagram import draw_model
 from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
 from seq2seq.viewer.trace import Sentence, TranslationTrace
 
@@ -169,6 +169,21 @@ def test_next_token_probabilities(translator: Translator, traced: TranslationTra
         best = expected[step].topk(len(top))
         assert [x.token for x in top] == subwords.pieces(best.indices.tolist())
         assert [x.probability for x in top] == pytest.approx(best.values.tolist(), rel=1e-3)
+
+
+def test_diagram_command(
+    translator: Translator,
+    traced: TranslationTrace,
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    path, command = tmp_path / "new" / "model.svg", ["diagram", "--run", str(trained_run), SENTENCE]
+    assert main([*command, "-o", str(path)]) == 0
+    seen = translator.model, translator.config.model, traced.src.tokens, traced.tgt.tokens
+    assert path.read_text("utf-8") == seq2seq.viewer.diagram.draw_model(*seen)
+    assert main([*command, "-o", "model.png"]) == 1
+    assert "must end in .svg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", attention_variants())
@@ -310,21 +325,6 @@ def test_best_head_from_eval_json(tmp_path: Path) -> None:
         assert known(evaluated(**{key: value})) is None, (key, value)
     for content in ("{}", "[", '{"tests": []}', '{"tests": {"x": 1}}'):
         assert known(content) is None, content
-
-
-def test_diagram_command(
-    translator: Translator,
-    traced: TranslationTrace,
-    trained_run: Path,
-    tmp_path: Path,
-    capsys: Capture,
-) -> None:
-    path, command = tmp_path / "new" / "model.svg", ["diagram", "--run", str(trained_run), SENTENCE]
-    assert main([*command, "-o", str(path)]) == 0
-    tokens = traced.src.tokens, traced.tgt.tokens
-    assert path.read_text("utf-8") == draw_model(translator.model, translator.config.model, *tokens)
-    assert main([*command, "-o", "model.png"]) == 1
-    assert "must end in .svg" in capsys.readouterr().err
 
 
 def test_figure(traced: TranslationTrace, monkeypatch: Patch) -> None:
