@@ -7,7 +7,7 @@ training/       the training loop
 translator.py   a trained run: text in, text out
 evaluation/     BLEU, chrF, exact match, word alignment, how figures look
 experiments/    variants times seeds, and what they show
-viewer/         attention as a web page
+viewer/         attention as a web page, the whole model as a picture
 export/         runs for use elsewhere: a model card, and the hub
 api.py          what Python programs and notebooks use
 run_folder.py, config.py, shipped.py, cpu.py, utils.py    what all of these stand on

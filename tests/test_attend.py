@@ -20,6 +20,7 @@ from untrained import trace_untrained
 
 import seq2seq
 import seq2seq.translator
+import seq2seq.viewer.diagram
 from seq2seq.attention import NORMALIZERS, SCORES, TYPES
 from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, TokenizerConfig
@@ -177,6 +178,21 @@ def test_next_token_probabilities(translator: Translator, traced: TranslationTra
         best = expected[step].topk(len(top))
         assert [x.token for x in top] == subwords.pieces(best.indices.tolist())
         assert [x.probability for x in top] == pytest.approx(best.values.tolist(), rel=1e-3)
+
+
+def test_diagram_command(
+    translator: Translator,
+    traced: TranslationTrace,
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: Capture,
+) -> None:
+    path, command = tmp_path / "new" / "model.svg", ["diagram", "--run", str(trained_run), SENTENCE]
+    assert main([*command, "-o", str(path)]) == 0
+    seen = translator.model, translator.config.model, traced.src.tokens, traced.tgt.tokens
+    assert path.read_text("utf-8") == seq2seq.viewer.diagram.draw_model(*seen)
+    assert main([*command, "-o", "model.png"]) == 1
+    assert "must end in .svg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", attention_variants())

@@ -89,6 +89,20 @@ def test_every_setting_is_described() -> None:
     assert not [row for row in settings_tables() if row not in lines]
 
 
+def code_lines(text: str) -> list[str]:
+    return [x for line in text.splitlines() if (x := line.split("  # ")[0].strip())]
+
+
+@pytest.mark.parametrize("page", ["docs/attention.md", "docs/variants.md"])
+def test_quoted_code_is_that_of_the_package(page: str) -> None:
+    """Line by line and in one file, but for what is meant to be typed, which imports something."""
+    files = [code_lines(x.read_text(encoding="utf-8")) for x in (ROOT / "seq2seq").rglob("*.py")]
+    quoted = [x for x in blocks(TEXTS[page], "python") if "import " not in x]
+    assert quoted
+    for block in map(code_lines, quoted):
+        assert any(set(block) <= set(file) for file in files), block
+
+
 @pytest.mark.slow
 def test_python_snippets(
     tiny_config: Path, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
