@@ -228,7 +228,7 @@ class Workers:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "2"})
         self.n_waiting += 1
         turn = asyncio.ensure_future(self.turns.acquire())
-        gone = asyncio.ensure_future(request.receive())  # after the body there is only the end
+        gone = asyncio.ensure_future(_left(request))
         try:
             await asyncio.wait({turn, gone}, timeout=TURN_SECONDS, return_when="FIRST_COMPLETED")
             has_turn, has_gone = turn.done(), gone.done()
@@ -244,6 +244,11 @@ class Workers:
             raise HTTPException(504, f"too busy: no turn in {TURN_SECONDS} seconds")
 
 
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _compute(work: Callable[[], Any]) -> Any:
     with oom_as_user_error("for a request: a shorter sentence takes less"):
         return work()
@@ -254,9 +259,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         how = "choose another --port, or --port 0 for any that is free"
-        raise UserError(f"{host}, port {port}: {error.strerror or error}: {how}") from None
+        raise UserError(f"{host}, port {port}: {reason}: {how}") from None
 
 
 def make_server(app: Starlette) -> uvicorn.Server:
