@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,16 @@ def test_translate_info_and_code(address: str, runs: list[LiveRun]) -> None:
         assert part in by_step[step]
 
 
+def test_documented_client(address: str, runs: list[LiveRun], capsys: Capture) -> None:
+    document = Path(server.__file__).parents[2] / "docs" / "serving.md"
+    (snippet,) = re.findall(
+        r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.M | re.S
+    )
+    exec(snippet.replace("127.0.0.1:8000", address), names := dict[str, Any]())
+    assert capsys.readouterr().out.count("'") == 4
+    assert names["translate"](["ba du"]) == runs[0].translator.translate(["ba du"])
+
+
 def test_pages(address: str) -> None:
     answer = ask(address, "/")
     assert data_of(answer.body.decode()) == []
@@ -282,7 +293,8 @@ def test_who_is_answered(address: str) -> None:
 
 
 def connected(address: str, sent: bytes) -> socket.socket:
-    connection = socket.create_connection(address.split(":"), timeout=30)
+    host, port = address.split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
     connection.sendall(sent)
     return connection
 
@@ -308,6 +320,10 @@ def test_slow_and_broken_clients(address: str, monkeypatch: Patch, capfd: Captur
     assert capfd.readouterr() == ("", "")
 
 
+def _translate(address: str, text: str) -> Answer:
+    return ask(address, "/api/translate", {"text": text})
+
+
 def test_queue(runs: list[LiveRun], monkeypatch: Patch) -> None:
     """All threads at work: some wait, those who leave are not served, the next are refused."""
     monkeypatch.setattr(server, "MAX_WAITING", 2)
@@ -322,9 +338,6 @@ def test_queue(runs: list[LiveRun], monkeypatch: Patch) -> None:
         served.append(request.text)
         return {}
 
-    def post(text: str) -> Answer:
-        return ask(address, "/api/translate", {"text": text})
-
     def until_waiting(n: int) -> None:
         end = time.monotonic() + 30
         while workers.n_waiting != n:
@@ -333,6 +346,7 @@ def test_queue(runs: list[LiveRun], monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(live, "translate", work)
     with serving(runs) as address, ThreadPoolExecutor(2) as clients:
+        post = partial(_translate, address)
         first = clients.submit(post, "first")
         assert started.wait(30)
         body = b'{"text": "gone"}'
@@ -361,7 +375,22 @@ FIELDS = {
 }
 STRANGE = ["", " ", "ba du", "▁ba", "</s>", "漢\U0001f600", "\0\u202e", "<b>"]
 LONG = ["é" * 999, "ba " * 333]
-VALUES = [*STRANGE, "é" * 1001, None, True, -1, 0, 16, 1001, 2**53, 10**400, 0.5, [], {}, [[]]]
+VALUES: list[Any] = [
+    *STRANGE,
+    "é" * 1001,
+    None,
+    True,
+    -1,
+    0,
+    16,
+    1001,
+    2**53,
+    10**400,
+    0.5,
+    [],
+    {},
+    [[]],
+]
 HEADS = ["cross.1.1", "decoder.2.4", "encoder.1.2", "encoder.2.1", "decoder.1.1", "x"]
 
 
@@ -476,7 +505,7 @@ def test_examples_and_known_words(tmp_path: Path) -> None:
     write_json(run.report_file, REPORT)
     found = [(x["tag"], x["text"]) for x in live.find_examples(run)]
     assert found == [("p", "b"), ("p", "d"), ("p", "e"), ("q r", "f"), ("q r", "a")]
-    assert live.known_words(run) == {"Die", "Bank", "alt", "--", "3,5", "Uhr"}
+    assert live.known_words(run) == frozenset(["Die", "Bank", "alt", "--", "3,5", "Uhr"])
     (corpus / "test.tags").unlink()
     assert [x["text"] for x in live.find_examples(run)] == ["a", "b", "c"]
     (corpus / "train.de").unlink()

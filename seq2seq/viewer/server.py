@@ -24,7 +24,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from seq2seq import __version__
 from seq2seq.cpu import oom_as_user_error
 from seq2seq.utils import UserError
 from seq2seq.viewer import live
@@ -57,9 +56,7 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
     async def info(request: Request) -> Response:
         limits = {"characters": live.MAX_CHARACTERS, "beam": live.MAX_BEAM, "texts": live.MAX_TEXTS}
         about = [run.info() for run in runs]
-        return answer(
-            {"version": __version__, "runs": about, "examples": examples, "limits": limits}
-        )
+        return answer({"runs": about, "examples": examples, "limits": limits})
 
     async def code(request: Request) -> Response:
         number = request.query_params.get("run", "0")
