@@ -35,7 +35,7 @@ FRAGMENT = Path(__file__).with_name("live.html")
 MAX_BODY = 64 * 1024  # bytes
 BODY_SECONDS, TURN_SECONDS = 10, 30  # for a body to arrive; for a request to have its turn
 MAX_WAITING = 64
-MAX_CONNECTIONS = 500
+MAX_CONNECTIONS = 200
 GONE = "the client has gone"  # who will not read it
 HEADERS = {
     "Cache-Control": "no-store",
