@@ -131,6 +131,7 @@ def test_target_word_lights_its_keys(tab: Page, run: RunView) -> None:
         assert f" attends to {labels[weights.argmax()]} {weights.max():.2f}" in announced
         assert "on its own side" in announced
     assert tab.locator("path.lit").count() == (expected[-1] >= 0.01).sum()
+    assert texts(tab, "ul.right .word i") == ["start", "end"]
 
 
 def test_source_word_lights_its_queries(tab: Page, run: RunView) -> None:
@@ -155,7 +156,7 @@ def test_best_head(tab: Page, run: RunView) -> None:
 
 @pytest.mark.parametrize(("layer", "head", "word"), [(0, 0, 1), (0, 3, 1), (2, 0, 1), (2, 3, 3)])
 def test_numbers_of_a_mean(tab: Page, run: RunView, layer: int, head: int, word: int) -> None:
-    """Beside the picture stand its own numbers; the last word has several queries."""
+    """Beside the picture stand its own numbers, and no others; the last word has several queries."""
     for name, number in (("layer", layer), ("head", head)):
         tab.select_option(f"select[name={name}]", str(number))
     hover(tab, "right", word)
@@ -164,11 +165,17 @@ def test_numbers_of_a_mean(tab: Page, run: RunView, layer: int, head: int, word:
     weights, added = run.trace.cross.weights.values, run.trace.cross.contributions.values
     queries = group_tokens(run.trace.tgt, True, "predict")[word : word + 1]
     shares = 100 * added / added.sum(axis=-1, keepdims=True)
-    for kind, rows, digits in (("weight", weights, 3), ("share", shares, 0)):
+    for measure, kind, rows, digits in (
+        ("contributions", "share", shares, 0), ("weights", "weight", weights, 3),
+    ):  # fmt: skip
+        tab.select_option("select[name=measure]", measure)
         mean = rows[chosen[0]][:, chosen[1]].mean(axis=(0, 1))
         expected = aggregate(mean, queries, group_tokens(run.trace.src, True, None))[0]
         shown = numbers_in(texts(tab, f"tbody td.{kind}"))
         assert shown == pytest.approx(list(expected), abs=0.6 * 10**-digits)
+        assert tab.locator("tbody td").count() == len(shown)
+        in_picture = numbers_in([text for text in texts(tab, "ul.left .word small") if text])
+        assert in_picture == pytest.approx([x for x in shown if x >= 0.005], abs=0.006)
     assert numbers_in(texts(tab, "tbody .weight")) == pytest.approx(lit(tab, "left"), abs=1e-3)
 
 
@@ -275,13 +282,32 @@ def test_next_tokens(tab: Page, run: RunView) -> None:
     assert index_of(tab, "ol.next .active", "ol.next li") == 0
 
 
-def test_keyboard(tab: Page) -> None:
+def farthest_word(run: RunView, layer: int, head: int) -> int:
+    """The target word that attends the most to a word at another place of its sentence."""
+    weights = cross_words(run, layer, head)
+    src, tgt = group_tokens(run.trace.src, True, None), group_tokens(run.trace.tgt, True, "predict")
+    best = {
+        (weights[j - 1, i] * abs(i / len(src) - j / len(tgt)), j)
+        for i in range(len(src) - 1)  # without EOS
+        for j in range(1, len(tgt) - 1)
+    }
+    return max(best)[1]
+
+
+def test_opens_on_a_word_that_looks_far(open_page: Open, run: RunView) -> None:
+    for layer, head in ((2, 1), (1, 3)):
+        tab = open_page([(run, ViewState("cross", layer, head, "predict"))])
+        assert index_of(tab, ".word.active", "ul.right .word") == farthest_word(run, layer, head)
+
+
+def test_keyboard(tab: Page, run: RunView) -> None:
     n_left = tab.locator("ul.left .word").count()
     for _ in range(20):
         tab.keyboard.press("Tab")
         if index_of(tab, ".word:focus") >= 0:
             break
-    assert index_of(tab, ".word:focus") == n_left + 1  # the first target word with a query
+    assert index_of(tab, ".word:focus") == n_left + farthest_word(run, 2, 1)
+    tab.locator("ul.right .word").nth(1).focus()
     down, up = "ArrowDown", "ArrowUp"
     for key, expected in (
         (down, n_left + 2), (up, n_left + 1), (up, n_left), (up, n_left),
@@ -366,7 +392,19 @@ def test_fits_any_screen(open_page: Open, width: int) -> None:
     edges = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
     for left, right in tab.locator(".word").evaluate_all(edges):
         assert 0 <= left < right <= width
-    assert tab.locator(f"ul.right .word[title={LONG}]").count() == 1
+    assert tab.locator(f"ul.right .word b:text-is('{LONG}')").count() == 1
+    for size in ("Width", "Height"):  # no name is cut
+        cut = f"all => all.filter(e => e.scroll{size} > e.client{size} + 1).map(e => e.textContent)"
+        assert tab.locator(".word").evaluate_all(cut) == []
+    bars = tab.locator("ol.next .gauge").evaluate_all(edges)
+    assert len({left for left, _ in bars}) == 1  # to be compared
+    table = tab.locator(".frame").first
+    wider = "e => e.firstChild.scrollWidth > e.firstChild.clientWidth"
+    assert table.locator(".on").is_visible() == table.evaluate(wider) == (width < 1000)
+    if width < 1000:
+        table.locator(".on").click()
+        tab.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+        table.locator(".back").wait_for()
 
 
 def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
@@ -400,6 +438,18 @@ def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
     assert backgrounds[0] != backgrounds[1]
 
 
+def test_explains_smoothing_and_bytes(open_page: Open, run: RunView) -> None:
+    plain = RunView("plain", trace_untrained(SMALL, "ba du", "lo ke"))
+    without = open_page(select_views([plain]))
+    assert without.locator("details p:has-text('smoothing')").count() == 0
+    smoothed = open_page(select_views([replace(run, label_smoothing=0.2)]))
+    (text,) = texts(smoothed, "details p:has-text('smoothing')")
+    assert "label smoothing 0.2" in text
+    assert "80%" in text
+    assert smoothed.locator(".sentences p:has-text('bytes')").count() == 1  # of the 漢
+    assert without.locator(".sentences p").count() == 0
+
+
 def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
     """The second without self-attention in the encoder, with one layer and fewer heads."""
     none = AttentionConfig(type="none")
@@ -408,6 +458,10 @@ def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
     tab = open_page(select_views(runs))
     panes = tab.locator(".pane")
     assert texts(tab, ".pane h2") == ["first", "second"]
+    for part in ("ul.left", "h3", "summary:has-text('next token')"):  # in line
+        tops = tab.locator(f".pane {part}").evaluate_all("all => all.map(e => e.offsetTop)")
+        assert len(tops) == 2
+        assert tops[0] == tops[1]
     panes.nth(0).locator("ul.left .word").nth(1).hover()
     assert texts(tab, ".word.active b") == ["du", "du"]
     panes.nth(1).locator("ul.right .word").nth(1).hover()
