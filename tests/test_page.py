@@ -1,8 +1,6 @@
 """The page of ``seq2seq attend`` in a real browser: what it shows, and that it requests nothing."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import hover, index_of, lit, needs_chromium, texts
 from conftest import SMALL
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from untrained import trace_untrained
 
 from seq2seq.config import AttentionConfig
 from seq2seq.evaluation.alignment import Head
 from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to its path"
-)
+pytestmark = needs_chromium
 
 SENTENCE = "ba du <script>hacked=1</script> ke 漢"
 LONG = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung"
@@ -33,14 +28,6 @@ Open = Callable[..., Page]
 def run() -> RunView:
     traced = trace_untrained(SMALL, SENTENCE, "lo ke <b>du</b>")
     return RunView("first", traced, Head(2, 3, "input"))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -74,26 +61,6 @@ def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
 @pytest.fixture
 def tab(open_page: Open, run: RunView) -> Page:
     return open_page([(run, ViewState("cross", 2, 1, "predict"))])
-
-
-def hover(tab: Page, side: str, index: int) -> None:
-    tab.locator(f"ul.{side} .word").nth(index).hover()
-
-
-def lit(tab: Page, side: str, kind: str = "fill") -> list[float]:
-    """How far each word of a side is filled, from 0 to 1."""
-    widths = "all => all.map(e => parseFloat(e.style.width) / 100)"
-    return tab.locator(f"ul.{side} .{kind}").evaluate_all(widths)
-
-
-def texts(tab: Page, selector: str) -> list[str]:
-    return tab.locator(selector).all_text_contents()
-
-
-def index_of(tab: Page, selector: str, all_of: str = ".word") -> int:
-    """The number of the element among all of a kind; -1 if there is none."""
-    script = "([one, all]) => [...document.querySelectorAll(all)].findIndex(e => e.matches(one))"
-    return tab.evaluate(script, [selector, all_of])
 
 
 def numbers_in(strings: list[str]) -> list[float]:
