@@ -46,4 +46,4 @@ def run_serve(options: argparse.Namespace) -> None:
         if not options.no_browser:
             # It may take long to start, or stay in front until it ends.
             Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        server.serve(app, listening)
+        server.make_server(app).run(sockets=[listening])

@@ -73,15 +73,16 @@ def change_heads(
 
 def _change(module: Attention, off: Sequence[int], flat: Sequence[int]) -> None:
     """Give ``module`` the same class, but with heads ``off`` and ``flat``, counted from 0."""
+    kind: Any = type(module)
     if isinstance(module, MultiHeadAttention):
-        module.__class__ = _subclass(_ChangedHeads, type(module))
+        module.__class__ = _subclass(_ChangedHeads, kind)
         module.off, module.flat = off, flat  # type: ignore[assignment]
         module.is_published = False  # neither torch's kernel nor the lean step knows of changes
     elif flat:
-        kind = type(module).__name__
-        raise UserError(f"{kind} has no weights that could be made equal: switch it off instead")
+        name = kind.__name__
+        raise UserError(f"{name} has no weights that could be made equal: switch it off instead")
     else:
-        module.__class__ = _subclass(_Off, type(module))
+        module.__class__ = _subclass(_Off, kind)
 
 
 @cache  # a class of its own for every request would stay in memory for long

@@ -28,6 +28,7 @@ from seq2seq import __version__
 from seq2seq.cpu import oom_as_user_error
 from seq2seq.utils import UserError
 from seq2seq.viewer import live
+from seq2seq.viewer.code import code_of_steps
 from seq2seq.viewer.live import AttendRequest, HeadsRequest, LiveRun, TranslateRequest
 from seq2seq.viewer.page import page
 
@@ -60,6 +61,13 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
             {"version": __version__, "runs": about, "examples": examples, "limits": limits}
         )
 
+    async def code(request: Request) -> Response:
+        number = request.query_params.get("run", "0")
+        if not number.isascii() or not number.isdigit():
+            raise UserError("run is the number of a run, from 0")
+        run = live.pick(runs, int(number[:9]))
+        return answer(code_of_steps(run.translator.config.model))
+
     async def index(request: Request) -> Response:
         return HTMLResponse(live_page())
 
@@ -82,7 +90,7 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
         "/api/heads": computed(HeadsRequest, live.rank_heads),
         "/api/page": save,
     }
-    gets: dict[str, Handler] = {"/": index, "/api/info": info}
+    gets: dict[str, Handler] = {"/": index, "/api/info": info, "/api/code": code}
     routes = [
         Route(path, guarded(allowed, handler), methods=[method])
         for method, handlers in (("GET", gets), ("POST", posts))
@@ -251,8 +259,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"{host}, port {port}: {error.strerror or error}: {how}") from None
 
 
-def serve(app: Starlette, listening: socket.socket) -> None:
-    """Answer until a signal comes."""
+def make_server(app: Starlette) -> uvicorn.Server:
+    """One that says nothing but what is wrong with itself."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -266,4 +274,4 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
