@@ -223,8 +223,9 @@ def test_heads_are_switched(open_live: Open, translators: list[Translator]) -> N
     hover(tab, "right", 1)
     assert set(lit(tab, "left")) == {0}
     assert "switched off" in texts(tab, ".steps")[0]
-    one = "[data-head='cross.2.1']"
-    tab.focus(one)
+    tab.focus("[aria-label='cross-attention, all heads']")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        tab.keyboard.press(key)
     with tab.expect_response("**/api/attend"):
         tab.keyboard.press("Enter")
     settled(tab)
@@ -358,7 +359,7 @@ def test_model_map(open_live: Open) -> None:
     tab.locator("#model pre").wait_for(state="attached")
     assert texts(tab, "#model pre") == ["q = '<b>q</b>'"]
     assert "1. project: a.py, line 7" in texts(tab, "#model details summary")
-    assert f"S = {tab.locator('ul.left .word').count()}, " in texts(tab, "#model p")[0]
+    assert f"S\xa0=\xa0{tab.locator('ul.left .word').count()}, " in texts(tab, "#model p")[0]
     tab.wait_for_function("document.querySelector('#model img').naturalWidth === 90")
 
 
