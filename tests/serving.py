@@ -40,7 +40,7 @@ class Answer:
 
 def ask(address: str, path: str, body: Any = None, method: str = "", headers: Any = None) -> Answer:
     """GET, or POST where there is a ``body``: bytes as they are, all else as JSON."""
-    connection = HTTPConnection(address, timeout=60)
+    connection = HTTPConnection(address, timeout=600)
     if body is not None:
         headers = {"Content-Type": "application/json"} | (headers or {})
         body = body if isinstance(body, bytes) else json.dumps(body).encode()

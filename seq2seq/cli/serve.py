@@ -2,6 +2,7 @@
 
 import argparse
 import socket
+import sys
 import webbrowser
 from pathlib import Path
 from threading import Thread
@@ -43,6 +44,7 @@ def run_serve(options: argparse.Namespace) -> None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         others = f", from elsewhere http://{names[1]}:{port}/" if host != options.host else ""
         show(f"{url}{others} (Ctrl-C ends)")
+        sys.stdout.flush()
         if not options.no_browser:
             # It may take long to start, or stay in front until it ends.
             Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -121,6 +121,11 @@ class Subwords:
         ids = [i for i in range(UNK + 1, len(self)) if not self._processor.is_byte(i)]
         return {" ", *"".join(self.pieces(ids))}
 
+    @cached_property
+    def text_ids(self) -> dict[str, int]:
+        """By subword, without PAD, BOS, EOS and UNK."""
+        return {piece: i for i, piece in enumerate(self.pieces(range(len(self)))) if i > UNK}
+
     def encode(
         self, sentences: Iterable[str], bos: bool = False, bpe_dropout: float = 0.0, seed: int = 0
     ) -> Iterator[list[int]]:

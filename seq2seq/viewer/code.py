@@ -7,13 +7,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NamedTuple
 
-import seq2seq
 from seq2seq.attention import NORMALIZERS, SCORES, TYPES, MultiHeadAttention
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.viewer.page import VIEWS
 
 STEPS = ("project", "score", "mask", "normalize", "aggregate")
-PACKAGE = Path(seq2seq.__file__).parent
+PACKAGE = Path(__file__).parent.parent
 
 
 class Code(NamedTuple):

@@ -19,14 +19,14 @@ from msgspec import Meta
 from seq2seq.attention import MultiHeadAttention
 from seq2seq.data.annotations import load_tags
 from seq2seq.data.corpus import load_report, load_split
-from seq2seq.data.tokenizer import BOS, EOS, UNK, InputReport, split_words
+from seq2seq.data.tokenizer import BOS, EOS, InputReport, split_words
 from seq2seq.evaluation.alignment import Head
 from seq2seq.evaluation.evaluate import known_best_head
 from seq2seq.evaluation.tracing import attentions
 from seq2seq.model.decoding import SUPPRESSED_IDS, Hypothesis, advance_all, greedy, max_lengths
 from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
-from seq2seq.translator import CutReport, Overrides, Translator
+from seq2seq.translator import CutReport, Translator
 from seq2seq.utils import UserError, file_name, iter_lines, warn
 from seq2seq.viewer.interventions import change_heads, head_names, n_heads, parse_heads
 from seq2seq.viewer.page import VIEWS, RunView, ViewState, pane_data, select_views
@@ -90,8 +90,8 @@ class LiveRun:
     examples: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
-    def load(cls, folder: Path | str, overrides: Overrides = None) -> "LiveRun":
-        run, translator = RunFolder(folder), Translator.load(folder, overrides)
+    def load(cls, folder: Path | str) -> "LiveRun":
+        run, translator = RunFolder(folder), Translator.load(folder)
         best_head = known_best_head(run, translator.config.model)
         return cls(str(run), translator, best_head, known_words(run), find_examples(run))
 
@@ -173,10 +173,7 @@ def translate(runs: Sequence[LiveRun], request: TranslateRequest) -> dict[str, A
     translator = _with(pick(runs, request.run).translator, beam=request.beam)
     texts = [request.text] if isinstance(request.text, str) else request.text
     found = [translation for translation, *_ in translator.search(texts)]
-    notes = [
-        *InputReport(translator.tokenizer.src, texts).messages(),
-        *CutReport(found).messages(),
-    ]
+    notes = [*InputReport(translator.tokenizer.src, texts).messages(), *CutReport(found).messages()]
     return {"translations": [translation.text for translation in found], "notes": notes}
 
 
@@ -254,8 +251,7 @@ def read(translator: Translator, text: str) -> tuple[list[int], bool]:
 
 def ids_of(translator: Translator, pieces: Sequence[str]) -> list[int]:
     """The ids of target subwords; ``UserError`` for one that a translation cannot have."""
-    subwords = translator.tokenizer.tgt
-    known = {piece: i for i, piece in enumerate(subwords.pieces(range(len(subwords)))) if i > UNK}
+    known = translator.tokenizer.tgt.text_ids
     for piece in pieces:
         if piece not in known:
             raise UserError(f"{piece!r:.50} is none of the target's subwords")

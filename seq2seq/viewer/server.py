@@ -24,7 +24,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from seq2seq import __version__
 from seq2seq.cpu import oom_as_user_error
 from seq2seq.utils import UserError
 from seq2seq.viewer import live
@@ -36,7 +35,7 @@ FRAGMENT = Path(__file__).with_name("live.html")
 MAX_BODY = 64 * 1024  # bytes
 BODY_SECONDS, TURN_SECONDS = 10, 30  # for a body to arrive; for a request to have its turn
 MAX_WAITING = 64
-MAX_CONNECTIONS = 500
+MAX_CONNECTIONS = 200
 GONE = "the client has gone"  # who will not read it
 HEADERS = {
     "Cache-Control": "no-store",
@@ -57,9 +56,7 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
     async def info(request: Request) -> Response:
         limits = {"characters": live.MAX_CHARACTERS, "beam": live.MAX_BEAM, "texts": live.MAX_TEXTS}
         about = [run.info() for run in runs]
-        return answer(
-            {"version": __version__, "runs": about, "examples": examples, "limits": limits}
-        )
+        return answer({"runs": about, "examples": examples, "limits": limits})
 
     async def code(request: Request) -> Response:
         number = request.query_params.get("run", "0")
@@ -228,7 +225,7 @@ class Workers:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "2"})
         self.n_waiting += 1
         turn = asyncio.ensure_future(self.turns.acquire())
-        gone = asyncio.ensure_future(request.receive())  # after the body there is only the end
+        gone = asyncio.ensure_future(_left(request))
         try:
             await asyncio.wait({turn, gone}, timeout=TURN_SECONDS, return_when="FIRST_COMPLETED")
             has_turn, has_gone = turn.done(), gone.done()
@@ -244,6 +241,11 @@ class Workers:
             raise HTTPException(504, f"too busy: no turn in {TURN_SECONDS} seconds")
 
 
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _compute(work: Callable[[], Any]) -> Any:
     with oom_as_user_error("for a request: a shorter sentence takes less"):
         return work()
@@ -254,9 +256,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         how = "choose another --port, or --port 0 for any that is free"
-        raise UserError(f"{host}, port {port}: {error.strerror or error}: {how}") from None
+        raise UserError(f"{host}, port {port}: {reason}: {how}") from None
 
 
 def make_server(app: Starlette) -> uvicorn.Server:
