@@ -208,7 +208,7 @@ def test_late_answers_are_dropped(open_live: Open) -> None:
 
 def test_heads_are_switched(open_live: Open, translators: list[Translator]) -> None:
     """By mouse and by keyboard, one and whole layers, off, flat and on again."""
-    tab = open_live(text=SENTENCE, view="cross", layer=2, head=1)
+    tab = open_live(text=SENTENCE, view="cross", layer=2, head=1, unit="subwords")
     plain = translated(translators[0], SENTENCE)
     click(tab, "[aria-label='cross-attention, layer 2']")
     off = without_heads(translators[0], *(("cross", 2, head) for head in range(1, 5)))
@@ -232,7 +232,7 @@ def test_heads_are_switched(open_live: Open, translators: list[Translator]) -> N
     label = tab.evaluate("document.activeElement.ariaLabel")
     assert label == "cross-attention, layer 2, head 1: flat"
     hover(tab, "right", 1)
-    n_keys = tab.locator("ul.left .word").count()  # each a word of one subword
+    n_keys = tab.locator("ul.left .word").count()
     assert lit(tab, "left") == pytest.approx([1 / n_keys] * n_keys, abs=1e-3)
     click(tab, ".reset")
     assert translation(tab) == [plain]
