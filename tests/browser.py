@@ -2,15 +2,40 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import ConsoleMessage, Error, Page, Request
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to its path"
 )
+
+
+@contextmanager
+def watched(tab: Page) -> Iterator[tuple[list[Request], list[str]]]:
+    """What the page requests meanwhile, and all that it writes to the console."""
+    requests, problems = list[Request](), list[str]()
+
+    def on_request(request: Request) -> None:
+        requests.append(request)
+
+    def on_console(message: ConsoleMessage) -> None:
+        problems.append(message.text)
+
+    def on_error(error: Error) -> None:
+        problems.append(str(error))
+
+    tab.on("request", on_request)
+    tab.on("console", on_console)
+    tab.on("pageerror", on_error)
+    yield requests, problems
+    tab.remove_listener("request", on_request)
+    tab.remove_listener("console", on_console)
+    tab.remove_listener("pageerror", on_error)
 
 
 def hover(tab: Page, side: str, index: int) -> None:

@@ -19,7 +19,7 @@ from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
 
@@ -184,14 +184,15 @@ def run(trained_run: Path, tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator["Browser"]:
+def browser_tab() -> Iterator["Page"]:
+    """One for all tests of a file: another takes longer than most of them."""
     from browser import CHROMIUM
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium.new_page()
+        chromium.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

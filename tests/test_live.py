@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 import pytest
 import torch
-from browser import hover, lit, needs_chromium, texts
+from browser import hover, lit, needs_chromium, texts, watched
 from conftest import SMALL
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, Route
+from playwright.sync_api import Page, Request, Route
 from serving import serving
 from untrained import small_tokenizer
 
@@ -67,29 +67,10 @@ def sites(translators: list[Translator]) -> Iterator[list[str]]:
         yield [f"http://{address}/" for address in (one, two)]
 
 
-@pytest.fixture(scope="module")
-def shared_tab(chromium: Browser) -> Page:
-    return chromium.new_page()
-
-
 @pytest.fixture
-def requests() -> list[Request]:
-    return []
-
-
-@pytest.fixture
-def open_live(shared_tab: Page, sites: list[str], requests: list[Request]) -> Iterator[Open]:
+def open_live(browser_tab: Page, sites: list[str]) -> Iterator[Open]:
     """Opens a link; whatever a test does with it, nothing leaves the host and nothing fails."""
-    tab, problems = shared_tab, list[str]()
-
-    def on_request(request: Request) -> None:
-        requests.append(request)
-
-    def on_console(message: ConsoleMessage) -> None:
-        problems.append(message.text)
-
-    def on_error(error: Error) -> None:
-        problems.append(str(error))
+    tab = browser_tab
 
     def open_link(n_runs: int = 1, width: int = 1200, **link: Any) -> Page:
         tab.set_viewport_size({"width": width, "height": 900})
@@ -97,13 +78,10 @@ def open_live(shared_tab: Page, sites: list[str], requests: list[Request]) -> It
         settled(tab)
         return tab
 
-    tab.goto("about:blank")
-    handlers: dict[Any, Any] = {"request": on_request, "console": on_console, "pageerror": on_error}
-    for event, handler in handlers.items():
-        tab.on(event, handler)
-    yield open_link
-    for event, handler in handlers.items():
-        tab.remove_listener(event, handler)
+    tab.mouse.move(0, 0)
+    tab.goto("about:blank")  # else only what follows the "#" is new
+    with watched(tab) as (requests, problems):
+        yield open_link
     tab.unroute_all()
     own = (*sites, "data:", "blob:", "about:")
     assert [request.url for request in requests if not request.url.startswith(own)] == []
@@ -168,19 +146,17 @@ def chosen(tab: Page) -> list[str]:
     return texts(tab, "ol.next li > b")
 
 
-def test_translates_as_one_types(
-    open_live: Open, translators: list[Translator], requests: list[Request]
-) -> None:
+def test_translates_as_one_types(open_live: Open, translators: list[Translator]) -> None:
     tab = open_live()
     assert tab.input_value("#text") == SENTENCE  # the first example
     assert translation(tab) == [translated(translators[0], SENTENCE)]
-    n_before = len(requests)
-    tab.locator("#text").press_sequentially(" zo ba")
-    tab.locator(f".sentences span:text-is('{SENTENCE} zo ba')").wait_for()
+    with watched(tab) as (requests, _):
+        tab.locator("#text").press_sequentially(" zo ba")
+        tab.locator(f".sentences span:text-is('{SENTENCE} zo ba')").wait_for()
     assert translation(tab) == [translated(translators[0], f"{SENTENCE} zo ba")]
     assert texts(tab, "#said") == translation(tab)
     assert texts(tab, "#unseen u") == ["zo"]
-    assert len(requests) - n_before < 6  # not at each key
+    assert len(requests) < 6  # not at each key
     assert tab.evaluate("document.activeElement.id") == "text"
     hover(tab, "right", 2)
     for text in (MARKUP, "ba"):
@@ -310,17 +286,15 @@ def test_beam_and_sampling(open_live: Open, translators: list[Translator]) -> No
     assert tab.input_value("#seed") == "3"
 
 
-def test_two_runs_from_a_link(
-    open_live: Open, translators: list[Translator], requests: list[Request]
-) -> None:
+def test_two_runs_from_a_link(open_live: Open, translators: list[Translator]) -> None:
     """What one is asked does not change the other, and a link leads to the same page."""
     tab = open_live(2, text=SENTENCE, unit="subwords", off1="cross.1.1")
     off = without_heads(translators[1], ("cross", 1, 1))
     first = translated(translators[0], SENTENCE)
     assert translation(tab) == [first, translated(off, SENTENCE)]
-    n_before = len(requests)
-    click(tab, ".pane:nth-child(2) [data-head='decoder.2.2']")
-    assert [sent(request)["run"] for request in requests[n_before:]] == [1]
+    with watched(tab) as (requests, _):
+        click(tab, ".pane:nth-child(2) [data-head='decoder.2.2']")
+    assert [sent(request)["run"] for request in requests] == [1]
     off = without_heads(translators[1], ("cross", 1, 1), ("decoder", 2, 2))
     assert translation(tab) == [first, translated(off, SENTENCE)]
     tab.check("input[value=decoder]")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import hover, index_of, lit, needs_chromium, texts
+from browser import hover, index_of, lit, needs_chromium, texts, watched
 from conftest import SMALL
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 from untrained import trace_untrained
 
 from seq2seq.config import AttentionConfig
@@ -31,11 +31,9 @@ def run() -> RunView:
 
 
 @pytest.fixture
-def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
+def open_page(browser_tab: Page, tmp_path: Path) -> Iterator[Open]:
     """Opens pages; whatever a test does with them, nothing is requested and nothing fails."""
-    opened: list[str] = []
-    requests: list[str] = []
-    problems: list[str] = []
+    tab, opened = browser_tab, list[str]()
 
     def open_runs(
         runs: list[tuple[RunView, ViewState]], dark: bool = False, width: int = 1200
@@ -43,18 +41,15 @@ def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
         path = tmp_path / f"{len(opened)}.html"
         path.write_text(page(runs), encoding="utf-8")
         opened.append(path.as_uri())
-        scheme: Any = "dark" if dark else "light"
-        tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.emulate_media(color_scheme="dark" if dark else "light")
         tab.goto(opened[-1])
         return tab
 
-    yield open_runs
-    for context in chromium.contexts:
-        context.close()
-    assert requests == opened
+    tab.mouse.move(0, 0)
+    with watched(tab) as (requests, problems):
+        yield open_runs
+    assert [request.url for request in requests] == opened
     assert problems == []
 
 
@@ -407,14 +402,13 @@ def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
 
 def test_explains_smoothing_and_bytes(open_page: Open, run: RunView) -> None:
     plain = RunView("plain", trace_untrained(SMALL, "ba du", "lo ke"))
-    without = open_page(select_views([plain]))
-    assert without.locator("details p:has-text('smoothing')").count() == 0
-    smoothed = open_page(select_views([replace(run, label_smoothing=0.2)]))
-    (text,) = texts(smoothed, "details p:has-text('smoothing')")
+    tab = open_page(select_views([plain]))
+    assert tab.locator("details p:has-text('smoothing'), .sentences p").count() == 0
+    open_page(select_views([replace(run, label_smoothing=0.2)]))
+    (text,) = texts(tab, "details p:has-text('smoothing')")
     assert "label smoothing 0.2" in text
     assert "80%" in text
-    assert smoothed.locator(".sentences p:has-text('bytes')").count() == 1  # of the 漢
-    assert without.locator(".sentences p").count() == 0
+    assert tab.locator(".sentences p:has-text('bytes')").count() == 1  # of the 漢
 
 
 def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
