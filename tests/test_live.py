@@ -250,15 +250,21 @@ def test_forces_a_token(open_live: Open, translators: list[Translator]) -> None:
     tab = open_live(text=SENTENCE)
     before = chosen(tab)
     step = tab.locator("ol.next li").nth(2)
-    token = step.locator(".soft button bdi").first.text_content()
+    token = step.locator(".force bdi").first.text_content()
     assert token is not None
-    click(tab, "ol.next li:nth-child(3) .soft button")
+    click(tab, "ol.next li:nth-child(3) .force")
     forced = tokens_of(translators[0], [*before[:2], token])
     assert chosen(tab)[: len(forced)] == forced
     assert forced[2:] != before[2 : len(forced)]
     assert texts(tab, ".held") == ["forced"]
     click(tab, ".release")
     assert chosen(tab) == before
+    word = tab.locator("ul.right .word").nth(2)
+    word.focus()
+    shown = tab.locator(".pane > div").first.element_handle()
+    tab.evaluate("update()")
+    tab.wait_for_function("shown => !shown.isConnected", arg=shown)
+    assert word.evaluate("word => word === document.activeElement")
 
 
 def test_beam_and_sampling(open_live: Open, translators: list[Translator]) -> None:
