@@ -233,7 +233,9 @@ def look(run: LiveRun, request: AttendRequest) -> tuple[tuple[RunView, ViewState
     found = decode(translator, request, ids)._replace(is_cut=is_cut)
     tgt = [BOS, *found.hypothesis.ids, EOS]
     traced = trace_pair(translator, ids, tgt, request.temperature or 1.0)
-    (view,) = select_views([RunView(run.name, traced, run.best_head)])
+    # A temperature moves probabilities away from what label smoothing made them.
+    smoothing = 0.0 if request.temperature else translator.config.train.label_smoothing
+    (view,) = select_views([RunView(run.name, traced, run.best_head, smoothing)])
     return view, found
 
 

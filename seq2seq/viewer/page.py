@@ -50,6 +50,7 @@ class RunView:
     name: str
     trace: TranslationTrace
     best_head: Head | None = None  # the one that aligns words best, where an evaluation found it
+    label_smoothing: float = 0.0  # that it was trained with: why no probability comes near 1
 
     def __repr__(self) -> str:
         records = [(view, record) for view in VIEWS if (record := getattr(self.trace, view))]
@@ -208,6 +209,7 @@ def pane_data(run: RunView, state: ViewState) -> dict[str, Any]:
         "views": {x: (record := getattr(seen, x)) and pack(x, record) for x in VIEWS},
         "chosen": seen.chosen,
         "top_tokens": seen.top_tokens,
+        "label_smoothing": run.label_smoothing,
     }
 
 
