@@ -86,11 +86,13 @@ def pieces_of(found: Any) -> list[str]:
 def test_attend(address: str, runs: list[LiveRun]) -> None:
     found = attend(address)
     translator = runs[0].translator
-    ((view, state),) = select_views([RunView("plain", trace(translator, SENTENCE), Head(2, 3))])
+    smoothing = translator.config.train.label_smoothing
+    seen = RunView("plain", trace(translator, SENTENCE), Head(2, 3), smoothing)
+    ((view, state),) = select_views([seen])
     assert found["pane"] == as_json(pane_data(view, state))
     assert (found["changed"], found["beam"]) == (None, None)
-    seen = {"ba": True, "du": True, "ke": True, "lo,": True, "zo!": False}
-    assert found["words"] == [{"text": word, "seen": is_seen} for word, is_seen in seen.items()]
+    words = {"ba": True, "du": True, "ke": True, "lo,": True, "zo!": False}
+    assert found["words"] == [{"text": word, "seen": is_seen} for word, is_seen in words.items()]
     assert "exclamation mark" in " ".join(found["notes"])
     lengths = {"S": len(view.trace.src.tokens), "T": len(view.trace.tgt.tokens) - 1}
     sizes = {"D": 32, "H": 4, "K": 8, "V_src": 280, "V_tgt": 280, "d_ff": 64}
