@@ -25,7 +25,7 @@ CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval predict attend compare reports bench scale test quick check soak mutants clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend serve compare reports bench scale test quick check soak mutants clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ predict: $(RUN)/training.json ## translate TEXT="..."
 
 attend: $(RUN)/training.json ## show the attention of TEXT="...", as a page
 	@$(SEQ2SEQ) attend --run $(RUN) -o $(RUN)/attention.html -- "$$TEXT"
+
+serve: $(RUN)/training.json ## try the model in the browser, as a page that answers
+	@$(SEQ2SEQ) serve --run $(RUN)
 
 compare: setup | data/tandem/corpus/train.de ## run the EXPERIMENT, report which variants are better
 	$(SEQ2SEQ) compare $(EXPERIMENT) $(ARGS)
@@ -69,8 +72,8 @@ check: test ## the tests, lint, format, imports and types
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-soak: setup ## kill training runs a hundred times, and translate 10,000 fuzzed lines
-	KILLS=100 FUZZED=10000 $(VENV)/bin/pytest tests/test_kill.py tests/test_cli.py -k "killed or fuzzed"
+soak: setup ## kill training runs a hundred times, and send 10,000 fuzzed lines and requests
+	KILLS=100 FUZZED=10000 $(VENV)/bin/pytest tests/test_kill.py tests/test_cli.py tests/test_serve.py -k "killed or fuzzed"
 
 mutants: setup ## change the core in thousands of ways, and list what no fast test notices (hours)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check "mutmut>=3.8,<4"

@@ -39,7 +39,8 @@ class Model(Translator):
             raise TypeError(f"attend shows one sentence, a string, not a {type(sentence).__name__}")
         InputReport(self.tokenizer.src, [sentence]).warn()
         best_head = known_best_head(self.runs[0], self.config.model)
-        return RunView(str(self.runs[0]), trace(self, sentence), best_head)
+        smoothing = self.config.train.label_smoothing
+        return RunView(str(self.runs[0]), trace(self, sentence), best_head, smoothing)
 
     def __repr__(self) -> str:
         data, size = self.config.data, count_parameters(self.model)

@@ -3,7 +3,7 @@
 import html
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import compress
 from typing import NamedTuple
 
@@ -90,6 +90,10 @@ class CutReport:
                 self.lines[flag].append(self.n_lines)
 
     def warn(self, whose: str = "") -> None:
+        for message in self.messages():
+            warn(f"{whose}{message}")
+
+    def messages(self) -> Iterator[str]:
         for flag, lines in self.lines.items():
             numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
-            warn(f"{whose}{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})")
+            yield f"{flag} by {FLAGS[flag]}: {len(lines):,} (line {numbers})"

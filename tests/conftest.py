@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from seq2seq.cli import main
 from seq2seq.config import AttentionConfig, ModelConfig
 from seq2seq.model.transformer import Seq2Seq
 from seq2seq.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 SEQ2SEQ = [sys.executable, "-m", "seq2seq"]
 
@@ -177,6 +181,18 @@ def run(trained_run: Path, tmp_path: Path) -> RunFolder:
     """A copy of that run, to be changed."""
     shutil.copytree(trained_run, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def browser_tab() -> Iterator["Page"]:
+    """One for all tests of a file: another takes longer than most of them."""
+    from browser import CHROMIUM
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium.new_page()
+        chromium.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,7 +33,11 @@ def test_layers() -> None:
 def test_dependencies_are_declared() -> None:
     """Nothing undeclared is imported, nothing declared is unused."""
     project = PROJECT["project"]
-    extra = {re.split("[<>=]", text)[0] for text in project["optional-dependencies"]["export"]}
+    extras = [
+        *project["optional-dependencies"]["export"],
+        *project["optional-dependencies"]["serve"],
+    ]
+    extra = {re.split("[<>=]", text)[0] for text in extras}
     declared = {re.split("[<>=]", text)[0] for text in project["dependencies"]}
     declared = declared - {"markdown-it-py"} | {"markdown_it"}  # another name when imported
     imported = set()

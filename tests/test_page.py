@@ -1,8 +1,6 @@
 """The page of ``seq2seq attend`` in a real browser: what it shows, and that it requests nothing."""
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import hover, index_of, lit, needs_chromium, texts, watched
 from conftest import SMALL
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from untrained import trace_untrained
 
 from seq2seq.config import AttentionConfig
 from seq2seq.evaluation.alignment import Head
 from seq2seq.viewer.page import RunView, TokenGroup, ViewState, group_tokens, page, select_views
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to its path"
-)
+pytestmark = needs_chromium
 
 SENTENCE = "ba du <script>hacked=1</script> ke 漢"
 LONG = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnung"
@@ -35,20 +30,10 @@ def run() -> RunView:
     return RunView("first", traced, Head(2, 3, "input"))
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
+def open_page(browser_tab: Page, tmp_path: Path) -> Iterator[Open]:
     """Opens pages; whatever a test does with them, nothing is requested and nothing fails."""
-    opened: list[str] = []
-    requests: list[str] = []
-    problems: list[str] = []
+    tab, opened = browser_tab, list[str]()
 
     def open_runs(
         runs: list[tuple[RunView, ViewState]], dark: bool = False, width: int = 1200
@@ -56,44 +41,21 @@ def open_page(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
         path = tmp_path / f"{len(opened)}.html"
         path.write_text(page(runs), encoding="utf-8")
         opened.append(path.as_uri())
-        scheme: Any = "dark" if dark else "light"
-        tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.emulate_media(color_scheme="dark" if dark else "light")
         tab.goto(opened[-1])
         return tab
 
-    yield open_runs
-    for context in chromium.contexts:
-        context.close()
-    assert requests == opened
+    tab.mouse.move(0, 0)
+    with watched(tab) as (requests, problems):
+        yield open_runs
+    assert [request.url for request in requests] == opened
     assert problems == []
 
 
 @pytest.fixture
 def tab(open_page: Open, run: RunView) -> Page:
     return open_page([(run, ViewState("cross", 2, 1, "predict"))])
-
-
-def hover(tab: Page, side: str, index: int) -> None:
-    tab.locator(f"ul.{side} .word").nth(index).hover()
-
-
-def lit(tab: Page, side: str, kind: str = "fill") -> list[float]:
-    """How far each word of a side is filled, from 0 to 1."""
-    widths = "all => all.map(e => parseFloat(e.style.width) / 100)"
-    return tab.locator(f"ul.{side} .{kind}").evaluate_all(widths)
-
-
-def texts(tab: Page, selector: str) -> list[str]:
-    return tab.locator(selector).all_text_contents()
-
-
-def index_of(tab: Page, selector: str, all_of: str = ".word") -> int:
-    """The number of the element among all of a kind; -1 if there is none."""
-    script = "([one, all]) => [...document.querySelectorAll(all)].findIndex(e => e.matches(one))"
-    return tab.evaluate(script, [selector, all_of])
 
 
 def numbers_in(strings: list[str]) -> list[float]:
@@ -131,6 +93,7 @@ def test_target_word_lights_its_keys(tab: Page, run: RunView) -> None:
         assert f" attends to {labels[weights.argmax()]} {weights.max():.2f}" in announced
         assert "on its own side" in announced
     assert tab.locator("path.lit").count() == (expected[-1] >= 0.01).sum()
+    assert texts(tab, "ul.right .word i") == ["start", "end"]
 
 
 def test_source_word_lights_its_queries(tab: Page, run: RunView) -> None:
@@ -155,7 +118,7 @@ def test_best_head(tab: Page, run: RunView) -> None:
 
 @pytest.mark.parametrize(("layer", "head", "word"), [(0, 0, 1), (0, 3, 1), (2, 0, 1), (2, 3, 3)])
 def test_numbers_of_a_mean(tab: Page, run: RunView, layer: int, head: int, word: int) -> None:
-    """Beside the picture stand its own numbers; the last word has several queries."""
+    """Beside the picture stand its own numbers, and no others; the last word has several queries."""
     for name, number in (("layer", layer), ("head", head)):
         tab.select_option(f"select[name={name}]", str(number))
     hover(tab, "right", word)
@@ -164,11 +127,17 @@ def test_numbers_of_a_mean(tab: Page, run: RunView, layer: int, head: int, word:
     weights, added = run.trace.cross.weights.values, run.trace.cross.contributions.values
     queries = group_tokens(run.trace.tgt, True, "predict")[word : word + 1]
     shares = 100 * added / added.sum(axis=-1, keepdims=True)
-    for kind, rows, digits in (("weight", weights, 3), ("share", shares, 0)):
+    for measure, kind, rows, digits in (
+        ("contributions", "share", shares, 0), ("weights", "weight", weights, 3),
+    ):  # fmt: skip
+        tab.select_option("select[name=measure]", measure)
         mean = rows[chosen[0]][:, chosen[1]].mean(axis=(0, 1))
         expected = aggregate(mean, queries, group_tokens(run.trace.src, True, None))[0]
         shown = numbers_in(texts(tab, f"tbody td.{kind}"))
         assert shown == pytest.approx(list(expected), abs=0.6 * 10**-digits)
+        assert tab.locator("tbody td").count() == len(shown)
+        in_picture = numbers_in([text for text in texts(tab, "ul.left .word small") if text])
+        assert in_picture == pytest.approx([x for x in shown if x >= 0.005], abs=0.006)
     assert numbers_in(texts(tab, "tbody .weight")) == pytest.approx(lit(tab, "left"), abs=1e-3)
 
 
@@ -275,13 +244,32 @@ def test_next_tokens(tab: Page, run: RunView) -> None:
     assert index_of(tab, "ol.next .active", "ol.next li") == 0
 
 
-def test_keyboard(tab: Page) -> None:
+def farthest_word(run: RunView, layer: int, head: int) -> int:
+    """The target word that attends the most to a word at another place of its sentence."""
+    weights = cross_words(run, layer, head)
+    src, tgt = group_tokens(run.trace.src, True, None), group_tokens(run.trace.tgt, True, "predict")
+    best = {
+        (weights[j - 1, i] * abs(i / len(src) - j / len(tgt)), j)
+        for i in range(len(src) - 1)  # without EOS
+        for j in range(1, len(tgt) - 1)
+    }
+    return max(best)[1]
+
+
+def test_opens_on_a_word_that_looks_far(open_page: Open, run: RunView) -> None:
+    for layer, head in ((2, 1), (1, 3)):
+        tab = open_page([(run, ViewState("cross", layer, head, "predict"))])
+        assert index_of(tab, ".word.active", "ul.right .word") == farthest_word(run, layer, head)
+
+
+def test_keyboard(tab: Page, run: RunView) -> None:
     n_left = tab.locator("ul.left .word").count()
     for _ in range(20):
         tab.keyboard.press("Tab")
         if index_of(tab, ".word:focus") >= 0:
             break
-    assert index_of(tab, ".word:focus") == n_left + 1  # the first target word with a query
+    assert index_of(tab, ".word:focus") == n_left + farthest_word(run, 2, 1)
+    tab.locator("ul.right .word").nth(1).focus()
     down, up = "ArrowDown", "ArrowUp"
     for key, expected in (
         (down, n_left + 2), (up, n_left + 1), (up, n_left), (up, n_left),
@@ -366,7 +354,19 @@ def test_fits_any_screen(open_page: Open, width: int) -> None:
     edges = "all => all.map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
     for left, right in tab.locator(".word").evaluate_all(edges):
         assert 0 <= left < right <= width
-    assert tab.locator(f"ul.right .word[title={LONG}]").count() == 1
+    assert tab.locator(f"ul.right .word b:text-is('{LONG}')").count() == 1
+    for size in ("Width", "Height"):  # no name is cut
+        cut = f"all => all.filter(e => e.scroll{size} > e.client{size} + 1).map(e => e.textContent)"
+        assert tab.locator(".word").evaluate_all(cut) == []
+    bars = tab.locator("ol.next .gauge").evaluate_all(edges)
+    assert len({left for left, _ in bars}) == 1  # to be compared
+    table = tab.locator(".frame").first
+    wider = "e => e.firstChild.scrollWidth > e.firstChild.clientWidth"
+    assert table.locator(".on").is_visible() == table.evaluate(wider) == (width < 1000)
+    if width < 1000:
+        table.locator(".on").click()
+        tab.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+        table.locator(".back").wait_for()
 
 
 def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
@@ -400,6 +400,17 @@ def test_contrast_in_light_and_dark(open_page: Open, run: RunView) -> None:
     assert backgrounds[0] != backgrounds[1]
 
 
+def test_explains_smoothing_and_bytes(open_page: Open, run: RunView) -> None:
+    plain = RunView("plain", trace_untrained(SMALL, "ba du", "lo ke"))
+    tab = open_page(select_views([plain]))
+    assert tab.locator("details p:has-text('smoothing'), .sentences p").count() == 0
+    open_page(select_views([replace(run, label_smoothing=0.2)]))
+    (text,) = texts(tab, "details p:has-text('smoothing')")
+    assert "label smoothing 0.2" in text
+    assert "80%" in text
+    assert tab.locator(".sentences p:has-text('bytes')").count() == 1  # of the 漢
+
+
 def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
     """The second without self-attention in the encoder, with one layer and fewer heads."""
     none = AttentionConfig(type="none")
@@ -408,6 +419,10 @@ def test_two_runs_side_by_side(open_page: Open, run: RunView) -> None:
     tab = open_page(select_views(runs))
     panes = tab.locator(".pane")
     assert texts(tab, ".pane h2") == ["first", "second"]
+    for part in ("ul.left", "h3", "summary:has-text('next token')"):  # in line
+        tops = tab.locator(f".pane {part}").evaluate_all("all => all.map(e => e.offsetTop)")
+        assert len(tops) == 2
+        assert tops[0] == tops[1]
     panes.nth(0).locator("ul.left .word").nth(1).hover()
     assert texts(tab, ".word.active b") == ["du", "du"]
     panes.nth(1).locator("ul.right .word").nth(1).hover()

@@ -1,4 +1,4 @@
-"""Traces of untrained models: weights that are not all 0 or 1, at once."""
+"""Untrained models, at once, and their traces: weights that are not all 0 or 1."""
 
 from functools import cache
 
@@ -17,12 +17,17 @@ def small_tokenizer() -> Tokenizer:
     return Tokenizer.train(TokenizerConfig(vocab_size=280), lines, lines)
 
 
+def untrained_translator(model: ModelConfig, tokenizer: Tokenizer | None = None) -> Translator:
+    tokenizer = tokenizer or small_tokenizer()
+    torch.manual_seed(0)
+    return Translator(Seq2Seq.build(model, tokenizer).eval(), tokenizer, Config(model=model))
+
+
 def trace_untrained(
     model: ModelConfig, src: str, tgt: str, tokenizer: Tokenizer | None = None
 ) -> TranslationTrace:
     """As if ``tgt`` were the translation."""
-    tokenizer = tokenizer or small_tokenizer()
-    torch.manual_seed(0)
-    translator = Translator(Seq2Seq.build(model, tokenizer), tokenizer, Config(model=model))
+    translator = untrained_translator(model, tokenizer)
+    tokenizer = translator.tokenizer
     (src_ids,), (tgt_ids,) = tokenizer.src.encode([src]), tokenizer.tgt.encode([tgt], bos=True)
     return trace_pair(translator, src_ids, tgt_ids)

@@ -12,7 +12,7 @@ from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
 COMMANDS = ["inspect", "init", "prepare", "train", "evaluate", "predict", "score", "attend"]
-COMMANDS += ["diagram", "compare", "card", "export"]
+COMMANDS += ["serve", "diagram", "compare", "card", "export"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -50,8 +50,12 @@ class InputReport:
             self.unknown.update({*clean(line)} - self.known)
 
     def warn(self, whose: str = "") -> None:
+        for message in self.messages():
+            warn(f"{whose}{message}")
+
+    def messages(self) -> Iterator[str]:
         if n := self.unknown.pop("\ufffd", 0):  # as which other bytes are read
-            warn(f"{whose}lines not in UTF-8: {n:,}; iconv -f ENCODING -t UTF-8 converts them")
+            yield f"lines not in UTF-8: {n:,}; iconv -f ENCODING -t UTF-8 converts them"
         kinds = {"read as a space, or not at all": self.replaced, "never learned": self.unknown}
         for what, lines in kinds.items():
             names = [
@@ -59,7 +63,7 @@ class InputReport:
                 for x, n in sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:5]
             ]
             if names:
-                warn(f"{whose}characters {what}: {', '.join(names)}{', ...' * (len(lines) > 5)}")
+                yield f"characters {what}: {', '.join(names)}{', ...' * (len(lines) > 5)}"
 
 
 def split_words(text: str) -> list[str]:
@@ -116,6 +120,11 @@ class Subwords:
         """Those that subwords are made of; all others are spelled as bytes."""
         ids = [i for i in range(UNK + 1, len(self)) if not self._processor.is_byte(i)]
         return {" ", *"".join(self.pieces(ids))}
+
+    @cached_property
+    def text_ids(self) -> dict[str, int]:
+        """By subword, without PAD, BOS, EOS and UNK."""
+        return {piece: i for i, piece in enumerate(self.pieces(range(len(self)))) if i > UNK}
 
     def encode(
         self, sentences: Iterable[str], bos: bool = False, bpe_dropout: float = 0.0, seed: int = 0

@@ -133,19 +133,26 @@ class BeamState:
         self.live: list[tuple[float, list[int]]] = [(0.0, [])]
         self.finished: list[tuple[float, list[int]]] = []
 
-    def advance(self, log_p: list[list[float]], tokens: list[list[int]]) -> list[int]:
-        """Extend the live hypotheses by one token; returns the index that each of them had before.
-
-        ``log_p`` and ``tokens``: for each live hypothesis its best next tokens, the best first.
-        """
-        candidates = [
+    def candidates(
+        self, log_p: list[list[float]], tokens: list[list[int]]
+    ) -> list[tuple[float, int, int]]:
+        """(log-probability, index of the live hypothesis, next token), the most probable first."""
+        extended = [
             (total + value, parent, token)
             for parent, (total, _) in enumerate(self.live)
             for value, token in zip(log_p[parent], tokens[parent], strict=True)
             if value != -math.inf  # of a suppressed id, or not of the prefix
         ]
-        candidates.sort(key=lambda candidate: -candidate[0])
-        before, self.live, parents = self.live, [], []
+        return sorted(extended, key=lambda candidate: -candidate[0])
+
+    def advance(self, log_p: list[list[float]], tokens: list[list[int]]) -> list[int]:
+        """Extend the live hypotheses by one token; returns the index that each of them had before.
+
+        ``log_p`` and ``tokens``: for each live hypothesis its best next tokens, the best first.
+        """
+        before, parents = self.live, list[int]()
+        candidates = self.candidates(log_p, tokens)
+        self.live = []
         for rank, (total, parent, token) in enumerate(candidates):
             ids = before[parent][1]
             if token != EOS:
@@ -176,7 +183,6 @@ class BeamState:
         return best or [Hypothesis(max(self.live)[1], True)]
 
 
-@torch.inference_mode()
 def beam_search(
     model: Decoder,
     src: Tensor,
@@ -186,7 +192,21 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Up to ``n_best`` hypotheses, best ``length_normalized`` first, by a beam of live ones."""
     limits = (max_lengths(src, config.max_length_ratio) + len(prefix)).tolist()
-    states = active = [BeamState(config.beam, limit, config.length_penalty) for limit in limits]
+    states = [BeamState(config.beam, limit, config.length_penalty) for limit in limits]
+    advance_all(model, src, states, config, prefix)
+    return [state.best(n_best) for state in states]
+
+
+@torch.inference_mode()
+def advance_all(
+    model: Decoder,
+    src: Tensor,
+    states: list[BeamState],
+    config: DecodingConfig,
+    prefix: Sequence[int] = (),
+) -> None:
+    """Let the search of each sentence advance until it is done."""
+    active = states
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
         logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
@@ -206,4 +226,3 @@ def beam_search(
         last = [ids[-1] for state in active for _, ids in state.live]
         cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         tokens = torch.tensor(last, dtype=torch.long, device=src.device)
-    return [state.best(n_best) for state in states]

@@ -50,6 +50,7 @@ class RunView:
     name: str
     trace: TranslationTrace
     best_head: Head | None = None  # the one that aligns words best, where an evaluation found it
+    label_smoothing: float = 0.0  # that it was trained with: why no probability comes near 1
 
     def __repr__(self) -> str:
         records = [(view, record) for view in VIEWS if (record := getattr(self.trace, view))]
@@ -183,28 +184,31 @@ def heat_maps(run: RunView, state: ViewState, all_heads: bool) -> HeatMaps:
 
 def page(runs: list[tuple[RunView, ViewState]]) -> str:
     """The page of one run, or of several side by side."""
-    panes = []
-    for run, state in runs:
-        seen, groups = run.trace, {}
-        for unit, whole_words in (("words", True), ("subwords", False)):
-            sides = {offset: group_tokens(seen.tgt, whole_words, offset) for offset in OFFSETS}
-            sides["src"] = group_tokens(seen.src, whole_words, None)
-            groups[unit] = {side: [x._asdict() for x in of_side] for side, of_side in sides.items()}
-        pane = {
-            "name": run.name,
-            "src": seen.src.text,
-            "tgt": seen.tgt.text,
-            "groups": groups,
-            "state": state._asdict(),
-            "best": run.best_head and vars(run.best_head),
-            "views": {x: (record := getattr(seen, x)) and pack(x, record) for x in VIEWS},
-            "chosen": seen.chosen,
-            "top_tokens": seen.top_tokens,
-        }
-        panes.append(pane)
+    panes = [pane_data(run, state) for run, state in runs]
     data = json.dumps(panes, ensure_ascii=False, separators=(",", ":"))
     # Inside a script element only a "<" can end it.
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", data.replace("<", "\\u003c"))
+
+
+def pane_data(run: RunView, state: ViewState) -> dict[str, Any]:
+    """What the page's program needs to show one run."""
+    seen, groups = run.trace, {}
+    for unit, whole_words in (("words", True), ("subwords", False)):
+        sides = {offset: group_tokens(seen.tgt, whole_words, offset) for offset in OFFSETS}
+        sides["src"] = group_tokens(seen.src, whole_words, None)
+        groups[unit] = {side: [x._asdict() for x in of_side] for side, of_side in sides.items()}
+    return {
+        "name": run.name,
+        "src": seen.src.text,
+        "tgt": seen.tgt.text,
+        "groups": groups,
+        "state": state._asdict(),
+        "best": run.best_head and vars(run.best_head),
+        "views": {x: (record := getattr(seen, x)) and pack(x, record) for x in VIEWS},
+        "chosen": seen.chosen,
+        "top_tokens": seen.top_tokens,
+        "label_smoothing": run.label_smoothing,
+    }
 
 
 def pack(view: str, record: AttentionRecord) -> dict[str, Any]:

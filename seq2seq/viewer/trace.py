@@ -116,13 +116,15 @@ def trace(translator: Translator, sentence: str) -> TranslationTrace:
 
 
 @torch.inference_mode()
-def trace_pair(translator: Translator, src: list[int], tgt: list[int]) -> TranslationTrace:
+def trace_pair(
+    translator: Translator, src: list[int], tgt: list[int], temperature: float = 1.0
+) -> TranslationTrace:
     """Record every attention for source ids, EOS at the end, and target ids from BOS to EOS."""
     model, tokenizer, shape = translator.model, translator.tokenizer, translator.config.model
     device, found = next(model.parameters()).device, attentions(model)
     ids = torch.tensor([src]).to(device), torch.tensor([tgt[:-1]]).to(device)
     traces, x = trace_attentions(model, *ids)
-    logits = model.logits(x)[0].float().cpu()  # (T, V)
+    logits = model.logits(x)[0].float().cpu() / temperature  # (T, V)
     logits[:, SUPPRESSED_IDS] = -torch.inf
     probabilities = logits.softmax(dim=-1)
     top = probabilities.topk(min(N_TOP_TOKENS, probabilities.shape[1]))
