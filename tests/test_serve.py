@@ -35,6 +35,7 @@ from seq2seq.evaluation.alignment import Head
 from seq2seq.run_folder import RunFolder
 from seq2seq.utils import write_json
 from seq2seq.viewer import live, server
+from seq2seq.viewer.diagram import draw_model
 from seq2seq.viewer.live import LiveRun
 from seq2seq.viewer.page import RunView, pane_data, select_views
 from seq2seq.viewer.trace import trace, trace_pair
@@ -229,7 +230,17 @@ def test_pages(address: str) -> None:
     assert data_of(ask(address, "/api/page", body).body.decode()) == data_of(html)[:1]
 
 
+def test_diagram(address: str, runs: list[LiveRun]) -> None:
+    src, tgt, translator = ["▁<b>", "</s>"], ["<s>", "▁ba", "</s>"], runs[1].translator
+    answer = ask(address, "/api/diagram", {"run": 1, "src": src, "tgt": tgt})
+    assert answer.headers["content-type"] == "image/svg+xml"
+    drawn = draw_model(translator.model, translator.config.model, src, tgt)
+    assert answer.body.decode() == drawn
+
+
 BAD: list[tuple[str, Any, int, str]] = [
+    ("/api/diagram", {"src": ["</s>"], "tgt": ["<s>"]}, 400, "tgt"),
+    ("/api/diagram", {"src": ["x"] * 300, "tgt": ["<s>", "</s>"]}, 400, "src"),
     ("/api/attend", {}, 400, "text"),
     ("/api/attend", {"text": " "}, 400, "blank"),
     ("/api/attend", {"text": "a" * 1001}, 400, "1000"),
@@ -380,7 +391,9 @@ FIELDS = {
     "attend": ["run", "prefix", "beam", "temperature", "off", "flat"],
     "heads": ["tgt", "positions", "run", "off", "flat"],
     "page": ["run", "off", "panes"],
+    "diagram": ["src", "tgt", "run"],
 }
+REQUIRED = ("src", "tgt", "positions")
 STRANGE = ["", " ", "ba du", "▁ba", "</s>", "漢\U0001f600", "\0\u202e", "<b>"]
 LONG = ["é" * 999, "ba " * 333]
 VALUES: list[Any] = [
@@ -414,13 +427,12 @@ def fuzzed_request(rng: random.Random) -> tuple[str, Any, str, Any]:
         "flat": lambda: rng.sample(HEADS, rng.randint(0, 2)),
         "tgt": lambda: rng.choices(["▁ba", "o"], k=3),
         "positions": lambda: [rng.randint(0, 4)],
+        "src": lambda: rng.choices(STRANGE, k=rng.randint(0, 3)),
         "panes": lambda: [{"text": "ba", "run": rng.choice([0, 1])}] * rng.randint(0, 3),
     }
     path = rng.choice([*FIELDS, *FIELDS, "info", "code?run=1", "x"])
-    names = [
-        "text",
-        *(x for x in FIELDS.get(path, []) if x in ("tgt", "positions") or rng.random() < 0.3),
-    ]
+    names = [x for x in FIELDS.get(path, []) if x in REQUIRED or rng.random() < 0.3]
+    names += ["text"] * (path != "diagram")
     body = {x: likely[x]() if rng.random() < 0.97 else rng.choice(VALUES) for x in names}
     raw = json.dumps(body).encode()
     cut = rng.randrange(len(raw))

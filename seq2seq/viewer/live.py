@@ -28,6 +28,7 @@ from seq2seq.model.transformer import count_parameters
 from seq2seq.run_folder import RunFolder
 from seq2seq.translator import CutReport, Translator
 from seq2seq.utils import UserError, file_name, iter_lines, warn
+from seq2seq.viewer.diagram import draw_model
 from seq2seq.viewer.interventions import change_heads, head_names, n_heads, parse_heads
 from seq2seq.viewer.page import VIEWS, RunView, ViewState, pane_data, select_views
 from seq2seq.viewer.search import RecordedBeam, Sampler
@@ -77,6 +78,14 @@ class HeadsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: Index = 0
     off: Heads = []
     flat: Heads = []
+
+
+class DiagramRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sentence and its translation, as subwords, whose shapes a picture is to have."""
+
+    src: Annotated[Pieces, Meta(min_length=1)]
+    tgt: Annotated[Pieces, Meta(min_length=2)]  # from BOS to EOS
+    run: Index = 0
 
 
 @dataclass(frozen=True)
@@ -344,7 +353,13 @@ def token_probability(
     return math.exp(sum(log_p[i, tgt[i + 1]].item() for i in set(positions)))
 
 
-# --- page ---
+# --- the whole model, and the page ---
+
+
+def diagram(runs: Sequence[LiveRun], request: DiagramRequest) -> str:
+    """The whole model as SVG."""
+    translator = pick(runs, request.run).translator
+    return draw_model(translator.model, translator.config.model, request.src, request.tgt)
 
 
 def views_of(

@@ -28,7 +28,13 @@ from seq2seq.cpu import oom_as_user_error
 from seq2seq.utils import UserError
 from seq2seq.viewer import live
 from seq2seq.viewer.code import code_of_steps
-from seq2seq.viewer.live import AttendRequest, HeadsRequest, LiveRun, TranslateRequest
+from seq2seq.viewer.live import (
+    AttendRequest,
+    DiagramRequest,
+    HeadsRequest,
+    LiveRun,
+    TranslateRequest,
+)
 from seq2seq.viewer.page import page
 
 FRAGMENT = Path(__file__).with_name("live.html")
@@ -68,10 +74,12 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
     async def index(request: Request) -> Response:
         return HTMLResponse(live_page())
 
-    def computed(kind: Any, compute: Callable[..., Any]) -> Handler:
+    def computed(
+        kind: Any, compute: Callable[..., Any], respond: Callable[[Any], Response] = answer
+    ) -> Handler:
         async def handler(request: Request) -> Response:
             asked = decode(await read_body(request), kind)
-            return answer(await workers.run(request, partial(compute, runs, asked)))
+            return respond(await workers.run(request, partial(compute, runs, asked)))
 
         return handler
 
@@ -85,6 +93,9 @@ def build_app(runs: Sequence[LiveRun], hosts: Sequence[str] = ()) -> Starlette:
         "/api/translate": computed(TranslateRequest, live.translate),
         "/api/attend": computed(AttendRequest, live.attend),
         "/api/heads": computed(HeadsRequest, live.rank_heads),
+        "/api/diagram": computed(
+            DiagramRequest, live.diagram, partial(Response, media_type="image/svg+xml")
+        ),
         "/api/page": save,
     }
     gets: dict[str, Handler] = {"/": index, "/api/info": info, "/api/code": code}
