@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import queue
 import random
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,7 +47,7 @@ REPORT = {
     "empty_pairs_left_out": 0,
 }
 SENTENCE = "ba du ke lo, zo!"
-FUZZED = int(os.environ.get("FUZZED", "200"))  # `make soak` sends 10,000
+FUZZED = int(os.environ.get("FUZZED", "100"))  # `make soak` sends 10,000
 MIXED = replace(
     SMALL,
     decoder_attention=AttentionConfig(type="average", position="none"),
@@ -83,11 +86,13 @@ def pieces_of(found: Any) -> list[str]:
 def test_attend(address: str, runs: list[LiveRun]) -> None:
     found = attend(address)
     translator = runs[0].translator
-    ((view, state),) = select_views([RunView("plain", trace(translator, SENTENCE), Head(2, 3))])
+    smoothing = translator.config.train.label_smoothing
+    seen = RunView("plain", trace(translator, SENTENCE), Head(2, 3), smoothing)
+    ((view, state),) = select_views([seen])
     assert found["pane"] == as_json(pane_data(view, state))
     assert (found["changed"], found["beam"]) == (None, None)
-    seen = {"ba": True, "du": True, "ke": True, "lo,": True, "zo!": False}
-    assert found["words"] == [{"text": word, "seen": is_seen} for word, is_seen in seen.items()]
+    words = {"ba": True, "du": True, "ke": True, "lo,": True, "zo!": False}
+    assert found["words"] == [{"text": word, "seen": is_seen} for word, is_seen in words.items()]
     assert "exclamation mark" in " ".join(found["notes"])
     lengths = {"S": len(view.trace.src.tokens), "T": len(view.trace.tgt.tokens) - 1}
     sizes = {"D": 32, "H": 4, "K": 8, "V_src": 280, "V_tgt": 280, "d_ff": 64}
@@ -451,7 +456,9 @@ def test_fuzzed_requests(address: str, monkeypatch: Patch, capfd: Capture) -> No
 
 
 def resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    """Of this process; 0 where the system does not say."""
+    path = Path("/proc/self/status")
+    status = path.read_text(encoding="ascii") if path.exists() else "VmRSS: 0"
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
@@ -471,6 +478,24 @@ def test_command(trained_run: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
         assert (process.returncode, out, error) == (130, "", "seq2seq: interrupted\n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_browser_opens(runs: list[LiveRun], host: str, monkeypatch: Patch, capsys: Capture) -> None:
+    opened = queue.Queue[str]()
+    monkeypatch.setattr(webbrowser, "open", opened.put)
+    monkeypatch.setattr(LiveRun, "load", lambda folder: runs[0])
+    monkeypatch.setattr(
+        server, "make_server", lambda app: SimpleNamespace(run=lambda sockets: None)
+    )
+    assert main(["serve", "--run", "x", "--port", "0", "--host", host]) == 0
+    url, printed = opened.get(timeout=30), capsys.readouterr().out
+    is_open = host == "0.0.0.0"
+    assert re.fullmatch(rf"http://{'localhost' if is_open else host}:\d+/", url)
+    assert printed.startswith(url)
+    assert (f"from elsewhere http://{socket.gethostname()}:" in printed) == is_open
+    assert main(["serve", "--run", "x", "--port", "0", "--no-browser"]) == 0
+    assert opened.empty()
 
 
 def test_command_errors(address: str, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
