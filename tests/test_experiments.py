@@ -448,7 +448,8 @@ def test_killed_workers_are_replaced_while_they_begin_runs(
             started.append(slot)
             assert len(started) < 20
 
-    context = SimpleNamespace(Process=Killed, RawArray=lambda _, n: bytearray(n))
+    context = SimpleNamespace(Process=Killed, set_forkserver_preload=bool)
+    context.RawArray = lambda _, n: bytearray(n)
     monkeypatch.setattr("multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr(time, "sleep", bool)
     with pytest.raises(UserError, match=f"{len(runs)} of {len(runs)} runs failed"):

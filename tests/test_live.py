@@ -340,7 +340,7 @@ def test_model_map(open_live: Open) -> None:
     assert f"S\xa0=\xa0{tab.locator('ul.left .word').count()}, " in texts(tab, "#model p")[0]
     tab.wait_for_function("document.querySelector('#model img').naturalWidth > 400")
     drawn = unquote(tab.locator("#model img").get_attribute("src") or "")
-    assert [x in drawn for x in ("&lt;s&gt; ▁", "logits (T, V)")] == [True, True]
+    assert [x in drawn for x in ("&lt;s&gt; ", "logits (T, V)")] == [True, True]
 
 
 def test_saves_a_page(open_live: Open) -> None:

@@ -150,7 +150,6 @@ def test_longer_than_usual_is_split(trained_run: Path, tmp_path: Path) -> None:
     assert older.usual_length == translator.config.data.max_tokens
 
 
-@torch.no_grad()
 def test_translation_in_a_notebook() -> None:
     """A table in which nothing typed is markup."""
     src = ["<script>hacked=1</script>", 'a & b &lt; "c"']
@@ -172,6 +171,7 @@ def test_translation_in_a_notebook() -> None:
     assert events == ["<table>", *chain(*cells)]
 
 
+@torch.no_grad()
 def test_words_are_aligned_by_a_head_or_the_mean() -> None:
     translator = untrained()
     for parameter in translator.model.decoder.parameters():

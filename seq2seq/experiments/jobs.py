@@ -131,7 +131,12 @@ def run_worker(runs: list[Run], begun: Any, slot: int, n_threads: int) -> None:
 
 def run_in_workers(progress: "Progress", n_jobs: int) -> None:
     """Do all runs, ``n_jobs`` at a time, until nothing is left or a signal stops them."""
-    context, runs = multiprocessing.get_context("spawn"), progress.runs
+    # Where processes can be forked, a server loads torch once, and every worker has it at once.
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload([__name__])
+    runs = progress.runs
     begun, n_threads = context.RawArray("b", len(runs)), max(1, torch.get_num_threads() // n_jobs)
 
     def start(slot: int) -> multiprocessing.process.BaseProcess:
