@@ -261,6 +261,11 @@ def test_opens_on_a_word_that_looks_far(open_page: Open, run: RunView) -> None:
         tab = open_page([(run, ViewState("cross", layer, head, "predict"))])
         assert index_of(tab, ".word.active", "ul.right .word") == farthest_word(run, layer, head)
 
+    run = RunView("one", trace_untrained(SMALL, SENTENCE, "lo zo ke"))
+    assert farthest_word(run, 2, 1) != 2
+    tab = open_page([(run, ViewState("cross", 2, 1, "predict"))])
+    assert index_of(tab, ".word.active", "ul.right .word") == 2  # the only one not in pieces
+
 
 def test_keyboard(tab: Page, run: RunView) -> None:
     n_left = tab.locator("ul.left .word").count()
