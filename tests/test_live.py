@@ -163,11 +163,17 @@ def test_translates_as_one_types(open_live: Open, translators: list[Translator])
         type_sentence(tab, text)
         assert texts(tab, ".sentences span") == [text]
     assert tab.evaluate("typeof hacked") == "undefined"
+    tab.mouse.move(0, 0)
     tab.fill("#text", " ")
     tab.locator(".pane").wait_for(state="detached")
     tab.select_option("#examples", "zo vu zo ba du")
     tab.locator(".pane").wait_for()
     assert translation(tab) == [translated(translators[0], "zo vu zo ba du")]
+    opened = tab.locator(".word.active").inner_text()
+    for text in (SENTENCE, "zo vu zo ba du"):
+        tab.locator("ul.right .word").last.focus()
+        type_sentence(tab, text)
+    assert tab.locator(".word.active").inner_text() == opened
 
 
 def test_late_answers_are_dropped(open_live: Open) -> None:
@@ -186,7 +192,9 @@ def test_heads_are_switched(open_live: Open, translators: list[Translator]) -> N
     """By mouse and by keyboard, one and whole layers, off, flat and on again."""
     tab = open_live(text=SENTENCE, view="cross", layer=2, head=1, unit="subwords")
     plain = translated(translators[0], SENTENCE)
+    place = tab.locator("[data-head='cross.2.1']").bounding_box()
     click(tab, "[aria-label='cross-attention, layer 2']")
+    assert tab.locator("[data-head='cross.2.1']").bounding_box() == place
     off = without_heads(translators[0], *(("cross", 2, head) for head in range(1, 5)))
     (changed,) = translation(tab)
     assert changed == translated(off, SENTENCE) != plain
@@ -341,6 +349,8 @@ def test_model_map(open_live: Open) -> None:
     tab.wait_for_function("document.querySelector('#model img').naturalWidth > 400")
     drawn = unquote(tab.locator("#model img").get_attribute("src") or "")
     assert [x in drawn for x in ("&lt;s&gt; ", "logits (T, V)")] == [True, True]
+    thick = 'class="attention {}" style='
+    assert [thick.format(view) in drawn for view in ("cross", "encoder")] == [True, False]
 
 
 def test_saves_a_page(open_live: Open) -> None:
