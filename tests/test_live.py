@@ -327,6 +327,26 @@ def test_two_runs_from_a_link(open_live: Open, translators: list[Translator]) ->
     assert texts(tab, "[data-head].off") == ["×", "×"]
 
 
+def test_another_view_has_other_words(open_live: Open) -> None:
+    """A word pinned in a long translation, and then a view of a short source."""
+    tab = open_live(text="ba", unit="subwords", view="cross")
+    assert tab.locator("ul.right .word").count() > tab.locator("ul.left .word").count()
+
+    def pin_the_last() -> None:
+        tab.check("input[value=cross]")
+        tab.locator("ul.right .word").last.click()
+
+    pin_the_last()
+    tab.evaluate("panes[0].select('encoder', 1, 1)")
+    hover(tab, "right", 0)
+    tab.mouse.move(0, 0)
+    type_sentence(tab, "du")
+    pin_the_last()
+    tab.evaluate("location.hash = 'text=lo&unit=subwords&view=encoder'")
+    tab.locator(".sentences span:text-is('lo')").wait_for()
+    assert tab.locator(".word.active").count() == 1
+
+
 def test_shows_what_the_server_refuses(open_live: Open) -> None:
     tab = open_live(text=SENTENCE, off0="cross.9.9")
     tab.locator("#problem:has-text('cross.9.9')").wait_for()

@@ -251,6 +251,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/api/attend", {"text": "ba", "off": ["cross.9.1"]}, 400, "cross.9.1"),
     ("/api/attend", {"text": "ba", "run": 1, "flat": ["decoder.1.1"]}, 400, "off instead"),
     ("/api/attend", {"text": "ba", "temprature": 1}, 400, "temprature"),
+    ("/api/attend", {"text": "ba", "a\n\u202eb": 1}, 400, r"a\n\u202eb"),
     ("/api/attend", b"{", 400, "truncated"),
     ("/api/attend", b"\xff", 400, "malformed"),
     ("/api/attend", b'{"text": "\\ud800"}', 400, "not a request"),
@@ -517,7 +518,9 @@ def test_command_errors(address: str, tmp_path: Path, monkeypatch: Patch, capsys
         ([*run, "--port", "0"], "no such run folder"),
         ([*run, *taken], "--port 0"),
         ([*run, "--port", "70000"], "70000"),
-        ([*run, "--host", "none.invalid"], "none.invalid"),
+        ([*run, "--host", "none.invalid"], "another --host"),
+        ([*run, "--host", "é" * 70], "another --host"),
+        ([*run, "--host", ""], "--host is empty"),  # not the whole network
         ([*run, *run, *run], "two"),
     ):
         assert main(["serve", *arguments]) == 1

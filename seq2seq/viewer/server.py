@@ -6,6 +6,7 @@ arrives, its size, its time and the number of those waiting are bounded, and not
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +26,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from seq2seq.cpu import oom_as_user_error
-from seq2seq.utils import UserError
+from seq2seq.utils import UserError, printable
 from seq2seq.viewer import live
 from seq2seq.viewer.code import code_of_steps
 from seq2seq.viewer.live import (
@@ -42,6 +43,7 @@ MAX_BODY = 64 * 1024  # bytes
 BODY_SECONDS, TURN_SECONDS = 10, 30  # for a body to arrive; for a request to have its turn
 MAX_WAITING = 64
 MAX_CONNECTIONS = 200
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 GONE = "the client has gone"  # who will not read it
 HEADERS = {
     "Cache-Control": "no-store",
@@ -125,7 +127,7 @@ async def http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def user_error(request: Request, error: UserError) -> Response:
-    return secured(answer({"error": str(error)}, 400))
+    return secured(answer({"error": printable(str(error))}, 400))
 
 
 def secured(response: Response) -> Response:
@@ -264,12 +266,16 @@ def _compute(work: Callable[[], Any]) -> Any:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket at this address, port 0 being any that is free; ``UserError`` if it cannot be."""
+    if not host:  # the system would take it for every address, as 0.0.0.0
+        raise UserError("--host is empty: 127.0.0.1 is this machine only, 0.0.0.0 the network")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # the last: no name can be so
         reason = getattr(error, "strerror", None) or error
-        how = "choose another --port, or --port 0 for any that is free"
+        how = "choose another --host, such as 127.0.0.1"
+        if isinstance(error, OverflowError) or getattr(error, "errno", None) in PORT_ERRORS:
+            how = "choose another --port, or --port 0 for any that is free"
         raise UserError(f"{host}, port {port}: {reason}: {how}") from None
 
 
