@@ -19,8 +19,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-# C0 and C1 but the tab, line separators, marks that turn the direction of text, half characters.
-_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 and C1 but the tab, line separators, marks that turn the direction of text, half characters,
+# and those that XML forbids.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class UserError(Exception):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -419,11 +420,12 @@ def test_figure_has_its_width(tmp_path: Path) -> None:
 
 
 def test_missing_glyphs_are_reported(tmp_path: Path, capsys: Capture) -> None:
-    run = RunView("\U00012000", trace_untrained(SMALL, "ba", "lo"))
-    run.write(tmp_path / "any.png")
+    run = RunView("\U00012000\x1b", trace_untrained(SMALL, "ba \x01\uffff", "lo"))
+    run.write(tmp_path / "any.svg")
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "any.png" in error
+    assert "any.svg" in error
+    ET.parse(tmp_path / "any.svg")  # no character is one that XML forbids
 
 
 def attend(*arguments: object) -> int:
