@@ -139,7 +139,8 @@ def known_words(run: RunFolder) -> frozenset[str] | None:
 
 def _bare(word: str) -> str:
     """Without punctuation around it: "Bank." shows that "Bank" is known."""
-    return re.sub(r"^[\W_]+|[\W_]+$", "", word) or word
+    found = re.search(r"[^\W_](.*[^\W_])?", word, re.DOTALL)
+    return found[0] if found else word
 
 
 def find_examples(run: RunFolder) -> list[dict[str, str]]:
