@@ -226,6 +226,7 @@ def test_pages(address: str) -> None:
         attend(address, **body)["pane"],
         attend(address, text="ba", run=1)["pane"],
     ]
+    assert [x["name"] for x in data_of(html)] == ["plain (heads off: 1)", "mixed"]
     assert "connect-src" not in html
     assert data_of(ask(address, "/api/page", body).body.decode()) == data_of(html)[:1]
 
@@ -240,7 +241,7 @@ def test_diagram(address: str, runs: list[LiveRun]) -> None:
 
 BAD: list[tuple[str, Any, int, str]] = [
     ("/api/diagram", {"src": ["</s>"], "tgt": ["<s>"]}, 400, "tgt"),
-    ("/api/diagram", {"src": ["x"] * 300, "tgt": ["<s>", "</s>"]}, 400, "src"),
+    ("/api/diagram", {"src": ["x"] * 700, "tgt": ["<s>", "</s>"]}, 400, "src"),
     ("/api/attend", {}, 400, "text"),
     ("/api/attend", {"text": " "}, 400, "blank"),
     ("/api/attend", {"text": "a" * 1001}, 400, "1000"),
@@ -543,14 +544,15 @@ def test_examples_and_known_words(tmp_path: Path) -> None:
     write_lines(corpus / "test.de", ["a", "b", "c", "d", "e", "f", "x" * 2000])
     write_lines(corpus / "test.en", ["a"] * 7)
     write_lines(corpus / "test.tags", ["p q_r", "p", "", "p", "p", "q_r", "s"])
-    write_lines(corpus / "train.de", ['Die Bank, "alt" -- 3,5 Uhr.'])
+    odd = f"a{'-' * 100_000}a"  # which must not take minutes
+    write_lines(corpus / "train.de", [f'Die Bank, "alt" -- 3,5 Uhr. {odd}'])
     (tmp_path / "config.toml").write_text('data.path = "x"', encoding="utf-8")
     run = RunFolder(tmp_path)
     assert live.find_examples(run) == []
     write_json(run.report_file, REPORT)
     found = [(x["tag"], x["text"]) for x in live.find_examples(run)]
     assert found == [("p", "b"), ("p", "d"), ("p", "e"), ("q r", "f"), ("q r", "a")]
-    assert live.known_words(run) == frozenset(["Die", "Bank", "alt", "--", "3,5", "Uhr"])
+    assert live.known_words(run) == frozenset(["Die", "Bank", "alt", "--", "3,5", "Uhr", odd])
     (corpus / "test.tags").unlink()
     assert [x["text"] for x in live.find_examples(run)] == ["a", "b", "c"]
     (corpus / "train.de").unlink()

@@ -44,7 +44,9 @@ N_EXAMPLES = 3  # for each tag
 Text = Annotated[str, Meta(max_length=MAX_CHARACTERS)]
 Beam = Annotated[int, Meta(ge=1, le=MAX_BEAM)]
 Index = Annotated[int, Meta(ge=0, le=1000)]
-Pieces = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(max_length=2 * MAX_TOKENS)]
+Piece = Annotated[str, Meta(max_length=100)]
+Prefix = Annotated[list[Piece], Meta(max_length=2 * MAX_TOKENS)]
+Pieces = Annotated[list[Piece], Meta(max_length=5 * MAX_TOKENS)]  # more than any translation has
 Heads = Annotated[list[Annotated[str, Meta(max_length=40)]], Meta(max_length=1000)]
 
 
@@ -61,7 +63,7 @@ class AttendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text: Text
     run: Index = 0
-    prefix: Pieces = []  # the subwords that the translation begins with
+    prefix: Prefix = []  # the subwords that the translation begins with
     beam: Beam | None = None
     temperature: Annotated[float, Meta(ge=0, le=10)] = 0.0  # above 0: sampled
     seed: Annotated[int, Meta(ge=0, lt=2**53)] = 0
@@ -139,7 +141,8 @@ def known_words(run: RunFolder) -> frozenset[str] | None:
 
 def _bare(word: str) -> str:
     """Without punctuation around it: "Bank." shows that "Bank" is known."""
-    return re.sub(r"^[\W_]+|[\W_]+$", "", word) or word
+    found = re.search(r"[^\W_](.*[^\W_])?", word, re.DOTALL)
+    return found[0] if found else word
 
 
 def find_examples(run: RunFolder) -> list[dict[str, str]]:
@@ -244,8 +247,17 @@ def look(run: LiveRun, request: AttendRequest) -> tuple[tuple[RunView, ViewState
     traced = trace_pair(translator, ids, tgt, request.temperature or 1.0)
     # A temperature moves probabilities away from what label smoothing made them.
     smoothing = 0.0 if request.temperature else translator.config.train.label_smoothing
-    (view,) = select_views([RunView(run.name, traced, run.best_head, smoothing)])
+    name = f"{run.name}{changes(request)}"
+    (view,) = select_views([RunView(name, traced, run.best_head, smoothing)])
     return view, found
+
+
+def changes(request: AttendRequest) -> str:
+    """What was changed, so that nobody takes a saved page for the model as it is."""
+    numbers = {"heads off": request.off, "heads flat": request.flat, "forced": request.prefix}
+    named = [f"{what}: {len(of)}" for what, of in numbers.items() if of]
+    named += [f"sampled at temperature {x:g}"] if (x := request.temperature) else []
+    return f" ({', '.join(named)})" if named else ""
 
 
 def read(translator: Translator, text: str) -> tuple[list[int], bool]:

@@ -179,7 +179,7 @@ def heat_maps(run: RunView, state: ViewState, all_heads: bool) -> HeatMaps:
     # Means over queries, sums over keys: the sum of each row stays what it was.
     rows = np.stack([weights[:, :, x.queries].mean(axis=2) for x in queries], axis=2)
     table = np.stack([rows[..., x.keys].sum(axis=3) for x in keys], axis=3)
-    labels = [[printable(x.label) for x in groups] for groups in (queries, keys)]
+    labels = [printable(x.label) for x in queries], [printable(x.label) for x in keys]
     return HeatMaps(printable(", ".join(title)), *labels, table)
 
 
