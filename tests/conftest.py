@@ -200,8 +200,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The files that take longest come first, so that several processes end at the same time.
     """
-    longest = {"test_experiments", "test_variants", "test_training", "test_cli", "test_export"}
-    items.sort(key=lambda item: item.path.stem not in longest)
+    longest = ["experiments", "variants", "training", "cli", "export", "parallel", "live", "serve"]
+    names = [f"test_{name}" for name in longest]
+    items.sort(key=lambda item: item.path.stem not in names)
     for item in items:
         if "trained_run" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
