@@ -1,5 +1,6 @@
 """What several tests need: small models, a small corpus, a run trained through the command line."""
 
+import os
 import random
 import shutil
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from filelock import FileLock
 
 from seq2seq.attention import POSITIONS, REGISTRIES, TYPES, AttentionModifier
 from seq2seq.cli import main
@@ -157,23 +159,27 @@ lr_schedule = "cosine"
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration file for the reversal corpus beside it."""
-    folder = tmp_path_factory.mktemp("reverse")
-    write_corpus(folder / "corpus", {"train": 3000, "valid": 60, "test": 100}, longest=4)
-    base = TINY_CONFIG.format(path=str(folder / "corpus"))
-    (folder / "base.toml").write_text(base, encoding="utf-8")
+    """A configuration file for the reversal corpus beside it, the same for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reverse"
     path = folder / "tiny.toml"
-    path.write_text(LEARNS_TO_REVERSE, encoding="utf-8")
+    with FileLock(f"{folder}.lock"):
+        if not path.exists():
+            write_corpus(folder / "corpus", {"train": 3000, "valid": 60, "test": 100}, longest=4)
+            base_text = TINY_CONFIG.format(path=str(folder / "corpus"))
+            (folder / "base.toml").write_text(base_text, encoding="utf-8")
+            path.write_text(LEARNS_TO_REVERSE, encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_config: Path) -> Path:
-    """A run that has learned to reverse, through the command line."""
-    run = tiny_config.parent / "run"
-    with single_threaded():
-        assert main(["train", "--config", str(tiny_config), "--run", str(run)]) == 0
-    return run
+def trained_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned to reverse, through the command line: by the first that needs it."""
+    trained = tiny_config.parent / "trained"
+    with FileLock(f"{trained}.lock"), single_threaded():
+        if not (trained / "training.json").exists():
+            assert main(["train", "--config", str(tiny_config), "--run", str(trained)]) == 0
+    return shutil.copytree(trained, tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture
