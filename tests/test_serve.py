@@ -258,6 +258,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("/api/attend", b'{"text": "\\ud800"}', 400, "not a request"),
     ("/api/attend", b'{"text": "ba", "seed": 1e999}', 400, "seed"),
     ("/api/translate", {"text": ["ba"] * 101}, 400, "100"),
+    ("/api/translate", {"text": ["ba" * 400] * 8, "beam": 16}, 400, "102,400"),
     ("/api/heads", {"text": "ba", "tgt": ["▁ba"], "positions": [2]}, 400, "no token 2"),
     ("/api/page", {"panes": []}, 400, "panes"),
     ("/api/page", b"[" * 60_000, 400, "array"),

@@ -38,6 +38,7 @@ MAX_CHARACTERS = 1000  # of a sentence
 MAX_TOKENS = 128  # of a sentence whose attention is shown: the arrays grow with the square
 MAX_TEXTS = 100  # translated together
 MAX_BEAM = 16
+MAX_WORK = 100_000  # characters times beam size: some seconds
 LARGE_CORPUS = 200 * 2**20  # bytes, beyond which it is not read for the words it holds
 N_EXAMPLES = 3  # for each tag
 
@@ -184,6 +185,9 @@ def translate(runs: Sequence[LiveRun], request: TranslateRequest) -> dict[str, A
     """The translations, without attention."""
     translator = _with(pick(runs, request.run).translator, beam=request.beam)
     texts = [request.text] if isinstance(request.text, str) else request.text
+    work = sum(map(len, texts)) * translator.config.decoding.beam
+    if work > MAX_WORK:
+        raise UserError(f"characters times beam size are {work:,}: at most {MAX_WORK:,} at once")
     found = [translation for translation, *_ in translator.search(texts)]
     notes = [*InputReport(translator.tokenizer.src, texts).messages(), *CutReport(found).messages()]
     return {"translations": [translation.text for translation in found], "notes": notes}
