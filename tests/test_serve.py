@@ -492,7 +492,7 @@ def test_command(trained_run: Path) -> None:
         assert attend(address, text="ba BA")["words"] == words
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
-        assert (process.returncode, out, error) == (130, "", "seq2seq: interrupted\n")
+        assert (process.returncode, out, error) == (0, "", "")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

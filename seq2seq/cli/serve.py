@@ -4,6 +4,7 @@ import argparse
 import socket
 import sys
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -48,4 +49,5 @@ def run_serve(options: argparse.Namespace) -> None:
         if not options.no_browser:
             # It may take long to start, or stay in front until it ends.
             Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        server.make_server(app).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # the way to end it
+            server.make_server(app).run(sockets=[listening])
