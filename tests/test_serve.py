@@ -538,7 +538,7 @@ def test_command_errors(address: str, tmp_path: Path, monkeypatch: Patch, capsys
     )
 
 
-def test_examples_and_known_words(tmp_path: Path) -> None:
+def test_examples_and_known_words(tmp_path: Path, capsys: Capture) -> None:
     """Sentences with few tags show what the tag means; the same word in other clothes is known."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -556,5 +556,7 @@ def test_examples_and_known_words(tmp_path: Path) -> None:
     assert live.known_words(run) == frozenset(["Die", "Bank", "alt", "--", "3,5", "Uhr", odd])
     (corpus / "test.tags").unlink()
     assert [x["text"] for x in live.find_examples(run)] == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
     (corpus / "train.de").unlink()
     assert live.known_words(run) is None
+    assert "train.de" in capsys.readouterr().err  # said, as nothing will be marked

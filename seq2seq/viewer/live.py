@@ -133,6 +133,7 @@ def known_words(run: RunFolder) -> frozenset[str] | None:
     """The words of the training source; None where it is not there, or large."""
     path = run.split_file("train", run.load_config().data.src)
     if not path.is_file():
+        warn(f"{path}: not there: words that training has not seen will not be marked")
         return None
     if path.stat().st_size > LARGE_CORPUS:
         warn(f"{path}: too large to be read: words that it does not hold will not be marked")
