@@ -161,9 +161,10 @@ def tune_process(n_kernels: int = 10_000) -> None:
 
     glibc keeps freed memory for the next allocation: having the kernel map and zero the same large
     blocks at every step took a fifth of it. oneDNN keeps ``n_kernels``, one per matrix shape,
-    unless the user has set a number; it reads it at the first product. An epoch has 5,000 shapes,
-    the same in each: with 1,024, making them anew took a third of a step on a Xeon with AMX. Lines
-    from a pipe have new ones without end, and memory settles when that many are kept.
+    unless the user has set a number; it reads it at the first product. An epoch has the same shapes
+    as the one before, some 500 where sentences are short (``batches.py``): when they were 5,000 and
+    1,024 were kept, making them anew took a third of a step on a Xeon with AMX. Lines from a pipe
+    have new ones without end, and memory settles when that many are kept.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(n_kernels))
     m_trim_threshold, m_mmap_threshold, largest = -1, -3, 2**31 - 1

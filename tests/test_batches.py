@@ -1,6 +1,7 @@
 """Batches: every pair once, within the limit, in reproducible order; ids in little memory."""
 
 import io
+import math
 import shutil
 import tracemalloc
 from collections.abc import Iterable
@@ -35,21 +36,31 @@ def make(pairs: Lengths, max_tokens: int, shuffle: Shuffle) -> list[list[int]]:
     return [batch.tolist() for batch in make_token_batches(src, tgt, max_tokens, shuffle)]
 
 
+def width(pair: tuple[int, int]) -> tuple[int, int]:
+    """Of target and source, in multiples of 4; BOS is no part of what the decoder reads."""
+    return math.ceil((pair[1] - 1) / 4) * 4, math.ceil(pair[0] / 4) * 4
+
+
+def widest(pairs: Lengths, batch: list[int]) -> int:
+    return max(max(width(pairs[i])) for i in batch)
+
+
 def make_plainly(pairs: Lengths, max_tokens: int, shuffle: Shuffle) -> list[list[int]]:
-    """The batches of all versions, pair by pair."""
+    """Pair by pair."""
     order = list(range(len(pairs)))
     rng = np.random.default_rng(shuffle) if shuffle else None
     if rng:
         order = rng.permutation(len(pairs)).tolist()
-    order.sort(key=lambda i: pairs[i][::-1])
+    order.sort(key=lambda i: width(pairs[i]))
     batches: list[list[int]] = []
-    for i in order:
-        together = [*(batches[-1] if batches else []), i]
-        longest = max(max(pairs[j]) for j in together)
-        if batches and len(together) * longest <= max_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+    while order:
+        n = 1
+        while n < len(order) and (n + 1) * widest(pairs, order[: n + 1]) <= max_tokens:
+            n += 1
+        if n > 8:
+            n = n // 8 * 8
+        batches.append(order[:n])
+        order = order[n:]
     return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
 
 
@@ -59,15 +70,18 @@ def test_token_batches_match_plain_ones(pairs: Lengths, max_tokens: int, shuffle
     assert batches == make_plainly(pairs, max_tokens, shuffle)
     assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(max(pairs[i]) for i in batch) <= max_tokens
+        assert len(batch) == 1 or len(batch) * widest(pairs, batch) <= max_tokens
 
 
 def test_batch_by_hand() -> None:
     batch = make_batch([[5, EOS], [6, 7, EOS]], [[BOS, 8, EOS], [BOS, EOS]], [1, 0])
-    assert batch.src.tolist() == [[6, 7, EOS], [5, EOS, PAD]]
-    assert batch.tgt_in.tolist() == [[BOS, EOS], [BOS, 8]]
-    assert batch.labels.tolist() == [[EOS, PAD], [8, EOS]]
+    assert batch.src.tolist() == [[6, 7, EOS, PAD], [5, EOS, PAD, PAD]]
+    assert batch.tgt_in.tolist() == [[BOS, EOS, PAD, PAD], [BOS, 8, EOS, PAD]]
+    assert batch.labels.tolist() == [[EOS, PAD, PAD, PAD], [8, EOS, PAD, PAD]]
     assert batch.n_target_tokens == 3
+    wider = make_batch([[5, 6, 7, 8, EOS]], [[BOS, 6, 7, 8, EOS]], [0])
+    assert wider.src.shape == (1, 8)
+    assert wider.tgt_in.shape == (1, 4)
     assert pad([[1], [1, 2]]).tolist() == [[1, PAD], [1, 2]]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seq2seq.cpu import to_autocast_dtype
 from seq2seq.data.batches import Batch
@@ -25,6 +26,7 @@ from seq2seq.data.tokenizer import PAD
 from seq2seq.model.transformer import Seq2Seq
 
 CHUNK = 512  # tokens; on two cores 128 to 4,096 were equally fast, 64 slower
+ROWS = 64  # of the last chunk are filled up to a multiple of this: few shapes (``batches.py``)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -42,7 +44,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             tokens = slice(start, start + CHUNK // n_passes)
             label = labels[tokens, None]
             chunk = to_autocast_dtype(x[:, tokens].flatten(0, 1))  # (P chunk, D)
-            log_p = (chunk @ weight.T).float().log_softmax(dim=1).unflatten(0, (n_passes, -1))
+            chunk = F.pad(chunk, (0, 0, 0, -len(chunk) % ROWS))
+            logits = (chunk @ weight.T)[: n_passes * len(label)]
+            log_p = logits.float().log_softmax(dim=1).unflatten(0, (n_passes, -1))
             label_log_p = log_p.gather(2, label.expand(n_passes, -1, 1))
             loss -= (1 - smoothing) / n_passes * label_log_p.sum()
             loss -= smoothing / n_passes * log_p.mean(dim=2).sum()
@@ -55,12 +59,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 loss += divergence
             if not any(ctx.needs_input_grad):
                 continue
-            grad = torch.empty_like(log_p, dtype=chunk.dtype)
+            grad = chunk.new_zeros(len(chunk), len(weight))
             label_grad = torch.full_like(label_log_p[0], (smoothing - 1) / n_passes)
             for number, table in enumerate(grad_logits):
-                grad[number] = table.scatter_add_(1, label, label_grad)
-            grad = grad.flatten(0, 1)  # (P chunk, V)
-            grad_chunk = grad @ weight - smoothing / n_passes * mean_weight
+                rows = slice(number * len(label), (number + 1) * len(label))
+                grad[rows] = table.scatter_add_(1, label, label_grad)
+            grad_chunk = (grad @ weight)[: len(logits)] - smoothing / n_passes * mean_weight
             grad_x[:, tokens] = grad_chunk.unflatten(0, (n_passes, -1))
             grad_weight += grad.T @ chunk
         grad_weight -= smoothing / n_passes / len(weight) * x.sum(dim=(0, 1))
