@@ -70,7 +70,8 @@ def test_token_batches_match_plain_ones(pairs: Lengths, max_tokens: int, shuffle
     assert batches == make_plainly(pairs, max_tokens, shuffle)
     assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
     for batch in batches:
-        made = make_batch(*([[9] * pair[side] for pair in pairs] for side in (0, 1)), batch)
+        src, tgt = ([[9] * pair[side] for pair in pairs] for side in (0, 1))
+        made = make_batch(src, tgt, batch)
         n_tokens = max(made.src.numel(), made.tgt_in.numel())  # padding included
         assert n_tokens == len(batch) * widest(pairs, batch)
         assert len(batch) == 1 or n_tokens <= max_tokens
