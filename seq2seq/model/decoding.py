@@ -17,7 +17,8 @@ from seq2seq.data.tokenizer import BOS, EOS, PAD, UNK
 from seq2seq.model.transformer import Seq2Seq
 
 SUPPRESSED_IDS = [PAD, BOS, UNK]  # never generated
-SHRINK_AT = 0.8  # share of a batch that is unfinished when the finished sentences are removed
+SHRINK_AT = 0.8  # share of a batch that is left when finished sentences are removed
+FEW_SHAPES = 8  # the rows left are a multiple of this: oneDNN keeps a kernel per shape (cpu.py)
 
 
 class Decoder(Protocol):
@@ -103,9 +104,11 @@ def greedy(
     while n_unfinished := int(unfinished.sum()):
         # The last few sentences should not pay for the rest. Removing finished ones copies the
         # cache of the others, so it waits until there are several.
-        if n_unfinished <= SHRINK_AT * len(rows):
-            rows, tokens, cache = rows[unfinished], tokens[unfinished], cache.select(unfinished)
-            unfinished = torch.ones_like(rows, dtype=torch.bool)
+        n_kept = math.ceil(n_unfinished / FEW_SHAPES) * FEW_SHAPES
+        if n_kept <= SHRINK_AT * len(rows):
+            kept = unfinished.argsort(descending=True, stable=True)[:n_kept]
+            rows, tokens, unfinished = rows[kept], tokens[kept], unfinished[kept]
+            cache = cache.select(kept)
         logits, cache = next_logits(model, tokens, cache)
         if prefix or config.no_repeat:
             ids = output[rows, : cache.length - 1].tolist()

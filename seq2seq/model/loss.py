@@ -5,8 +5,9 @@ With decoder vectors x (N, D), output weights W (V, D) and labels y (N), the log
     loss = Σ (log Σ exp(logits) - (1 - ε) logits[y] - ε mean(logits))
 
 with labels smoothed by ε (Szegedy et al. 2016). For 4,000 tokens and 8,000 subwords the logits take
-128 MB, and autograd would make several tensors of that size; moving them took at least half as long
-as the matrix products. ``ChunkedCrossEntropy`` turns each chunk of logits into their gradient.
+128 MB, and autograd would make several tensors of that size; moving them takes longer than the
+matrix products. ``ChunkedCrossEntropy`` turns the logits into their gradient in place, a few rows
+at a time, in the format of the products.
 
 R-Drop (Wu et al. 2021, arXiv:2106.14448) reads each batch twice. Dropout makes the predictions p
 and q differ, and the loss asks them to agree:
@@ -25,8 +26,8 @@ from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import PAD
 from seq2seq.model.transformer import Seq2Seq
 
-CHUNK = 512  # tokens; on two cores 128 to 4,096 were equally fast, 64 slower
-ROWS = 64  # of the last chunk are filled up to a multiple of this: few shapes (``batches.py``)
+CHUNK = 4096  # rows of logits made by one product
+ROWS = 64  # that a core's cache holds; chunks are filled up to a multiple: few shapes (batches.py)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -42,31 +43,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         mean_weight, weight = weight.mean(dim=0), to_autocast_dtype(weight)
         for start in range(0, len(labels), CHUNK // n_passes):
             tokens = slice(start, start + CHUNK // n_passes)
-            label = labels[tokens, None]
             chunk = to_autocast_dtype(x[:, tokens].flatten(0, 1))  # (P chunk, D)
-            chunk = F.pad(chunk, (0, 0, 0, -len(chunk) % ROWS))
-            logits = (chunk @ weight.T)[: n_passes * len(label)]
-            log_p = logits.float().log_softmax(dim=1).unflatten(0, (n_passes, -1))
-            label_log_p = log_p.gather(2, label.expand(n_passes, -1, 1))
-            loss -= (1 - smoothing) / n_passes * label_log_p.sum()
-            loss -= smoothing / n_passes * log_p.mean(dim=2).sum()
-            # The gradient by the logits is softmax - (1 - ε) onehot(y) - ε / V. The last term is
-            # the same for the whole vocabulary: see mean_weight, and grad_weight after the loop.
-            if n_passes == 1:
-                grad_logits = [log_p.exp_()[0]]  # in place: log_p is not needed any more
-            else:
-                divergence, grad_logits = _r_drop(log_p, r_drop_alpha)
-                loss += divergence
-            if not any(ctx.needs_input_grad):
-                continue
-            grad = chunk.new_zeros(len(chunk), len(weight))
-            label_grad = torch.full_like(label_log_p[0], (smoothing - 1) / n_passes)
-            for number, table in enumerate(grad_logits):
-                rows = slice(number * len(label), (number + 1) * len(label))
-                grad[rows] = table.scatter_add_(1, label, label_grad)
-            grad_chunk = (grad @ weight)[: len(logits)] - smoothing / n_passes * mean_weight
-            grad_x[:, tokens] = grad_chunk.unflatten(0, (n_passes, -1))
-            grad_weight += grad.T @ chunk
+            n_rows, n = len(chunk), ROWS // n_passes if x.device.type == "cpu" else CHUNK
+            chunk = F.pad(chunk, (0, 0, 0, -n_rows % ROWS))
+            logits = chunk @ weight.T  # 0 for the rows filled up, and so is their gradient
+            parts = logits[:n_rows].unflatten(0, (n_passes, -1)).split(n, dim=1)
+            for part, label in zip(parts, labels[tokens, None].split(n), strict=True):
+                loss += _turn_into_gradient(part, label, smoothing, r_drop_alpha)
+            if any(ctx.needs_input_grad):
+                grad_chunk = (logits @ weight)[:n_rows] - smoothing / n_passes * mean_weight
+                grad_x[:, tokens] = grad_chunk.unflatten(0, (n_passes, -1))
+                grad_weight += logits.T @ chunk
         grad_weight -= smoothing / n_passes / len(weight) * x.sum(dim=(0, 1))
         ctx.save_for_backward(grad_x, grad_weight)
         return loss
@@ -75,6 +62,29 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_weight = ctx.saved_tensors
         return grad_x * grad_outputs[0], grad_weight * grad_outputs[0], None, None, None
+
+
+def _turn_into_gradient(
+    logits: Tensor, labels: Tensor, smoothing: float, r_drop_alpha: float
+) -> Tensor:
+    """The summed loss of logits (P, N, V) and labels (N, 1); the logits become their gradient.
+
+    That is softmax - (1 - ε) onehot(y) - ε / V, over P. The last term, the same for the whole
+    vocabulary, is left to the caller.
+    """
+    n_passes = len(logits)
+    log_p = logits.float().log_softmax(dim=2)
+    label_log_p = log_p.gather(2, labels.expand(n_passes, -1, 1))
+    loss = -((1 - smoothing) * label_log_p.sum() + smoothing * log_p.mean(dim=2).sum()) / n_passes
+    if n_passes == 1:
+        gradients = [log_p.exp_()[0]]  # in place: log_p is not needed any more
+    else:
+        divergence, gradients = _r_drop(log_p, r_drop_alpha)
+        loss += divergence
+    label_grad = torch.full_like(label_log_p[0], (smoothing - 1) / n_passes)
+    for rows, grad in zip(logits, gradients, strict=True):
+        rows.copy_(grad.scatter_add_(1, labels, label_grad))
+    return loss
 
 
 def _r_drop(log_p: Tensor, alpha: float) -> tuple[Tensor, list[Tensor]]:
