@@ -24,7 +24,7 @@ from seq2seq.model.decoding import (
     store_by_columns,
 )
 from seq2seq.model.ensemble import Ensemble
-from seq2seq.model.transformer import Seq2Seq
+from seq2seq.model.transformer import DecoderCache, Seq2Seq
 from seq2seq.model.weights import named_tensors
 
 SOURCES = [[5, 6, 7, EOS], [8, EOS], [9, 10, 11, 12, 13, 14, EOS], [15, 16, EOS]]
@@ -74,11 +74,26 @@ def test_greedy_matches_uncached(prefix: tuple[int, ...], n: int) -> None:
         expected = [plain_greedy(model, *x, prefix, n) for x in zip(SOURCES, limits, strict=True)]
         hypotheses = greedy(model, pad(SOURCES), config, prefix)
         assert [hypothesis.ids for hypothesis in hypotheses] == expected
+        assert greedy(model, pad(SOURCES * 10), config, prefix) == hypotheses * 10
         assert best(beam_search(model, pad(SOURCES), config, 1, prefix)) == hypotheses
         cut = [len(ids) == limit + len(prefix) for ids, limit in zip(expected, limits, strict=True)]
         assert [hypothesis.is_cut for hypothesis in hypotheses] == cut
         ended |= set(cut)
     assert n or ended == {True, False}  # sentences leave the batch early, or stay to their limit
+
+
+def test_large_batches_have_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = eager_to_stop(0), list[int]()
+    decode = model.decode
+
+    def recording(tgt: torch.Tensor, cache: DecoderCache) -> tuple[torch.Tensor, DecoderCache]:
+        sizes.append(len(tgt))
+        return decode(tgt, cache)
+
+    monkeypatch.setattr(model, "decode", recording)
+    greedy(model, pad(SOURCES * 20), DecodingConfig(max_length_ratio=1.5))
+    assert sizes[0] == 80 > sizes[-1]
+    assert all(size % 8 == 0 for size in sizes)
 
 
 def best(found: list[list[Hypothesis]]) -> list[Hypothesis]:

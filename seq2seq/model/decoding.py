@@ -18,7 +18,7 @@ from seq2seq.model.transformer import Seq2Seq
 
 SUPPRESSED_IDS = [PAD, BOS, UNK]  # never generated
 SHRINK_AT = 0.8  # share of a batch that is left when finished sentences are removed
-FEW_SHAPES = 8  # the rows left are a multiple of this: oneDNN keeps a kernel per shape (cpu.py)
+FEW_SHAPES = 8  # of a large batch a multiple is left: oneDNN keeps a kernel per shape (cpu.py)
 
 
 class Decoder(Protocol):
@@ -100,11 +100,11 @@ def greedy(
     output = torch.full((len(src), int(limits.max())), EOS, device=src.device)
     rows = torch.arange(len(src), device=src.device)  # the sentences still in the batch
     tokens, unfinished = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
-    cache = model.start(*model.encode(src))
+    cache, multiple = model.start(*model.encode(src)), FEW_SHAPES if len(src) > 32 else 1
     while n_unfinished := int(unfinished.sum()):
         # The last few sentences should not pay for the rest. Removing finished ones copies the
         # cache of the others, so it waits until there are several.
-        n_kept = math.ceil(n_unfinished / FEW_SHAPES) * FEW_SHAPES
+        n_kept = math.ceil(n_unfinished / multiple) * multiple
         if n_kept <= SHRINK_AT * len(rows):
             kept = unfinished.argsort(descending=True, stable=True)[:n_kept]
             rows, tokens, unfinished = rows[kept], tokens[kept], unfinished[kept]
