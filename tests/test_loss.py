@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from seq2seq.model.loss import CHUNK, ROWS, chunked_cross_entropy
+from seq2seq.model.loss import CACHED, CHUNK, ROWS, chunked_cross_entropy
 
 
 def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
@@ -23,11 +23,12 @@ def assert_same(ours: Tensor, expected: Tensor, wanted: list[Tensor]) -> None:
 def test_matches_torch(n_tokens: int, smoothing: float) -> None:
     torch.manual_seed(n_tokens)
     x = torch.randn(n_tokens, 8, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
-    labels = torch.randint(0, 50, (n_tokens,))
+    weight = torch.randn(300, 8, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(0, 300, (n_tokens,))
     expected = F.cross_entropy(x @ weight.T, labels, label_smoothing=smoothing, reduction="sum")
     ours = chunked_cross_entropy(x[None], weight, labels, smoothing)
     assert_same(ours, expected, [x, weight])
+    assert CHUNK * len(weight) > CACHED  # a chunk has several parts
 
 
 @pytest.mark.parametrize("n_passes", [1, 2])
@@ -46,8 +47,8 @@ def test_extreme_logits_stay_finite(n_passes: int) -> None:
 def test_r_drop_matches_torch(n_tokens: int, smoothing: float, alpha: float) -> None:
     torch.manual_seed(n_tokens)
     x = torch.randn(2, n_tokens, 8, dtype=torch.double, requires_grad=True)
-    weight = torch.randn(50, 8, dtype=torch.double, requires_grad=True)
-    labels = torch.randint(0, 50, (n_tokens,))
+    weight = torch.randn(300, 8, dtype=torch.double, requires_grad=True)
+    labels = torch.randint(0, 300, (n_tokens,))
 
     def cross_entropy(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
@@ -66,8 +67,8 @@ def test_r_drop_matches_torch(n_tokens: int, smoothing: float, alpha: float) -> 
 def test_bfloat16_is_near_double(n_passes: int) -> None:
     torch.manual_seed(0)
     n_tokens = 2 * CHUNK + 3
-    labels = torch.randint(0, 50, (n_tokens,))
-    values = [torch.randn(n_passes, n_tokens, 64), torch.randn(50, 64) / 8]
+    labels = torch.randint(0, 300, (n_tokens,))
+    values = [torch.randn(n_passes, n_tokens, 64), torch.randn(300, 64) / 8]
     results = []
     for dtype in (torch.double, torch.float32):
         x, weight = (tensor.to(dtype).requires_grad_() for tensor in values)

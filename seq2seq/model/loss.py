@@ -27,7 +27,8 @@ from seq2seq.data.tokenizer import PAD
 from seq2seq.model.transformer import Seq2Seq
 
 CHUNK = 4096  # rows of logits made by one product
-ROWS = 64  # that a core's cache holds; chunks are filled up to a multiple: few shapes (batches.py)
+ROWS = 64  # of the last chunk are filled up to a multiple of this: few shapes (``batches.py``)
+CACHED = 400_000  # logits that a core's cache holds
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -41,10 +42,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=x.device)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         mean_weight, weight = weight.mean(dim=0), to_autocast_dtype(weight)
+        n = max(1, CACHED // len(weight) // n_passes) if x.device.type == "cpu" else CHUNK
         for start in range(0, len(labels), CHUNK // n_passes):
             tokens = slice(start, start + CHUNK // n_passes)
             chunk = to_autocast_dtype(x[:, tokens].flatten(0, 1))  # (P chunk, D)
-            n_rows, n = len(chunk), ROWS // n_passes if x.device.type == "cpu" else CHUNK
+            n_rows = len(chunk)
             chunk = F.pad(chunk, (0, 0, 0, -n_rows % ROWS))
             logits = chunk @ weight.T  # 0 for the rows filled up, and so is their gradient
             parts = logits[:n_rows].unflatten(0, (n_passes, -1)).split(n, dim=1)
