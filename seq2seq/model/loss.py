@@ -26,7 +26,7 @@ from seq2seq.data.batches import Batch
 from seq2seq.data.tokenizer import PAD
 from seq2seq.model.transformer import Seq2Seq
 
-CHUNK = 4096  # rows of logits made by one product
+CHUNK = 4096  # rows of logits made by one product, fewer where that is more than 128 MB
 ROWS = 64  # of the last chunk are filled up to a multiple of this: few shapes (``batches.py``)
 CACHED = 400_000  # logits that a core's cache holds
 
@@ -42,9 +42,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=x.device)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
         mean_weight, weight = weight.mean(dim=0), to_autocast_dtype(weight)
-        n = max(1, CACHED // len(weight) // n_passes) if x.device.type == "cpu" else CHUNK
-        for start in range(0, len(labels), CHUNK // n_passes):
-            tokens = slice(start, start + CHUNK // n_passes)
+        n_chunk = min(CHUNK, max(ROWS, 2**25 // len(weight))) // n_passes  # tokens
+        n = max(1, CACHED // len(weight) // n_passes) if x.device.type == "cpu" else n_chunk
+        for start in range(0, len(labels), n_chunk):
+            tokens = slice(start, start + n_chunk)
             chunk = to_autocast_dtype(x[:, tokens].flatten(0, 1))  # (P chunk, D)
             n_rows = len(chunk)
             chunk = F.pad(chunk, (0, 0, 0, -n_rows % ROWS))
