@@ -135,7 +135,7 @@ class DecodingConfig:
     length_penalty: Annotated[Penalty, "beam search's length penalty (Wu 2016)"] = 1.0
     max_length_ratio: Annotated[Ratio, "longest output: this times the input, plus 10 tokens"] = 2.0
     no_repeat: Annotated[NaturalInt, "no output has an n-gram of so many tokens twice; 0: any"] = 0
-    batch_size: Annotated[PositiveInt, "sentences decoded together"] = 256
+    batch_size: Annotated[PositiveInt, "hypotheses decoded together: sentences times beam"] = 256
     precision: Annotated[Precision, "auto: bfloat16 for batches where that is faster"] = "auto"
     lean: Annotated[bool, "less overhead for few sentences on CPUs, in float32"] = True
 

@@ -133,7 +133,7 @@ class Translator:
         """Up to ``n_best`` hypotheses for the source ids of each sentence, best first."""
         config, device = self.config.decoding, next(self.model.parameters()).device
         config = replace(config, beam=max(config.beam, n_best))
-        size = config.batch_size
+        size = max(1, config.batch_size // config.beam)
         # Sentences of the same length need no padding.
         order = sorted(range(len(src_ids)), key=lambda i: -len(src_ids[i]))
         batches = [order[first : first + size] for first in range(0, len(order), size)]
@@ -150,7 +150,7 @@ class Translator:
         def decode_batch(rows: list[int]) -> list[list[Hypothesis]]:
             src = pad([src_ids[i] for i in rows]).to(device)
             what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
-            hint = f"{what}: lower decoding.batch_size (it is {size}) or decoding.beam"
+            hint = f"{what}: lower decoding.batch_size (it is {config.batch_size})"
             with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
                 if config.beam == 1:
                     return [[best] for best in decoding.greedy(model, src, config, prefix)]

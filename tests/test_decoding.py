@@ -94,6 +94,13 @@ def test_large_batches_have_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     greedy(model, pad(SOURCES * 20), DecodingConfig(max_length_ratio=1.5))
     assert sizes[0] == 80 > sizes[-1]
     assert all(size % 8 == 0 for size in sizes)
+    sizes.clear()
+    config = DecodingConfig(beam=3, max_length_ratio=1.5)
+    found = beam_search(model, pad(SOURCES * 10), config)
+    assert max(sizes[1:]) == 128 > sizes[-1]  # 120 live hypotheses at first
+    assert all(size % 32 == 0 or size <= 32 for size in sizes[1:])
+    monkeypatch.undo()
+    assert found == beam_search(model, pad(SOURCES), config) * 10
 
 
 def best(found: list[list[Hypothesis]]) -> list[Hypothesis]:

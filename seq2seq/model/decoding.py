@@ -212,9 +212,9 @@ def advance_all(
     active = states
     tokens, cache = torch.full_like(src[:, 0], BOS), model.start(*model.encode(src))
     while active:
-        logits, cache = next_logits(model, tokens, cache)  # one row per live hypothesis
-        scores = logits.log_softmax(dim=-1)
+        logits, cache = next_logits(model, tokens, cache)
         live = [ids for state in active for _, ids in state.live]
+        scores = logits[: len(live)].log_softmax(dim=-1)  # the other rows only fill up the batch
         constrain(scores, live, prefix, config.no_repeat)
         # Twice the beam: half of the best candidates may be EOS. No hypothesis can give more.
         best = scores.topk(min(2 * config.beam, scores.shape[1]))
@@ -227,5 +227,7 @@ def advance_all(
                 rows += [start + parent for parent in parents]
         active = [state for state in active if not state.done]
         last = [ids[-1] for state in active for _, ids in state.live]
+        n_more = -len(rows) % (4 * FEW_SHAPES) if len(rows) > 32 else 0
+        rows, last = rows + rows[:1] * n_more, last + last[:1] * n_more
         cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         tokens = torch.tensor(last, dtype=torch.long, device=src.device)
