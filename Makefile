@@ -21,13 +21,14 @@ PEERS := .venv-peers
 SEQ2SEQ := $(VENV)/bin/seq2seq
 # The configuration and its bases, and the bundled corpus, if one of them names it.
 base_of = $(wildcard $(addprefix $(dir $1),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $1 2>/dev/null)))
-AS_PAIRS := --data.columns= --data.subset= --data.revision= --data.train train --data.valid valid
 BASES := $(call base_of,$(CONFIG))
 CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
+# Of a night's configuration the base trains the teachers, which make most of the corpus.
+PREPARE := $(if $(filter %-night.toml,$(CONFIG)),diversify $(addprefix --teacher-config ,$(BASES)) --teachers $(TEACHERS),prepare corpus)
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data tokenizer train eval night predict attend serve compare reports bench scale test quick check soak mutants clean FORCE
+.PHONY: help setup data tokenizer train eval predict attend serve compare reports bench scale test quick check soak mutants clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -40,10 +41,6 @@ tokenizer: $(RUN)/tokenizer.model ## learn the subwords
 train: $(RUN)/training.json ## train the model
 eval: $(RUN)/eval.json ## translate the test sets and score them
 	@echo 'scores: $(RUN)/eval.json, translations: $(RUN)/hypotheses/'
-
-night: setup ## train by CONFIG on pairs that models of both directions make, by its base
-	$(SEQ2SEQ) diversify --config $(or $(BASES),$(CONFIG)) --run $(TEACHERS) $(ARGS)
-	@$(MAKE) eval ARGS="$(ARGS) --data.path $(TEACHERS)/pairs $(AS_PAIRS)"
 
 predict: $(RUN)/training.json ## translate TEXT="..."
 	@$(SEQ2SEQ) predict --run $(RUN) -- "$$TEXT"
@@ -112,7 +109,7 @@ $(RUN)/args: FORCE
 	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
 
 $(RUN)/corpus/report.json: $(CONFIGS) $(TANDEM) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
-	$(SEQ2SEQ) prepare corpus --config $(CONFIG) --run $(RUN) $(ARGS)
+	$(SEQ2SEQ) $(PREPARE) --config $(CONFIG) --run $(RUN) $(ARGS)
 	@touch $@
 
 $(RUN)/tokenizer.model: $(RUN)/corpus/report.json

@@ -150,7 +150,7 @@ class Translator:
         def decode_batch(rows: list[int]) -> list[list[Hypothesis]]:
             src = pad([src_ids[i] for i in rows]).to(device)
             what = f"for {len(src)} sentences of up to {src.shape[1]} tokens"
-            hint = f"{what}: lower decoding.batch_size (it is {config.batch_size})"
+            hint = f"{what}: lower decoding.batch_size (it is {config.batch_size}) or beam"
             with cpu.oom_as_user_error(hint), cpu.autocast(precision, device):
                 if config.beam == 1:
                     return [[best] for best in decoding.greedy(model, src, config, prefix)]

@@ -96,11 +96,14 @@ def test_large_batches_have_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(size % 8 == 0 for size in sizes)
     sizes.clear()
     config = DecodingConfig(beam=3, max_length_ratio=1.5)
-    found = beam_search(model, pad(SOURCES * 10), config)
+    beam_search(model, pad(SOURCES * 10), config)
     assert max(sizes[1:]) == 128 > sizes[-1]  # 120 live hypotheses at first
     assert all(size % 32 == 0 or size <= 32 for size in sizes[1:])
     monkeypatch.undo()
-    assert found == beam_search(model, pad(SOURCES), config) * 10
+    for n in (0, 2):
+        config = replace(config, no_repeat=n)
+        found = beam_search(model, pad(SOURCES * 10), config)
+        assert found == beam_search(model, pad(SOURCES), config) * 10
 
 
 def best(found: list[list[Hypothesis]]) -> list[Hypothesis]:

@@ -1,54 +1,125 @@
-"""More pairs, from own models: which they are, and that nothing held out is among them."""
+"""Synthetic pairs: which they are, and that nothing held out is among them."""
 
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from conftest import Capture, write_corpus
+from conftest import Capture, Patch, write_corpus, write_lines
 
 import seq2seq
 from seq2seq.cli import main
+from seq2seq.translator import Translator
 
-SETTINGS = ["--data.src", "src", "--data.tgt", "tgt", "--data.n_held_out", "20"]
-SETTINGS += ["--tokenizer.vocab_size", "280", "--train.epochs", "1"]
-SETTINGS += ["--decoding.max_length_ratio", "0.5"]
+TEACHERS = ("src-tgt-1", "tgt-src-1")
 
 
 def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table without a header, target first: only data.columns says which side is which."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, {"train": 120})
+    rows = zip(lines(folder / "train.tgt"), lines(folder / "train.src"), strict=True)
+    write_lines(folder / "pairs.tsv", ["\t".join(row) for row in rows])
+    return folder / "pairs.tsv"
+
+
+@pytest.fixture(scope="module")
+def command(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A student with one teacher of each direction, made once, in parts of 40 sentences."""
+    run = tmp_path_factory.mktemp("diversify") / "student"
+    words = ["diversify", "--config", "tiny", "--run", str(run), "--data.path", str(corpus)]
+    words += ["--data.src", "src", "--data.tgt", "tgt", "--data.columns", "2,1"]
+    words += ["--tokenizer.vocab_size", "300", "--model.d_model", "32", "--train.epochs", "20"]
+    words += ["--n-teachers", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seq2seq.cli.diversify.AT_A_TIME", 40)
+        assert main(words) == 0
+    return words
+
+
+def pairs_of(run: Path) -> list[tuple[str, ...]]:
+    return list(zip(*(lines(run / "corpus" / f"train.{x}") for x in ("src", "tgt")), strict=True))
+
+
+def run_of(command: list[str]) -> Path:
+    return Path(command[command.index("--run") + 1])
+
+
 @pytest.mark.slow
-def test_pairs_are_real_ones_and_translations_of_either_side(
-    tmp_path: Path, capsys: Capture
-) -> None:
-    write_corpus(tmp_path / "corpus", {"train": 100, "valid": 20})  # a test set is held out
-    run = tmp_path / "teachers"
-    command = ["diversify", "--config", "tiny", "--data.path", str(tmp_path / "corpus")]
-    command += ["--run", str(run), "--teachers", "1", *SETTINGS]
-    assert main(command) == 0
-
-    src, tgt = lines(run / "src-tgt-1/corpus/train.src"), lines(run / "src-tgt-1/corpus/train.tgt")
-    translate = {
-        name: seq2seq.load(run / name, {"decoding.beam": 4}).translate
-        for name in ("src-tgt-1", "tgt-src-1")
-    }
-    assert lines(run / "pairs/train.src") == src + src + translate["tgt-src-1"](tgt)
-    assert lines(run / "pairs/train.tgt") == tgt + translate["src-tgt-1"](src) + tgt
-
-    held_out = lines(run / "pairs/test.src")
-    assert held_out
-    assert not {*held_out} & {*src}
+def test_pairs_are_real_ones_and_translations_of_either_side(command: list[str]) -> None:
+    run = run_of(command)
+    real = [lines(run / "teachers/corpus" / f"train.{side}") for side in ("src", "tgt")]
+    assert real[0] == [" ".join(reversed(x.split())) for x in real[1]]
+    assert len(real[0]) == 98  # 11 are held out for each other split
+    decoding = {"decoding.beam": 4, "decoding.no_repeat": 0}
+    translated = [
+        [best.text for best, *_ in seq2seq.load(run / "teachers" / name, decoding).search(x)]
+        for name, x in zip(TEACHERS, real, strict=True)
+    ]
+    expected = [
+        *zip(*real, strict=True),
+        *zip(real[0], translated[0], strict=True),
+        *zip(translated[1], real[1], strict=True),
+    ]
+    assert pairs_of(run) == [pair for pair in expected if all(pair)]
     for split in ("valid", "test"):
+        held_out = lines(run / "corpus" / f"{split}.src")
+        assert len(held_out) == 11
+        assert not {*held_out} & {*real[0]}
         for side in ("src", "tgt"):
-            copies = [run / "pairs", *(run / name / "corpus" for name in translate)]
-            assert len({(copy / f"{split}.{side}").read_text() for copy in copies}) == 1
+            runs = [run, run / "teachers", *(run / "teachers" / name for name in TEACHERS)]
+            assert len({(x / "corpus" / f"{split}.{side}").read_text() for x in runs}) == 1
 
-    # The other direction has the same teachers, and they are not trained again.
-    weights = run / "src-tgt-1/model.safetensors"
-    before, pairs = weights.stat().st_mtime_ns, lines(run / "pairs/train.tgt")
-    assert main([*command, "--data.src", "tgt", "--data.tgt", "src"]) == 0
-    assert weights.stat().st_mtime_ns == before
-    assert lines(run / "pairs/train.tgt") == pairs
-    capsys.readouterr()
-    assert main([*command, "--teachers", "0"]) == 1
-    assert "--teachers" in capsys.readouterr().err
+
+@pytest.mark.slow
+def test_the_other_direction_has_the_same_teachers(
+    command: list[str], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    for work in ("training.trainer.Trainer.step", "translator.Translator.search"):
+        monkeypatch.setattr(f"seq2seq.{work}", Mock(side_effect=AssertionError))
+    teachers = run_of(command) / "teachers"
+    shutil.copytree(teachers / "corpus", tmp_path / "corpus")
+    other = ["--run", str(tmp_path / "run"), "--data.path", str(tmp_path / "corpus")]
+    other += ["--data.src", "tgt", "--data.tgt", "src", "--data.columns", ""]
+    assert main([*command, *other, "--teachers", str(teachers)]) == 0
+    assert sorted(pairs_of(tmp_path / "run")) == sorted(pairs_of(run_of(command)))
+
+
+@pytest.mark.slow
+def test_teachers_of_another_corpus(command: list[str], capsys: Capture) -> None:
+    student = ["--run", str(run_of(command).with_name("other"))]
+    teachers = ["--teachers", str(run_of(command) / "teachers")]
+    assert main([*command, *student, *teachers, "--data.n_held_out", "5"]) == 1
+    assert "src-tgt-1" in capsys.readouterr().err
+    for wrong in (
+        ["--n-teachers", "0"],
+        ["--train.init_from", "gone"],
+        ["--teacher-config", "gone"],
+    ):
+        assert main([*command, *student, *wrong]) == 1
+    assert not Path(student[1]).exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_translation_is_made_again(
+    command: list[str], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    run = tmp_path / "student"
+    shutil.copytree(run_of(command), run)
+    again = [*command, "--run", str(run)]
+    before = pairs_of(run)
+    translated = run / "teachers/tgt-src-1/translated.txt"
+    translated.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("seq2seq.cli.diversify.AT_A_TIME", 40)
+        search, calls = Translator.search, Mock(side_effect=[None, KeyboardInterrupt])
+        patch.setattr(Translator, "search", lambda *x, **y: calls() or search(*x, **y))
+        assert main(again) == 130
+    assert not translated.exists()
+    assert main(again) == 0
+    assert pairs_of(run) == before

@@ -152,6 +152,7 @@ def test_what_it_cannot_express_is_left_to_the_model() -> None:
     [
         (DecodingConfig(), 1, True), (DecodingConfig(beam=4), 1, True),
         (DecodingConfig(batch_size=1), 20, True), (DecodingConfig(lean=False), 1, False),
+        (DecodingConfig(beam=4, batch_size=7), 20, True),
         (DecodingConfig(), 8, False), (DecodingConfig(precision="bfloat16"), 1, False),
     ],
 )  # fmt: skip

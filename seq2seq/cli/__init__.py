@@ -14,8 +14,6 @@ from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 COMMANDS = ["inspect", "init", "prepare", "train", "evaluate", "predict", "score", "attend"]
 COMMANDS += ["serve", "diagram", "compare", "diversify", "card", "export"]
 
-MAKING = ["prepare", "train", "compare", "diversify"]  # they take any setting
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
@@ -80,6 +78,7 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
-        arguments = [with_part_names] if name in MAKING else []
+        takes_all = name in ("prepare", "train", "compare", "diversify")
+        arguments = [with_part_names] if takes_all else []
         import_module(f"seq2seq.cli.{name}").add_to(commands, *arguments)
     return parser

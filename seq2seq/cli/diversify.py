@@ -1,104 +1,94 @@
-"""``seq2seq diversify``: more pairs, from own models of both directions (Nguyen et al. 2020)."""
+"""``seq2seq diversify``: synthetic pairs by models of both directions (Nguyen et al. 2020)."""
 
 import argparse
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, product
+from filecmp import cmp
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from seq2seq.cli.common import Commands, add_command, overrides_of, show
 from seq2seq.cli.prepare import MAKING, add_making
-from seq2seq.config import DataConfig
+from seq2seq.config import DataConfig, DecodingConfig
 from seq2seq.run_folder import RunFolder
 from seq2seq.shipped import find_config
-from seq2seq.utils import UserError, file_name, iter_lines, new_folder, read_lines, write_lines
+from seq2seq.utils import UserError, atomic_write, file_name, read_lines
 
-BEAM = 4
-AT_A_TIME = 2048  # sentences; in a batch are those of a length
+DECODING = DecodingConfig(beam=4)
+AT_A_TIME = 2048  # sentences; those of a length are translated together
 
 
 def add_to(commands: Commands, with_part_names: bool) -> None:
-    text = "train models of both directions, and add their translations to the training set"
-    diversify = add_command(commands, run_diversify, f"[--teachers N] {MAKING}", text)
+    text = "prepare a run with synthetic pairs, by teachers that are trained for it"
+    usage = f"[--teacher-config FILE] [--teachers FOLDER] [--n-teachers N] {MAKING}"
+    diversify = add_command(commands, run_diversify, usage, text)
     diversify.description = (
-        f"{text}: FOLDER/pairs is a corpus for either direction then, with 1 + 2 N times the "
-        "training pairs. What was interrupted resumes."
+        f"{text}: N models of each direction are trained on the corpus and translate what they "
+        "were trained on. Its 1 + 2 N times as many pairs are what `seq2seq train` then trains the "
+        "run on. Run the same command to resume."
     )
+    text = "settings of the teachers (those of --config)"
+    diversify.add_argument("--teacher-config", metavar="FILE", help=text)
+    text = "folder of their runs; the other direction can use them too (RUN/teachers)"
+    diversify.add_argument("--teachers", type=Path, metavar="FOLDER", help=text)
     text = "models of each direction, with seeds from 1 (%(default)s)"
-    diversify.add_argument("--teachers", type=int, default=3, metavar="N", help=text)
+    diversify.add_argument("--n-teachers", type=int, default=3, metavar="N", help=text)
     add_making(diversify, with_part_names)
 
 
 def run_diversify(options: argparse.Namespace) -> None:
     from seq2seq.api import config_and_run, train
     from seq2seq.data.corpus import load_report
+    from seq2seq.data.prepare import prepare
 
-    if options.teachers < 1:
-        raise UserError(f"--teachers {options.teachers}: must be a positive number")
-    given = overrides_of(options)
+    given, n = overrides_of(options), options.n_teachers
+    if n < 1:
+        raise UserError(f"--n-teachers {n}: must be a positive number")
     config, run = config_and_run(options.config, options.run, given)
-    path = find_config(options.config)
-    data = in_order_of_language(config.data)
-    teachers: list[tuple[RunFolder, DataConfig]] = []
-    directions = [(data.src, data.tgt), (data.tgt, data.src)]
-    for seed, (src, tgt) in product(range(1, options.teachers + 1), directions):
-        teacher, data = RunFolder(run.path / f"{src}-{tgt}-{seed}"), replace(data, src=src, tgt=tgt)
-        show(f"teacher {len(teachers) + 1} of {2 * options.teachers}: {teacher}")
-        settings = {f"data.{key}": value for key, value in vars(data).items()}
-        train(path, teacher.path, given | settings | {"train.seed": seed})
-        translate_training_set(teacher, data)
-        teachers.append((teacher, data))
-        # The others read the first one's copy of the corpus: all hold out the same sentences.
-        tests = " ".join(map(file_name, load_report(teacher).test_pairs))
-        data = replace(DataConfig(), path=str(teachers[0][0].corpus), test=tests)
-        data = replace(data, max_tokens=config.data.max_tokens)
-    write_pairs(teachers, run.path / "pairs")
-    show(f"{run.path / 'pairs'}: the corpus to train on, with --data.path")
+    teacher_config = find_config(options.teacher_config or options.config)
+    if config.train.init_from:
+        raise UserError("train.init_from: teachers start from nothing; leave it out")
+    real = RunFolder(options.teachers or run.path / "teachers")
+    if run.has_started:
+        show(f"{run}: training has started; its corpus stays as it is")
+        return
+    show(*prepare(config, real, "corpus").split("\n"))
+
+    pairs: list[tuple[Path, Path]] = []
+    languages = (config.data.src, config.data.tgt)
+    for seed, (src, tgt) in product(range(1, n + 1), (languages, languages[::-1])):
+        teacher = RunFolder(real.path / f"{src}-{tgt}-{seed}")
+        show(f"{teacher}: teacher {len(pairs) + 1} of {2 * n}")
+        # They read the prepared corpus, so that all hold out the same sentences.
+        tests = " ".join(map(file_name, load_report(real).test_pairs))
+        data = DataConfig(src, tgt, str(real.corpus), test=tests, max_tokens=config.data.max_tokens)
+        settings: dict[str, Any] = {f"data.{key}": value for key, value in vars(data).items()}
+        settings |= {"train.seed": seed, "evaluation.bleu_tokenizer": "auto"}
+        train(teacher_config, teacher.path, given | settings)
+        ours, theirs = ([x.split_file("train", y) for y in languages] for x in (real, teacher))
+        if not all(cmp(x, y, shallow=False) for x, y in zip(ours, theirs, strict=True)):
+            raise UserError(f"{teacher}: was trained on other pairs; remove it, or use --teachers")
+        translated = translate_training_set(teacher, data)
+        source = real.split_file("train", src)
+        pairs.append((source, translated) if src == languages[0] else (translated, source))
+    show(*prepare(config, run, more=pairs).split("\n"))
 
 
-def in_order_of_language(data: DataConfig) -> DataConfig:
-    """The corpus from the language that comes first: the other direction has the same teachers."""
-    if data.src < data.tgt:
-        return data
-    columns = ",".join(reversed(data.columns.split(",")))
-    return replace(data, src=data.tgt, tgt=data.src, columns=columns)
-
-
-def translated_file(teacher: RunFolder) -> Path:
-    return teacher.path / "translated.txt"
-
-
-def translate_training_set(teacher: RunFolder, data: DataConfig) -> None:
+def translate_training_set(teacher: RunFolder, data: DataConfig) -> Path:
+    """The file with the translations of the teacher's training sources, made if it is not there."""
     from tqdm import tqdm
 
     from seq2seq.translator import Translator
 
-    file = translated_file(teacher)
-    if file.exists() and file.stat().st_mtime >= teacher.weights_file.stat().st_mtime:
-        return
-    translator = Translator.load(teacher, {"decoding.beam": BEAM})
+    file, weights = teacher.path / "translated.txt", teacher.weights_file
+    if file.exists() and file.stat().st_mtime >= weights.stat().st_mtime:
+        return file
+    translator = Translator.load(teacher)
+    translator.config = replace(translator.config, decoding=DECODING)
     lines = read_lines(teacher.split_file("train", data.src))
-    show(f"{file}: {len(lines):,} sentences, translated with a beam of {BEAM}")
-    starts = tqdm(range(0, len(lines), AT_A_TIME), "translating", disable=None)
-
-    def translations() -> Iterator[str]:
-        for i in starts:
+    show(f"{file}: {len(lines):,} sentences, translated with a beam of {DECODING.beam}")
+    with atomic_write(file) as output:
+        for i in tqdm(range(0, len(lines), AT_A_TIME), "translating", disable=None):
             found = translator.search(lines[i : i + AT_A_TIME], split=False)
-            yield from (best.text for best, *_ in found)
-
-    write_lines(file, translations())
-
-
-def write_pairs(teachers: list[tuple[RunFolder, DataConfig]], folder: Path) -> None:
-    """Real pairs, then a real sentence and a translation for each; the other splits as they are."""
-    first, data = teachers[0]
-    shutil.rmtree(folder, ignore_errors=True)
-    with new_folder(folder) as new:
-        for file in first.corpus.iterdir():
-            if not file.name.startswith("train.") and file.suffix != ".json":
-                shutil.copy(file, new)
-        for language in (data.src, data.tgt):
-            files = [real := first.split_file("train", language)]
-            files += [translated_file(t) if language == x.tgt else real for t, x in teachers]
-            write_lines(new / f"train.{language}", chain.from_iterable(map(iter_lines, files)))
+            output.writelines(best.text.encode() + b"\n" for best, *_ in found)
+    return file

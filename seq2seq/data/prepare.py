@@ -3,11 +3,13 @@
 What is replaced is removed first; the file that says that the preparation is complete comes last.
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 from seq2seq.config import Config, DataConfig, flatten, toml_value
-from seq2seq.data.corpus import CorpusReport, load_report
+from seq2seq.data.corpus import CorpusReport, file_pairs, load_report
 from seq2seq.data.encoded import encode_once
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Survey
@@ -16,13 +18,18 @@ from seq2seq.run_folder import RunFolder
 from seq2seq.utils import UserError, atomic_write, iter_lines, write_json, write_lines
 
 
-def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> str:
+def prepare(
+    config: Config,
+    run: RunFolder | Path | str,
+    stage: str = "all",
+    more: Sequence[tuple[Path, Path]] = (),
+) -> str:
     """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
     Then encode the training pairs. Nothing is done once training has started. ``stage`` is
-    ``corpus``, ``tokenizer`` (the corpus must be there), or ``all``. Returns what was done, for the
-    user. ``UserError`` if the corpus cannot be read, or the run holds another, was trained with
-    other settings, or is in use.
+    ``corpus``, ``tokenizer`` (the corpus must be there), or ``all``; ``more`` are files, source and
+    target, of further training pairs. Returns what was done, for the user. ``UserError`` if the
+    corpus cannot be read, or the run holds another, was trained with other settings, or is in use.
     """
     run, data = RunFolder(run), config.data
     ours = (run.path / "lock", run.report_file)
@@ -35,7 +42,7 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
         done, origin = [], config.train.init_from
         inherited = load_inherited(config) if origin else None
         if stage in ("corpus", "all"):
-            done.append(str(prepare_corpus(data, run)))
+            done.append(str(prepare_corpus(data, run, more)))
             run.save_config(config)
         if stage in ("tokenizer", "all"):
             load_report(run)  # there when the corpus is complete
@@ -83,9 +90,12 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
     return run.has_started or made_of[0] == made_of[1]
 
 
-def prepare_corpus(data: DataConfig, run: RunFolder) -> CorpusReport:
+def prepare_corpus(
+    data: DataConfig, run: RunFolder, more: Sequence[tuple[Path, Path]] = ()
+) -> CorpusReport:
     """Write the splits of the corpus that ``data`` names into ``run``, and the report on them.
 
+    Of ``more`` training pairs, those with an empty side are left out.
     Validation and test sets keep their gold alignments and tags. If the corpus is faulty, the one
     in the run is still there.
     """
@@ -93,8 +103,10 @@ def prepare_corpus(data: DataConfig, run: RunFolder) -> CorpusReport:
         raise UserError(f"{data.path}: is the run's own copy of a corpus; use another run folder")
     survey = Survey(data)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
+    added = (x for files in more for x in file_pairs(*files) if all(map(str.strip, x)))
+    n_pairs = 0
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
-        for src, tgt in survey.train():
+        for n_pairs, (src, tgt) in enumerate(chain(survey.train(), added), start=1):  # noqa: B007
             src_lines.write(src.encode() + b"\n")
             tgt_lines.write(tgt.encode() + b"\n")
         run.tokenizer_file.unlink(missing_ok=True)  # it is of the corpus that is replaced now
@@ -109,5 +121,8 @@ def prepare_corpus(data: DataConfig, run: RunFolder) -> CorpusReport:
             if split in prefixes and (original := Path(f"{prefixes[split]}.{kind}")).exists():
                 write_lines(run.split_file(split, kind), iter_lines(original))
     report = survey.report()
+    if more:
+        how = f"{n_pairs:,} training pairs, {n_pairs - report.train_pairs:,} of them synthetic"
+        report = replace(report, train_pairs=n_pairs, taken=[*report.taken, how])
     write_json(run.report_file, asdict(report))
     return report

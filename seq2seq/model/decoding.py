@@ -18,7 +18,9 @@ from seq2seq.model.transformer import Seq2Seq
 
 SUPPRESSED_IDS = [PAD, BOS, UNK]  # never generated
 SHRINK_AT = 0.8  # share of a batch that is left when finished sentences are removed
-FEW_SHAPES = 8  # of a large batch a multiple is left: oneDNN keeps a kernel per shape (cpu.py)
+# oneDNN keeps a kernel per shape (cpu.py): as sentences end, few numbers of rows are left.
+MANY_ROWS = 32  # where that matters; of so many, a beam search has a multiple
+FEW_SHAPES = 8  # greedily, a multiple of so many
 
 
 class Decoder(Protocol):
@@ -100,7 +102,7 @@ def greedy(
     output = torch.full((len(src), int(limits.max())), EOS, device=src.device)
     rows = torch.arange(len(src), device=src.device)  # the sentences still in the batch
     tokens, unfinished = torch.full_like(rows, BOS), torch.ones_like(rows, dtype=torch.bool)
-    cache, multiple = model.start(*model.encode(src)), FEW_SHAPES if len(src) > 32 else 1
+    cache, multiple = model.start(*model.encode(src)), FEW_SHAPES if len(src) > MANY_ROWS else 1
     while n_unfinished := int(unfinished.sum()):
         # The last few sentences should not pay for the rest. Removing finished ones copies the
         # cache of the others, so it waits until there are several.
@@ -227,7 +229,7 @@ def advance_all(
                 rows += [start + parent for parent in parents]
         active = [state for state in active if not state.done]
         last = [ids[-1] for state in active for _, ids in state.live]
-        n_more = -len(rows) % (4 * FEW_SHAPES) if len(rows) > 32 else 0
+        n_more = -len(rows) % MANY_ROWS if len(rows) > MANY_ROWS else 0
         rows, last = rows + rows[:1] * n_more, last + last[:1] * n_more
         cache = cache.select(torch.tensor(rows, dtype=torch.long, device=src.device))
         tokens = torch.tensor(last, dtype=torch.long, device=src.device)
