@@ -9,7 +9,6 @@
 CONFIG ?= configs/default.toml
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS ?=
-TEACHERS ?= $(RUN)/teachers
 EXPERIMENT ?= configs/experiments/quick.toml
 DATA ?=
 PYTHON ?= python3
@@ -23,8 +22,6 @@ SEQ2SEQ := $(VENV)/bin/seq2seq
 base_of = $(wildcard $(addprefix $(dir $1),$(shell sed -n 's/^base *= *"\(.*\)".*/\1/p' $1 2>/dev/null)))
 BASES := $(call base_of,$(CONFIG))
 CONFIGS := $(CONFIG) $(BASES) $(foreach base,$(BASES),$(call base_of,$(base)))
-# Of a night's configuration the base trains the teachers, which make most of the corpus.
-PREPARE := $(if $(filter %-night.toml,$(CONFIG)),diversify $(addprefix --teacher-config ,$(BASES)) --teachers $(TEACHERS),prepare corpus)
 TANDEM := $(if $(shell grep -s data/tandem/corpus $(CONFIGS)),data/tandem/corpus/train.de)
 
 .DEFAULT_GOAL := help
@@ -109,7 +106,7 @@ $(RUN)/args: FORCE
 	@printf '%s\n' "$$ARGS" | cmp -s - $@ || printf '%s\n' "$$ARGS" > $@
 
 $(RUN)/corpus/report.json: $(CONFIGS) $(TANDEM) $(if $(strip $(ARGS)),$(RUN)/args) | $(VENV)/ready
-	$(SEQ2SEQ) $(PREPARE) --config $(CONFIG) --run $(RUN) $(ARGS)
+	$(SEQ2SEQ) prepare corpus --config $(CONFIG) --run $(RUN) $(ARGS)
 	@touch $@
 
 $(RUN)/tokenizer.model: $(RUN)/corpus/report.json

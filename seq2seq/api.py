@@ -68,14 +68,17 @@ def train(
     ``runs/NAME``. Ctrl-C, or a notebook's "interrupt", saves everything and raises
     ``TrainingInterrupted``; the same call resumes. ``UserError`` if something is wrong.
     """
-    from seq2seq.data.prepare import is_prepared, prepare
+    from seq2seq.data.prepare import is_prepared
     from seq2seq.evaluation.metrics import LABELS
     from seq2seq.training import train
-    from seq2seq.training.distributed import init_distributed, rank_zero
+    from seq2seq.training.distributed import init_distributed, rank_zero, world_size
+    from seq2seq.training.teachers import prepare
 
     with init_distributed():
         settings, folder = rank_zero(lambda: config_and_run(config, run, overrides))
         if not rank_zero(lambda: is_prepared(settings, folder)):
+            if settings.teachers.n and world_size() > 1:
+                raise UserError("teachers train in one process: first use seq2seq prepare")
             report = rank_zero(lambda: prepare(settings, folder))
             rank_zero(lambda: print(*map(printable, report.split("\n")), sep="\n"))
         summary = train(settings, folder)

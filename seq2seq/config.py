@@ -128,6 +128,16 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class TeachersConfig:
+    """Models of both directions that make synthetic training pairs (Nguyen et al. 2020)."""
+
+    n: Annotated[NaturalInt, "models of each direction; 0: no synthetic pairs"] = 0
+    epochs: Annotated[PositiveInt, "of each, on the real pairs"] = 16
+    r_drop_alpha: Annotated[Natural, "R-Drop's weight in them, from half way; 0: off"] = 0.0
+    folder: Annotated[str, "where they are, for several runs; empty: in the run folder"] = ""
+
+
+@dataclass(frozen=True)
 class DecodingConfig:
     """How a translation is searched for."""
 
@@ -155,6 +165,7 @@ class Config:
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    teachers: TeachersConfig = TeachersConfig()
     decoding: DecodingConfig = DecodingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "train.epochs",
     "train.patience",
     "train.tensorboard",
+    "teachers.folder",
     "decoding.",
 )
 

@@ -7,12 +7,12 @@ import sys
 from importlib import import_module
 
 from seq2seq import __version__
-from seq2seq.cli import compare, diversify, train
+from seq2seq.cli import compare, prepare, train
 from seq2seq.config import hint, settings
 from seq2seq.utils import TrainingInterrupted, UserError, printable, warn
 
 COMMANDS = ["inspect", "init", "prepare", "train", "evaluate", "predict", "score", "attend"]
-COMMANDS += ["serve", "diagram", "compare", "diversify", "card", "export"]
+COMMANDS += ["serve", "diagram", "compare", "card", "export"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError("torchrun is for seq2seq train; all else runs in one process")
         from seq2seq.cpu import tune_process
 
-        trains = (train.run_train, compare.run_compare, diversify.run_diversify)
+        trains = (train.run_train, compare.run_compare, prepare.run_prepare)  # the last, teachers
         tune_process(10_000 if options.command in trains else 512)
         options.command(options)
         sys.stdout.flush()
@@ -78,7 +78,6 @@ def build_parser(with_part_names: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
-        takes_all = name in ("prepare", "train", "compare", "diversify")
-        arguments = [with_part_names] if takes_all else []
+        arguments = [with_part_names] if name in ("prepare", "train", "compare") else []
         import_module(f"seq2seq.cli.{name}").add_to(commands, *arguments)
     return parser

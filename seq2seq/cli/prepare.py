@@ -26,7 +26,7 @@ def add_making(sub: argparse.ArgumentParser, with_part_names: bool) -> None:
 
 def run_prepare(options: argparse.Namespace) -> None:
     from seq2seq.api import config_and_run
-    from seq2seq.data.prepare import prepare
+    from seq2seq.training.teachers import prepare
 
     config, run = config_and_run(options.config, options.run, overrides_of(options))
     show(*prepare(config, run, options.stage).split("\n"))

@@ -86,7 +86,7 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
         return False
     run.check_same_config(config)
     saved = run.load_config()
-    made_of = [(x.data, x.tokenizer, x.train.init_from) for x in (saved, config)]
+    made_of = [(x.data, x.tokenizer, x.train.init_from, x.teachers) for x in (saved, config)]
     return run.has_started or made_of[0] == made_of[1]
 
 

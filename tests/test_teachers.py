@@ -31,13 +31,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A student with one teacher of each direction, made once, in parts of 40 sentences."""
-    run = tmp_path_factory.mktemp("diversify") / "student"
-    words = ["diversify", "--config", "tiny", "--run", str(run), "--data.path", str(corpus)]
+    run = tmp_path_factory.mktemp("teachers") / "student"
+    words = ["prepare", "--config", "tiny", "--run", str(run), "--data.path", str(corpus)]
     words += ["--data.src", "src", "--data.tgt", "tgt", "--data.columns", "2,1"]
-    words += ["--tokenizer.vocab_size", "300", "--model.d_model", "32", "--train.epochs", "20"]
-    words += ["--n-teachers", "1"]
+    words += ["--tokenizer.vocab_size", "300", "--model.d_model", "32", "--teachers.epochs", "20"]
+    words += ["--teachers.n", "1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seq2seq.cli.diversify.AT_A_TIME", 40)
+        patch.setattr("seq2seq.training.teachers.AT_A_TIME", 40)
         assert main(words) == 0
     return words
 
@@ -86,22 +86,16 @@ def test_the_other_direction_has_the_same_teachers(
     shutil.copytree(teachers / "corpus", tmp_path / "corpus")
     other = ["--run", str(tmp_path / "run"), "--data.path", str(tmp_path / "corpus")]
     other += ["--data.src", "tgt", "--data.tgt", "src", "--data.columns", ""]
-    assert main([*command, *other, "--teachers", str(teachers)]) == 0
+    assert main([*command, *other, "--teachers.folder", str(teachers)]) == 0
     assert sorted(pairs_of(tmp_path / "run")) == sorted(pairs_of(run_of(command)))
 
 
 @pytest.mark.slow
 def test_teachers_of_another_corpus(command: list[str], capsys: Capture) -> None:
     student = ["--run", str(run_of(command).with_name("other"))]
-    teachers = ["--teachers", str(run_of(command) / "teachers")]
+    teachers = ["--teachers.folder", str(run_of(command) / "teachers")]
     assert main([*command, *student, *teachers, "--data.n_held_out", "5"]) == 1
     assert "src-tgt-1" in capsys.readouterr().err
-    for wrong in (
-        ["--n-teachers", "0"],
-        ["--train.init_from", "gone"],
-        ["--teacher-config", "gone"],
-    ):
-        assert main([*command, *student, *wrong]) == 1
     assert not Path(student[1]).exists()
 
 
@@ -116,7 +110,7 @@ def test_an_interrupted_translation_is_made_again(
     translated = run / "teachers/tgt-src-1/translated.txt"
     translated.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("seq2seq.cli.diversify.AT_A_TIME", 40)
+        patch.setattr("seq2seq.training.teachers.AT_A_TIME", 40)
         search, calls = Translator.search, Mock(side_effect=[None, KeyboardInterrupt])
         patch.setattr(Translator, "search", lambda *x, **y: calls() or search(*x, **y))
         assert main(again) == 130
