@@ -309,9 +309,13 @@ def _check_consistency(config: Config) -> None:
     if train.max_tokens_per_batch < data.max_tokens:
         problem = f"must hold the longest pair, data.max_tokens = {data.max_tokens}"
         raise ConfigError("train.max_tokens_per_batch", problem)
-    if train.r_drop_alpha and not config.model.dropout:
-        problem = "needs model.dropout above 0: without it, two passes are the same"
-        raise ConfigError("train.r_drop_alpha", problem)
+    for key, alpha in (
+        ("train.r_drop_alpha", train.r_drop_alpha),
+        ("teachers.r_drop_alpha", config.teachers.n and config.teachers.r_drop_alpha),
+    ):
+        if alpha and not config.model.dropout:
+            problem = "needs model.dropout above 0: without it, two passes are the same"
+            raise ConfigError(key, problem)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

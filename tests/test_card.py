@@ -35,6 +35,7 @@ def run(evaluated: Path, tmp_path: Path) -> RunFolder:
     """An evaluated run that was trained on files in a folder that is nobody's business."""
     run = RunFolder(shutil.copytree(evaluated, tmp_path / "run"))
     overrides = {"data.path": f"{SECRET}/text", "train.init_from": f"{SECRET}/runs/old"}
+    overrides |= {"teachers.folder": f"{SECRET}/teachers"}
     run.save_config(load_config(run.config_file, overrides))
     write_json(run.report_file, read_json(run.report_file) | {"source": f"{SECRET}/text"})
     return run

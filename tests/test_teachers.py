@@ -10,6 +10,7 @@ from conftest import Capture, Patch, write_corpus, write_lines
 import seq2seq
 from seq2seq.cli import main
 from seq2seq.translator import Translator
+from seq2seq.utils import read_json
 
 TEACHERS = ("src-tgt-1", "tgt-src-1")
 
@@ -66,7 +67,7 @@ def test_pairs_are_real_ones_and_translations_of_either_side(command: list[str])
         *zip(real[0], translated[0], strict=True),
         *zip(translated[1], real[1], strict=True),
     ]
-    assert pairs_of(run) == [pair for pair in expected if all(pair)]
+    assert pairs_of(run) == [pair for pair in expected if all(map(str.strip, pair))]
     for split in ("valid", "test"):
         held_out = lines(run / "corpus" / f"{split}.src")
         assert len(held_out) == 11
@@ -95,7 +96,9 @@ def test_teachers_of_another_corpus(command: list[str], capsys: Capture) -> None
     student = ["--run", str(run_of(command).with_name("other"))]
     teachers = ["--teachers.folder", str(run_of(command) / "teachers")]
     assert main([*command, *student, *teachers, "--data.n_held_out", "5"]) == 1
-    assert "src-tgt-1" in capsys.readouterr().err
+    assert "other pairs" in capsys.readouterr().err
+    assert main([*command, *student, *teachers, "--teachers.epochs", "30"]) == 1
+    assert "train.epochs" in capsys.readouterr().err
     assert not Path(student[1]).exists()
 
 
@@ -109,6 +112,7 @@ def test_an_interrupted_translation_is_made_again(
     before = pairs_of(run)
     translated = run / "teachers/tgt-src-1/translated.txt"
     translated.unlink()
+    shutil.rmtree(run / "corpus")
     with monkeypatch.context() as patch:
         patch.setattr("seq2seq.training.teachers.AT_A_TIME", 40)
         search, calls = Translator.search, Mock(side_effect=[None, KeyboardInterrupt])
@@ -117,3 +121,12 @@ def test_an_interrupted_translation_is_made_again(
     assert not translated.exists()
     assert main(again) == 0
     assert pairs_of(run) == before
+
+    # What a teacher says that is held out is no training pair, nor what says nothing.
+    said, held_out = lines(translated), lines(run / "corpus/test.src")
+    write_lines(translated, [held_out[0], " ", *said[2:]])
+    assert main(again) == 0
+    n = len(said)
+    assert pairs_of(run) == before[: 2 * n] + before[2 * n + 2 :]
+    report = read_json(run / "corpus/report.json")
+    assert (report["train_pairs"], report["synthetic_pairs"]) == (n, 2 * n - 2)

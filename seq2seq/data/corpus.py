@@ -44,12 +44,15 @@ class CorpusReport:
     held_out: dict[Line, Count] = field(default_factory=dict)  # pairs for each split that lacked
     found: dict[Line, Count] = field(default_factory=dict)  # what looks wrong, and is kept
     normalization: str = ""  # of what the tokenizer reads, in words
+    synthetic_pairs: Count = 0  # of teachers, besides train_pairs
 
     def __str__(self) -> str:
         splits = [("training", self.train_pairs), ("validation", self.valid_pairs)]
         counts = ", ".join(f"{n:,} {split}" for split, n in [*splits, *self.test_pairs.items()])
         left_out = f"left out of training for an empty side: {self.empty_pairs_left_out:,}"
         lines = [*self.taken, f"{self.source}: {counts} pairs; {left_out}"]
+        if self.synthetic_pairs:
+            lines.append(f"synthetic training pairs besides: {self.synthetic_pairs:,}")
         if n := self.overlapping_pairs_left_out:
             lines.append(f"left out of training for a side that another split has: {n:,}")
         n_all = self.train_pairs + sum(self.held_out.values())

@@ -5,11 +5,10 @@ What is replaced is removed first; the file that says that the preparation is co
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 
-from seq2seq.config import Config, DataConfig, flatten, toml_value
-from seq2seq.data.corpus import CorpusReport, file_pairs, load_report
+from seq2seq.config import Config, DataConfig, TeachersConfig, flatten, toml_value
+from seq2seq.data.corpus import CorpusReport, load_report
 from seq2seq.data.encoded import encode_once
 from seq2seq.data.sources import split_prefixes
 from seq2seq.data.survey import Survey
@@ -22,14 +21,15 @@ def prepare(
     config: Config,
     run: RunFolder | Path | str,
     stage: str = "all",
-    more: Sequence[tuple[Path, Path]] = (),
+    synthetic: Sequence[tuple[Path, Path]] = (),
 ) -> str:
     """Copy the corpus into ``run``; learn the tokenizer from it, or copy ``train.init_from``'s.
 
     Then encode the training pairs. Nothing is done once training has started. ``stage`` is
-    ``corpus``, ``tokenizer`` (the corpus must be there), or ``all``; ``more`` are files, source and
-    target, of further training pairs. Returns what was done, for the user. ``UserError`` if the
-    corpus cannot be read, or the run holds another, was trained with other settings, or is in use.
+    ``corpus``, ``tokenizer`` (the corpus must be there), or ``all``; ``synthetic`` are files of
+    further training pairs, source and target. Returns what was done, for the user. ``UserError`` if
+    the corpus cannot be read, or the run holds another, was trained with other settings, or is in
+    use.
     """
     run, data = RunFolder(run), config.data
     ours = (run.path / "lock", run.report_file)
@@ -42,11 +42,11 @@ def prepare(
         done, origin = [], config.train.init_from
         inherited = load_inherited(config) if origin else None
         if stage in ("corpus", "all"):
-            done.append(str(prepare_corpus(data, run, more)))
+            done.append(str(prepare_corpus(data, run, synthetic)))
             run.save_config(config)
         if stage in ("tokenizer", "all"):
             load_report(run)  # there when the corpus is complete
-            if run.load_config().data != data:
+            if _corpus_of(run.load_config()) != _corpus_of(config):
                 raise UserError(f"{run} holds another corpus: prepare it again")
             run.tokenizer_file.unlink(missing_ok=True)
             src, tgt = (iter_lines(run.split_file("train", x)) for x in (data.src, data.tgt))
@@ -86,27 +86,30 @@ def is_prepared(config: Config, run: RunFolder | Path | str) -> bool:
         return False
     run.check_same_config(config)
     saved = run.load_config()
-    made_of = [(x.data, x.tokenizer, x.train.init_from, x.teachers) for x in (saved, config)]
+    made_of = [(_corpus_of(x), x.tokenizer, x.train.init_from) for x in (saved, config)]
     return run.has_started or made_of[0] == made_of[1]
 
 
+def _corpus_of(config: Config) -> tuple[DataConfig, TeachersConfig]:
+    """What the training pairs come from; where the teachers are changes nothing."""
+    return config.data, replace(config.teachers, folder="")
+
+
 def prepare_corpus(
-    data: DataConfig, run: RunFolder, more: Sequence[tuple[Path, Path]] = ()
+    data: DataConfig, run: RunFolder, synthetic: Sequence[tuple[Path, Path]] = ()
 ) -> CorpusReport:
     """Write the splits of the corpus that ``data`` names into ``run``, and the report on them.
 
-    Of ``more`` training pairs, those with an empty side are left out.
+    ``synthetic`` pairs are taken like those of the training split, but never held out.
     Validation and test sets keep their gold alignments and tags. If the corpus is faulty, the one
     in the run is still there.
     """
     if Path(data.path).resolve() == run.corpus.resolve():
         raise UserError(f"{data.path}: is the run's own copy of a corpus; use another run folder")
-    survey = Survey(data)
+    survey = Survey(data, synthetic)
     src_file, tgt_file = (run.split_file("train", language) for language in (data.src, data.tgt))
-    added = (x for files in more for x in file_pairs(*files) if all(map(str.strip, x)))
-    n_pairs = 0
     with atomic_write(src_file) as src_lines, atomic_write(tgt_file) as tgt_lines:
-        for n_pairs, (src, tgt) in enumerate(chain(survey.train(), added), start=1):  # noqa: B007
+        for src, tgt in survey.train():
             src_lines.write(src.encode() + b"\n")
             tgt_lines.write(tgt.encode() + b"\n")
         run.tokenizer_file.unlink(missing_ok=True)  # it is of the corpus that is replaced now
@@ -121,8 +124,5 @@ def prepare_corpus(
             if split in prefixes and (original := Path(f"{prefixes[split]}.{kind}")).exists():
                 write_lines(run.split_file(split, kind), iter_lines(original))
     report = survey.report()
-    if more:
-        how = f"{n_pairs:,} training pairs, {n_pairs - report.train_pairs:,} of them synthetic"
-        report = replace(report, train_pairs=n_pairs, taken=[*report.taken, how])
     write_json(run.report_file, asdict(report))
     return report

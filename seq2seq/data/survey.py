@@ -5,8 +5,8 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seq2seq.config import DataConfig
 from seq2seq.data.annotations import check_annotations
-from seq2seq.data.corpus import Corpus, CorpusReport, Pair
+from seq2seq.data.corpus import Corpus, CorpusReport, Pair, file_pairs
 from seq2seq.data.sources import open_corpus
 from seq2seq.data.tokenizer import NORMALIZATION, TOO_LONG, clean
 from seq2seq.utils import UserError, warn
@@ -33,8 +33,8 @@ class Survey:
     ``UserError`` if the corpus, or annotations beside it, cannot be read.
     """
 
-    def __init__(self, data: DataConfig) -> None:
-        self.data, self.readers = data, open_corpus(data)
+    def __init__(self, data: DataConfig, synthetic: Sequence[tuple[Path, Path]] = ()) -> None:
+        self.data, self.readers, self.synthetic = data, open_corpus(data), synthetic
         self.splits = {x: Corpus.of(read()) for x, read in self.readers.items() if x != "train"}
         check_annotations(data, self.splits)
         if empty := [split for split, corpus in self.splits.items() if not corpus]:
@@ -44,7 +44,7 @@ class Survey:
         read = self.readers["train"]
         self.held_out = choose_held_out(read(), missing, data.n_held_out) if missing else {}
         self.splits |= {split: Corpus([], []) for split in missing}
-        self.n_empty = self.n_overlapping = 0
+        self.n_empty = self.n_overlapping = self.n_synthetic = 0
         self.found = Counter[str]()
         self.measures = array("Q")  # the hashes and the lengths of both sides, pair by pair
 
@@ -52,17 +52,20 @@ class Survey:
         """The training pairs, to be read once; afterwards the splits are complete."""
         found, longest, too_long = self.found, self.data.max_tokens, list[int]()
         dropped = self._sides_of_other_splits() if self.data.drop_overlap else (set(), set())
-        for pair in self.readers["train"]():
+        real = ((pair, False) for pair in self.readers["train"]())
+        synthetic = ((pair, True) for files in self.synthetic for pair in file_pairs(*files))
+        for pair, is_synthetic in chain(real, synthetic):
             src, tgt = cleaned = clean(pair[0]), clean(pair[1])
             hashes = sentence_hash(src), sentence_hash(tgt)
             if not (src.strip() and tgt.strip()):
                 self.n_empty += 1
-            elif split := self.held_out.get(hashes[0]):
+            elif (split := self.held_out.get(hashes[0])) and not is_synthetic:
                 self.splits[split].src.append(pair[0])
                 self.splits[split].tgt.append(pair[1])
-            elif hashes[0] in dropped[0] or hashes[1] in dropped[1]:
+            elif split or hashes[0] in dropped[0] or hashes[1] in dropped[1]:
                 self.n_overlapping += 1
             else:
+                self.n_synthetic += is_synthetic
                 self.measures.extend((*hashes, len(src), len(tgt)))
                 if len(src) + len(tgt) >= 60_000 and TOO_LONG.search(f"{src} {tgt}"):
                     too_long.append(len(self.measures) // 4)
@@ -102,7 +105,7 @@ class Survey:
         found["pairs with a line break in a cell, which is a space now"] = sum(breaks)
         return CorpusReport(
             data.path,
-            len(pairs),
+            len(pairs) - self.n_synthetic,
             n_pairs.pop("valid"),
             n_pairs,
             self.n_empty,
@@ -111,6 +114,7 @@ class Survey:
             held_out,
             {what: int(n) for what, n in found.items() if n},
             NORMALIZATION,
+            self.n_synthetic,
         )
 
     def _sides_of_other_splits(self) -> tuple[set[int], set[int]]:

@@ -20,11 +20,10 @@ from rich.live import Live
 from rich.table import Table
 
 from seq2seq.cpu import tune_process
-from seq2seq.data.prepare import is_prepared
+from seq2seq.data.prepare import is_prepared, prepare
 from seq2seq.evaluation.evaluate import evaluate
 from seq2seq.experiments.runs import Run, unfinished
 from seq2seq.shipped import make_tandem
-from seq2seq.training.teachers import prepare
 from seq2seq.training.trainer import TrainingDiverged, stop_requests, train
 from seq2seq.utils import TrainingInterrupted, UserError, read_lines, refuse_links, warn, write_text
 

@@ -214,6 +214,8 @@ def plan_grids(
             if source != grid[0] and (both := source.checked().keys() & grid[0].checked().keys()):
                 raise UserError(f"{source.origin}: {min(both)}: is tuned, see tune in {path}")
         config = load_config(base, overrides, [common, variant, grid[0]], empty_model)
+        if config.teachers.n:
+            raise UserError(f"{path}: teachers.n: an experiment compares runs on real pairs alone")
         baseline = grids[experiment.baseline][0].unseeded if grids else config
         if grids and config == baseline:
             raise UserError(f"{variant.origin}: no setting differs from those of the baseline")

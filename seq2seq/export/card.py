@@ -49,6 +49,7 @@ def model_card(run: RunFolder, name: str, license: str | None, example: str | No
         signatures=markdown(f"{first['bleu_signature']}; {first['chrf_signature']}"),
         beam=evaluation["decoding"].beam,
         source=markdown(source),
+        synthetic=f" and {report.synthetic_pairs:,} synthetic ones" * bool(report.synthetic_pairs),
         origin=f", beginning with the weights of {markdown(old)}" if old else "",
         n_characters=len(translator.tokenizer.src.characters),
         example=printable(example or "..."),
@@ -76,7 +77,8 @@ def push(run: RunFolder, name: str, card: bytes) -> str:
     config, api = run.load_config(), HfApi()
     data = replace(config.data, path=last_part(config.data.path))
     train = replace(config.train, init_from=last_part(config.train.init_from))
-    shown = dump_config(replace(config, data=data, train=train)).encode()
+    teachers = replace(config.teachers, folder=last_part(config.teachers.folder))
+    shown = dump_config(replace(config, data=data, train=train, teachers=teachers)).encode()
     needed = (run.tokenizer_file, run.tgt_tokenizer_file, run.weights_file, run.summary_file)
     files = {path.name: read_bytes(path) for path in needed if path.exists()}
     files |= {run.card_file.name: card, run.config_file.name: shown}

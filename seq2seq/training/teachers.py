@@ -4,11 +4,14 @@ Data diversification (Nguyen et al. 2020): the student learns from the real pair
 with the teachers' translations, and from real targets with their back-translations.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from filecmp import cmp
 from itertools import product
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from seq2seq.config import Config, DataConfig, DecodingConfig, TeachersConfig
@@ -33,15 +36,35 @@ def prepare(config: Config, run: RunFolder | Path | str, stage: str = "all") -> 
     if not teachers.n or stage == "tokenizer" or run.has_started:
         return data.prepare(config, run, stage)
     real = RunFolder(teachers.folder or run.path / "teachers")
-    data.prepare(replace(config, teachers=TeachersConfig()), real, "corpus")
     src, tgt = config.data.src, config.data.tgt
     pairs: list[tuple[Path, Path]] = []
-    for seed, is_forward in product(range(1, teachers.n + 1), (True, False)):
-        direction = (src, tgt) if is_forward else (tgt, src)
-        warn(f"{real}: teacher {len(pairs) + 1} of {2 * teachers.n}, {' to '.join(direction)}")
-        pair = real.split_file("train", direction[0]), translations(config, real, *direction, seed)
-        pairs.append(pair if is_forward else pair[::-1])
-    return data.prepare(config, run, stage, pairs)
+    with _alone(real):
+        report = data.prepare(replace(config, teachers=TeachersConfig()), real, "corpus")
+        for line in report.split("\n"):
+            warn(line)
+        for seed, is_forward in product(range(1, teachers.n + 1), (True, False)):
+            direction = (src, tgt) if is_forward else (tgt, src)
+            warn(f"{real}: teacher {len(pairs) + 1} of {2 * teachers.n}, {' to '.join(direction)}")
+            translated = translations(config, real, *direction, seed)
+            pair = real.split_file("train", direction[0]), translated
+            pairs.append(pair if is_forward else pair[::-1])
+        return data.prepare(config, run, stage, pairs)
+
+
+@contextmanager
+def _alone(real: RunFolder) -> Iterator[None]:
+    """Wait until no other run trains teachers there: it can take them then."""
+    real.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{real}.lock")
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        warn(f"{real}: waits until another process has trained the teachers")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def translations(config: Config, real: RunFolder, src: str, tgt: str, seed: int) -> Path:
@@ -61,13 +84,17 @@ def translations(config: Config, real: RunFolder, src: str, tgt: str, seed: int)
         r_drop_alpha=config.teachers.r_drop_alpha,
     )
     config = Config(corpus, config.tokenizer, config.model, settings, decoding=DECODING)
-    if not data.is_prepared(config, teacher):
-        data.prepare(config, teacher)
-    train(config, teacher)
+    try:
+        teacher.check_same_config(config, fixed=("train.epochs", "train.patience"))
+    except UserError as error:
+        raise UserError(f"teachers.folder: {error}") from None
+    data.prepare(config, teacher)
     for x in (src, tgt):
         if not cmp(real.split_file("train", x), teacher.split_file("train", x), shallow=False):
-            how = "remove it, or name another teachers.folder"
-            raise UserError(f"{teacher} was trained on other pairs: {how}")
+            why = "of another corpus, or what is held out differs by direction"
+            raise UserError(f"{teacher} has other pairs, {why}: name another teachers.folder")
+    if not teacher.summary_file.exists():
+        train(config, teacher)
 
     file = teacher.path / "translated.txt"
     if file.exists() and file.stat().st_mtime >= teacher.weights_file.stat().st_mtime:
