@@ -279,6 +279,7 @@ def test_operations_of_a_transformer(files: Path) -> None:
         ("seeds = 2", "seeds = 2\ntune.data.max_tokens = [5, 6]", "all variants must have"),
         ("seeds = 2", "seeds = 2\ntune.train.max_grad_norm = [1]", "variants.wild: train.max_grad_norm: is tuned"),
         ("train.learning_rate = 2e9", "train.seed = 3", "variants.wild: train.seed"),
+        ("train.learning_rate = 2e9", "teachers.n = 1", "teachers.n"),
         ("train.learning_rate = 2e9", "data.src = 'de'", "variants.wild: all variants"),
         ("train.learning_rate = 2e9", "evaluation.bleu_tokenizer = 'char'", "variants.wild: all variants"),
         ("train.learning_rate = 2e9\ntrain.max_grad_norm = 0.0", "", "variants.wild: no setting differs"),
