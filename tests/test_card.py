@@ -89,6 +89,7 @@ def hub(monkeypatch: Patch) -> Iterator[type[Hub]]:
 
 
 def test_card_is_read_by_the_hub(run: RunFolder, capsys: Capture) -> None:
+    write_json(run.report_file, read_json(run.report_file) | {"synthetic_pairs": 1234})
     assert main(["card", str(run), "--license", "cc0-1.0", "--example", "ba du ke"]) == 0
     assert capsys.readouterr().err == ""
     card, test = ModelCard.load(run.path / "README.md"), read_json(run.eval_file)["tests"]["test"]
@@ -98,6 +99,7 @@ def test_card_is_read_by_the_hub(run: RunFolder, capsys: Capture) -> None:
         assert test[f"{name}_signature"] in card.text.replace("\\", "")
         assert f"{test[name]:.2f}" in card.text
     assert "3,000 sentence pairs" in card.text
+    assert "1,234 synthetic" in card.text
     assert "'ba du ke'" in card.text
     assert "ke du ba" in card.text
     assert SECRET not in str(card)

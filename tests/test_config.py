@@ -185,6 +185,7 @@ ENCODER = "[model.encoder_attention]\n"
         ("[model]\nn_heads = 7", "model.n_heads = 7", ("model.d_model = 256",)),
         ("[tokenizer]\nvocab_size = 200", "tokenizer.vocab_size = 200", ("261",)),
         ("[train]\nr_drop_alpha = 3\n[model]\ndropout = 0", "train.r_drop_alpha = 3.0", ("model.dropout",)),
+        ("[teachers]\nn = 1\nr_drop_alpha = 3\n[model]\ndropout = 0", "teachers.r_drop_alpha = 3.0", ("model.dropout",)),
         ("[train]\nmax_tokens_per_batch = 100", "train.max_tokens_per_batch = 100", ("data.max_tokens = 256",)),
         (CROSS + "score = 'additve'", "model.cross_attention.score = ", (*SCORES, "'additve'", "'additive'?")),
         (CROSS + "score = 'hard_coded'", "model.cross_attention.score = ", ("'hard_coded'", "write type = 'hard_coded'")),
